@@ -1,0 +1,1 @@
+"""OpenHART: text to image by next-scale prediction, after HART (arXiv 2410.10812)."""

@@ -1,0 +1,50 @@
+"""Scales: the sides of the code maps, coarse to fine (VAR, arXiv 2404.02905, section 3.1)."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from openhart.errors import UserError
+
+Scales = tuple[tuple[int, int], ...]
+
+
+def parse_scales(values: Sequence[int | Sequence[int]]) -> Scales:
+    """Normalise a configured list of scales.
+
+    Args:
+        values: one entry a scale, coarse to fine: a side (square map) or ``[height, width]``.
+
+    Returns:
+        ``((height, width), ...)``; the last entry is the feature map itself.
+
+    Raises:
+        UserError: the list is empty, an entry is no positive size, or a scale is larger than the last.
+    """
+    if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+        raise UserError(f"scales must be a list of sides such as [1, 2, 4, 8], got {values!r}")
+    scales = tuple(_parse_size(value) for value in values)
+    height, width = scales[-1]
+    for h, w in scales:
+        if h > height or w > width:
+            raise UserError(
+                f"scales must end in the largest one: {h}×{w} does not fit in the last, {height}×{width}"
+            )
+    return scales
+
+
+def _parse_size(value: int | Sequence[int]) -> tuple[int, int]:
+    sides = (value, value) if isinstance(value, int) else tuple(value)
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise UserError(f"a scale is a positive side or [height, width], got {value!r}")
+    return sides
+
+
+def count_tokens(scales: Scales) -> int:
+    """Total number of codes over all scales, Σ h_k·w_k."""
+    return sum(h * w for h, w in scales)
+
+
+def split_by_scale(tokens: Tensor, scales: Scales) -> list[Tensor]:
+    """Cut ``tokens`` of shape (B, Σ h_k·w_k, ...) into one tensor a scale, (B, h_k·w_k, ...)."""
+    return list(tokens.split([h * w for h, w in scales], dim=1))

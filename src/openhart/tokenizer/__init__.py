@@ -1,0 +1,1 @@
+"""Image ↔ features; features ↔ a pyramid of codes + a continuous residual."""

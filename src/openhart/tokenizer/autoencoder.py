@@ -1,0 +1,190 @@
+"""The convolutional encoder and decoder of VQGAN (arXiv 2012.09841, appendix, table 7)."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+GROUPS = 32
+EPSILON = 1e-6
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(GROUPS, channels, eps=EPSILON)
+
+
+class ResidualBlock(nn.Module):
+    """Two GroupNorm → SiLU → 3×3 convolutions around a skip, (B, in, h, w) → (B, out, h, w)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm1 = _norm(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm2 = _norm(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.skip = (
+            nn.Identity()
+            if in_channels == out_channels
+            else nn.Conv2d(in_channels, out_channels, kernel_size=1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, h, w) → (B, out, h, w)."""
+        h = self.conv1(F.silu(self.norm1(x)))
+        return self.skip(x) + self.conv2(F.silu(self.norm2(h)))
+
+
+class SpatialAttention(nn.Module):
+    """Single-head self-attention over all places of a map, (B, C, h, w) → (B, C, h, w)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = _norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, kernel_size=1)
+        self.proj = nn.Conv2d(channels, channels, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) → (B, C, h, w)."""
+        batch, channels, height, width = x.shape
+        tokens = self.qkv(self.norm(x)).flatten(2).transpose(1, 2)
+        q, k, v = (part.unsqueeze(1) for part in tokens.chunk(3, dim=2))
+        mixed = F.scaled_dot_product_attention(q, k, v).squeeze(1)
+        return x + self.proj(mixed.transpose(1, 2).reshape(batch, channels, height, width))
+
+
+class Downsample(nn.Module):
+    """Stride-2 convolution after padding right and bottom by one, (B, C, h, w) → (B, C, h/2, w/2)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) → (B, C, h/2, w/2)."""
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour doubling, then a convolution, (B, C, h, w) → (B, C, 2h, 2w)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) → (B, C, 2h, 2w)."""
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def _level(in_channels: int, out_channels: int, blocks: int, attention: bool) -> nn.Sequential:
+    """Residual blocks of one resolution, each followed by attention if asked for."""
+    layers: list[nn.Module] = []
+    for index in range(blocks):
+        layers.append(ResidualBlock(in_channels if index == 0 else out_channels, out_channels))
+        if attention:
+            layers.append(SpatialAttention(out_channels))
+    return nn.Sequential(*layers)
+
+
+def _middle(channels: int, attention: bool) -> nn.Sequential:
+    layers: list[nn.Module] = [ResidualBlock(channels, channels)]
+    if attention:
+        layers.append(SpatialAttention(channels))
+    return nn.Sequential(*layers, ResidualBlock(channels, channels))
+
+
+class Encoder(nn.Module):
+    """Image (B, 3, H, W) → features (B, z, H/f, W/f), f = patch_size · 2^(levels − 1).
+
+    Args:
+        in_channels: the image's channels.
+        base_channels: width of the first convolution.
+        channel_multipliers: width of each level, fine to coarse, in units of ``base_channels``.
+        blocks: residual blocks a level.
+        code_dim: z.
+        patch_size: side of the pixel blocks folded into channels before the first convolution.
+        attention: attend over all places at the coarsest level.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        base_channels: int,
+        channel_multipliers: Sequence[int],
+        blocks: int,
+        code_dim: int,
+        patch_size: int,
+        attention: bool,
+    ) -> None:
+        super().__init__()
+        widths = [base_channels * multiplier for multiplier in channel_multipliers]
+        self.fold = nn.PixelUnshuffle(patch_size)
+        self.conv_in = nn.Conv2d(in_channels * patch_size**2, base_channels, 3, padding=1)
+        levels: list[nn.Module] = []
+        for index, width in enumerate(widths):
+            before, last = ([base_channels, *widths][index], index == len(widths) - 1)
+            levels.append(_level(before, width, blocks, attention and last))
+            if not last:
+                levels.append(Downsample(width))
+        self.levels = nn.ModuleList(levels)
+        self.middle = _middle(widths[-1], attention)
+        self.norm_out = _norm(widths[-1])
+        self.conv_out = nn.Conv2d(widths[-1], code_dim, 3, padding=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) → (B, z, H/f, W/f)."""
+        h = self.conv_in(self.fold(image))
+        for level in self.levels:
+            h = level(h)
+        return self.conv_out(F.silu(self.norm_out(self.middle(h))))
+
+
+class Decoder(nn.Module):
+    """Features (B, z, h, w) → image (B, 3, h·f, w·f); the mirror of :class:`Encoder`.
+
+    Args:
+        out_channels: the image's channels.
+        base_channels: as the encoder's.
+        channel_multipliers: as the encoder's, fine to coarse.
+        blocks: residual blocks a level.
+        code_dim: z.
+        patch_size: side of the pixel blocks unfolded from channels after the last convolution.
+        attention: attend over all places at the coarsest level.
+    """
+
+    def __init__(
+        self,
+        out_channels: int,
+        base_channels: int,
+        channel_multipliers: Sequence[int],
+        blocks: int,
+        code_dim: int,
+        patch_size: int,
+        attention: bool,
+    ) -> None:
+        super().__init__()
+        widths = [base_channels * multiplier for multiplier in reversed(channel_multipliers)]
+        self.conv_in = nn.Conv2d(code_dim, widths[0], 3, padding=1)
+        self.middle = _middle(widths[0], attention)
+        levels: list[nn.Module] = []
+        for index, width in enumerate(widths):
+            before, last = ([widths[0], *widths][index], index == len(widths) - 1)
+            levels.append(_level(before, width, blocks, attention and index == 0))
+            if not last:
+                levels.append(Upsample(width))
+        self.levels = nn.ModuleList(levels)
+        self.norm_out = _norm(widths[-1])
+        self.conv_out = nn.Conv2d(widths[-1], out_channels * patch_size**2, 3, padding=1)
+        self.unfold = nn.PixelShuffle(patch_size)
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """Weight of the last convolution, where the adaptive adversarial weight is measured."""
+        return self.conv_out.weight
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, z, h, w) → (B, 3, h·f, w·f)."""
+        h = self.middle(self.conv_in(features))
+        for level in self.levels:
+            h = level(h)
+        return self.unfold(self.conv_out(F.silu(self.norm_out(h))))

@@ -1,0 +1,124 @@
+"""The hybrid image tokenizer: image ↔ features ↔ codes + residual (HART, section 3.1)."""
+
+from collections.abc import Sequence
+
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from openhart.errors import UserError
+from openhart.tokenizer.autoencoder import GROUPS, Decoder, Encoder
+from openhart.tokenizer.quantizer import MultiScaleQuantizer, Quantized
+
+
+class HybridTokenizer(ModelMixin, ConfigMixin):
+    """Image ↔ features, and features ↔ a pyramid of codes plus a continuous residual.
+
+    One scale and ``hybrid=False`` make it a plain VQGAN tokenizer; many scales and ``hybrid=False``
+    make it VAR's.
+
+    Args:
+        in_channels: the image's channels.
+        base_channels: width of the first convolution; a multiple of 32.
+        channel_multipliers: width of each level, fine to coarse, in units of ``base_channels``;
+            every level but the first halves the sides.
+        encoder_blocks: residual blocks a level in the encoder.
+        decoder_blocks: residual blocks a level in the decoder.
+        patch_size: side of the pixel blocks folded into channels first; 1 for none.
+        attention: attend over all places at the coarsest level.
+        code_dim: features' channels z.
+        codebook_size: number of codes V.
+        scales: sides or ``[height, width]`` of the code maps, coarse to fine.
+        phi_count: φ convolutions shared by the scales; 0 for one a scale.
+        phi_ratio: weight of the convolution in φ; 0 leaves φ out.
+        normalize_codes: nearest code by cosine similarity.
+        quant_kernel: kernel of the convolutions on either side of the quantizer.
+        hybrid: the last scale's codes are completed by a continuous residual, so they skip φ.
+
+    Raises:
+        UserError: for settings that cannot be built.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 3,
+        base_channels: int = 160,
+        channel_multipliers: Sequence[int] = (1, 1, 2, 2, 4),
+        encoder_blocks: int = 2,
+        decoder_blocks: int = 3,
+        patch_size: int = 1,
+        attention: bool = True,
+        code_dim: int = 32,
+        codebook_size: int = 4096,
+        scales: Sequence[int | Sequence[int]] = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16),
+        phi_count: int = 4,
+        phi_ratio: float = 0.5,
+        normalize_codes: bool = False,
+        quant_kernel: int = 3,
+        hybrid: bool = True,
+    ) -> None:
+        super().__init__()
+        if base_channels < GROUPS or base_channels % GROUPS:
+            raise UserError(f"base_channels must be a multiple of {GROUPS}, got {base_channels}")
+        if not channel_multipliers or patch_size < 1:
+            raise UserError("channel_multipliers must not be empty and patch_size must be positive")
+        shape = (base_channels, channel_multipliers)
+        self.encoder = Encoder(
+            in_channels, *shape, encoder_blocks, code_dim, patch_size, attention
+        )
+        self.decoder = Decoder(
+            in_channels, *shape, decoder_blocks, code_dim, patch_size, attention
+        )
+        self.quantizer = MultiScaleQuantizer(
+            scales, codebook_size, code_dim, phi_count, phi_ratio, normalize_codes
+        )
+        padding = quant_kernel // 2
+        self.quant_conv = nn.Conv2d(code_dim, code_dim, quant_kernel, padding=padding)
+        self.post_quant_conv = nn.Conv2d(code_dim, code_dim, quant_kernel, padding=padding)
+        self.downsample_factor = patch_size * 2 ** (len(channel_multipliers) - 1)
+
+    @property
+    def hybrid(self) -> bool:
+        """Whether a residual completes the last scale's codes."""
+        return self.config.hybrid
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels of the images whose features fit the scales."""
+        height, width = self.quantizer.size
+        return height * self.downsample_factor, width * self.downsample_factor
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Image (B, 3, H, W) in [−1, 1] → features (B, z, H/f, W/f).
+
+        Raises:
+            UserError: sides that the down-sampling does not divide.
+        """
+        if any(side % self.downsample_factor for side in image.shape[-2:]):
+            raise UserError(
+                f"image sides must be multiples of {self.downsample_factor}, "
+                f"got {image.shape[-2]}×{image.shape[-1]}"
+            )
+        return self.quant_conv(self.encoder(image))
+
+    def quantize(self, features: Tensor) -> Quantized:
+        """Features (B, z, P, P) → codes of every scale and what they leave unsaid."""
+        return self.quantizer.quantize(features)
+
+    def decode(self, features: Tensor) -> Tensor:
+        """Features (B, z, h, w), discrete or complete → image (B, 3, h·f, w·f) in [−1, 1]."""
+        return self.decode_unclamped(features).clamp(-1, 1)
+
+    def decode_unclamped(self, features: Tensor) -> Tensor:
+        """As :meth:`decode`, values left as they come: what training losses look at."""
+        return self.decoder(self.post_quant_conv(features.to(self.post_quant_conv.weight.dtype)))
+
+    def decode_codes(self, codes: Sequence[Tensor]) -> Tensor:
+        """Codes of every scale → the discrete image (B, 3, H, W) in [−1, 1], φ at every scale."""
+        return self.decode(self.quantizer.decode(codes))
+
+    def forward(self, image: Tensor, discrete: bool = False) -> Tensor:
+        """Reconstruct an image through its codes, or through its complete features."""
+        features = self.encode(image)
+        return self.decode(self.quantize(features).f_hats[-1] if discrete else features)

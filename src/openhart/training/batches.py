@@ -1,0 +1,81 @@
+"""Batches in an order that depends only on seed and step, so that a resumed run sees the same ones."""
+
+from collections.abc import Iterator, Sized
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+
+class EndlessBatches:
+    """Index lists of shuffled epochs, one after the other, from any step on.
+
+    Args:
+        length: number of samples.
+        batch_size: samples a step and process.
+        seed: fixes every epoch's order.
+        first: step to begin with.
+        rank: this process.
+        world: number of processes; each takes its own part of the global batch.
+    """
+
+    def __init__(
+        self, length: int, batch_size: int, seed: int, first: int = 0, rank: int = 0, world: int = 1
+    ) -> None:
+        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.first, self.rank, self.world = first, rank, world
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield index lists without end."""
+        epochs: dict[int, list[int]] = {}
+        step = self.first
+        while True:
+            start = (step * self.world + self.rank) * self.batch_size
+            places = range(start, start + self.batch_size)
+            current = {place // self.length for place in places}
+            epochs = {epoch: epochs.get(epoch) or self._order(epoch) for epoch in current}
+            yield [epochs[place // self.length][place % self.length] for place in places]
+            step += 1
+
+    def _order(self, epoch: int) -> list[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        return torch.randperm(self.length, generator=generator).tolist()
+
+
+def stream_batches(
+    dataset: Dataset, batch_size: int, seed: int, first: int, workers: int, rank: int, world: int
+) -> Iterator[tuple[Tensor, list[dict[str, Any]]]]:
+    """Images (B, 3, H, W) and their records for steps ``first``, ``first`` + 1, … without end.
+
+    A stream (:class:`IterableDataset`) shuffles and shards itself; its earlier batches are read past.
+    """
+    if isinstance(dataset, IterableDataset):
+        skip = first
+        while True:
+            loader = DataLoader(
+                dataset, batch_size, num_workers=workers, drop_last=True, collate_fn=collate
+            )
+            for batch in loader:
+                if skip:
+                    skip -= 1
+                    continue
+                yield batch
+    assert isinstance(dataset, Sized)
+    order = EndlessBatches(len(dataset), batch_size, seed, first, rank, world)
+    yield from DataLoader(
+        dataset, batch_sampler=order, num_workers=workers, collate_fn=collate
+    )
+
+
+def collate(
+    samples: list[tuple[Tensor, dict[str, Any]]],
+) -> tuple[Tensor, list[dict[str, Any]]]:
+    """Stack images; leave records a list, since captions differ in number."""
+    images, records = zip(*samples, strict=True)
+    return torch.stack(images), list(records)
+
+
+def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
+    """The source of all of one step's random choices: a resumed run draws the same ones."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 4_099 + rank)

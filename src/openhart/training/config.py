@@ -1,0 +1,202 @@
+"""Recipes: one YAML file makes a run. Names, types and ranges are checked before anything starts."""
+
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError
+
+from openhart.errors import UserError
+
+Share = Field(default=0.0, ge=0, le=1)
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown names are errors."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class Data(Section):
+    """Where images come from: a folder with ``metadata.jsonl``, class folders, or webdataset shards."""
+
+    train: str
+    test: str | None = None
+    batch_size: PositiveInt = 32
+    workers: int = Field(default=1, ge=0)
+
+
+class Optimizer(Section):
+    """AdamW with linear warm-up and cosine decay."""
+
+    learning_rate: float = Field(gt=0)
+    final_ratio: float = Field(default=0.1, ge=0, le=1)
+    warmup_steps: int = Field(default=100, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: NonNegativeFloat = 0.0
+    max_gradient_norm: float = Field(default=1.0, gt=0)
+
+
+class Run(Section):
+    """What every recipe says about its run."""
+
+    output: str
+    seed: int = 0
+    precision: Literal["no", "bf16", "fp16"] = "bf16"
+    accumulation: PositiveInt = 1
+    ema_decay: float = Field(default=0.999, ge=0, lt=1)
+    log_every: PositiveInt = 20
+    save_every: PositiveInt = 200
+    sample_every: PositiveInt = 500
+    keep_checkpoints: PositiveInt = 2
+
+
+class Phase(Section):
+    """One stretch of tokenizer training.
+
+    ``discrete_share`` of each batch is decoded from codes, the rest from continuous features;
+    ``train: decoder`` freezes encoder, codes and φ (HART, section 3.1).
+    """
+
+    name: str
+    steps: PositiveInt
+    discrete_share: float = Share
+    train: Literal["all", "decoder"] = "all"
+    kmeans_start: bool = False
+    adversarial: bool = False
+
+
+class TokenizerLosses(Section):
+    """Weights of the tokenizer's losses; ``perceptual`` names the distance, null leaves it out."""
+
+    l1: NonNegativeFloat = 1.0
+    l2: NonNegativeFloat = 0.0
+    perceptual: str | None = "efficientnet"
+    perceptual_weight: NonNegativeFloat = 1.0
+    quantization: NonNegativeFloat = 1.0
+    commitment: NonNegativeFloat = 0.25
+    adversarial: NonNegativeFloat = 0.5
+    adversarial_ramp_steps: PositiveInt = 500
+    discriminator_width: PositiveInt = 64
+    discriminator_learning_rate: float = Field(default=1e-4, gt=0)
+
+
+class TokenizerRecipe(Section):
+    """Everything that makes a tokenizer: ``model`` holds HybridTokenizer's settings."""
+
+    run: Run
+    data: Data
+    model: dict[str, Any]
+    phases: list[Phase] = Field(min_length=1)
+    optimizer: Optimizer
+    losses: TokenizerLosses = TokenizerLosses()
+    revive_every: PositiveInt = 50
+    initial: str | None = None
+
+
+class Conditioning(Section):
+    """What stands in for scale 1: text (null encoder: the packaged MiniLM) or a class label."""
+
+    kind: Literal["text", "label"] = "text"
+    text_encoder: str = "all-MiniLM-L6-v2"
+    max_tokens: PositiveInt = 24
+    instruction: str = ""
+    num_classes: PositiveInt | None = None
+    drop: float = Field(default=0.1, ge=0, lt=1)
+
+
+class ResidualHead(Section):
+    """``kind: token`` sees one token at a time; ``wide`` also its neighbours."""
+
+    kind: Literal["token", "wide"] = "token"
+    width: PositiveInt = 384
+    depth: PositiveInt = 4
+    repeats: PositiveInt = 4
+    weight: NonNegativeFloat = 1.0
+    condition_top_k: PositiveInt = 600
+    condition_top_p: float = Field(default=0.96, gt=0, le=1)
+
+
+class GeneratorRecipe(Section):
+    """Everything that makes a generator on a trained tokenizer.
+
+    ``model`` holds HartTransformer's settings; scales, codes and context are filled in from the
+    tokenizer and the condition encoder. ``thinning`` is the mean share of the last scale's tokens dropped.
+    """
+
+    run: Run
+    data: Data
+    tokenizer: str
+    steps: PositiveInt
+    model: dict[str, Any]
+    conditioning: Conditioning = Conditioning()
+    residual: ResidualHead | None = ResidualHead()
+    optimizer: Optimizer
+    thinning: float = Share
+    initial: str | None = None
+    sample_prompts: list[str] = []
+    sampling: dict[str, Any] = {}
+
+
+Recipe = TypeVar("Recipe", TokenizerRecipe, GeneratorRecipe)
+
+
+def load_recipe(path: Path, kind: type[Recipe], overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe and check it.
+
+    Args:
+        path: the YAML file.
+        kind: :class:`TokenizerRecipe` or :class:`GeneratorRecipe`.
+        overrides: ``section.name=value`` strings; values are read as YAML.
+
+    Raises:
+        UserError: no such file, not YAML, or a name, type or range that does not fit.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read recipe {path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must hold the sections of a recipe, such as run and data")
+    for override in overrides or []:
+        _override(values, override)
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{path}: {place}: {first['msg']}") from error
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    if not equals:
+        raise UserError(f"an override is written section.name=value, got {override!r}")
+    *sections, last = name.split(".")
+    place: Any = values
+    for section in sections:
+        place = _step_into(place, section, name)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"the value of {name} is not valid YAML: {text!r}") from error
+    if isinstance(place, list):
+        place[_index(place, last, name)] = value
+    else:
+        place[last] = value
+
+
+def _step_into(place: Any, section: str, name: str) -> Any:
+    if isinstance(place, list):
+        return place[_index(place, section, name)]
+    if not isinstance(place, dict):
+        raise UserError(f"{name} names nothing in the recipe: {section!r} has no parts")
+    return place.setdefault(section, {})
+
+
+def _index(place: list[Any], text: str, name: str) -> int:
+    if not text.isdigit() or int(text) >= len(place):
+        raise UserError(f"{name}: {text!r} must be a number below {len(place)}")
+    return int(text)

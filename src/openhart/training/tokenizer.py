@@ -1,0 +1,314 @@
+"""Training the image tokenizer: autoencoder, codes, then the hybrid decoder (HART, section 3.1)."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+
+from openhart.data import open_dataset
+from openhart.tokenizer.model import HybridTokenizer
+from openhart.tokenizer.quantizer import Quantized
+from openhart.training.batches import step_generator, stream_batches
+from openhart.training.codebook import CodeRevival, start_with_kmeans
+from openhart.training.config import Phase, TokenizerRecipe, load_recipe
+from openhart.training.loop import (
+    log_images,
+    log_metrics,
+    open_run,
+    rate_at,
+    set_rate,
+    steps_with_progress,
+)
+from openhart.training.losses import (
+    PatchDiscriminator,
+    adaptive_weight,
+    build_perceptual,
+    code_use,
+    discriminator_loss,
+    quantization_loss,
+    straight_through,
+)
+from openhart.training.state import resume, save_checkpoint
+
+KMEANS_BATCHES = 16
+
+
+class Reconstruction(nn.Module):
+    """Image → reconstruction, some samples through their codes; one forward for any wrapper."""
+
+    def __init__(self, tokenizer: HybridTokenizer) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+
+    def forward(
+        self, image: Tensor, through_codes: Tensor, frozen: bool
+    ) -> tuple[Tensor, Tensor, Quantized]:
+        """Decode each sample from discrete or continuous features.
+
+        Args:
+            image: (B, 3, H, W) in [−1, 1].
+            through_codes: (B,) bool, samples decoded from their codes alone.
+            frozen: encoder, codes and φ get no gradient.
+
+        Returns:
+            reconstruction (B, 3, H, W), features (B, z, P, P), and what the codes keep of them.
+        """
+        with torch.set_grad_enabled(not frozen and torch.is_grad_enabled()):
+            features = self.tokenizer.encode(image)
+            with torch.autocast(image.device.type, enabled=False):
+                quantized = self.tokenizer.quantize(features.float())
+        discrete = straight_through(features, quantized.f_hats[-1].to(features.dtype))
+        mixed = torch.where(through_codes[:, None, None, None], discrete, features)
+        return self.tokenizer.decode_unclamped(mixed), features, quantized
+
+
+@dataclass
+class Stage:
+    """The parts of one tokenizer run."""
+
+    recipe: TokenizerRecipe
+    accelerator: Accelerator
+    tokenizer: HybridTokenizer
+    model: nn.Module
+    optimizer: Any
+    perceptual: nn.Module | None
+    discriminator: nn.Module
+    discriminator_optimizer: Any
+    ema: EMAModel
+    revival: CodeRevival
+
+
+def train(
+    path: Path, overrides: list[str] | None = None, quiet: bool = False
+) -> Path:
+    """Run or resume a tokenizer recipe.
+
+    Args:
+        path: the recipe's YAML file.
+        overrides: ``section.name=value`` strings that replace values of the recipe.
+        quiet: show no progress bar.
+
+    Returns:
+        The folder of the trained tokenizer, for :meth:`HybridTokenizer.from_pretrained`.
+
+    Raises:
+        UserError: a recipe, a data set or an output folder that cannot be used.
+    """
+    recipe = load_recipe(path, TokenizerRecipe, overrides)
+    set_seed(recipe.run.seed)
+    tokenizer = _build_tokenizer(recipe)
+    size = tokenizer.image_size
+    dataset = open_dataset(recipe.data.train, size)
+    held_out = open_dataset(recipe.data.test or recipe.data.train, size)
+    perceptual = build_perceptual(recipe.losses.perceptual) if recipe.losses.perceptual else None
+    accelerator, output = open_run(recipe.run, recipe.model_dump())
+    stage = _prepare(recipe, accelerator, tokenizer, perceptual)
+    first = resume(accelerator, output)
+    stage.ema.to(accelerator.device)
+    total = sum(phase.steps for phase in recipe.phases)
+    samples = _first_images(held_out, 8).to(accelerator.device)
+    batches = _batches(recipe, accelerator, dataset, first)
+    for step, bar in steps_with_progress(accelerator, first, total, "tokenizer", quiet):
+        phase, phase_step = _phase_at(recipe.phases, step)
+        if phase_step == 0:
+            _enter_phase(stage, phase, dataset, step)
+        metrics = _train_step(stage, phase, phase_step, step, total, batches)
+        if step % recipe.run.log_every == 0:
+            log_metrics(accelerator, metrics, step, bar, ("likeness", "psnr", "codes_alive"))
+        if (step + 1) % recipe.run.sample_every == 0:
+            _log_reconstructions(stage, samples, step)
+        if (step + 1) % recipe.run.save_every == 0 or step + 1 == total:
+            save_checkpoint(accelerator, output, step + 1, recipe.run.keep_checkpoints)
+    return _finish(stage, output)
+
+
+def _build_tokenizer(recipe: TokenizerRecipe) -> HybridTokenizer:
+    if recipe.initial:
+        return HybridTokenizer.from_pretrained(recipe.initial)
+    return HybridTokenizer(**recipe.model)
+
+
+def _prepare(
+    recipe: TokenizerRecipe,
+    accelerator: Accelerator,
+    tokenizer: HybridTokenizer,
+    perceptual: nn.Module | None,
+) -> Stage:
+    settings, losses = recipe.optimizer, recipe.losses
+    optimizer = torch.optim.AdamW(
+        tokenizer.parameters(),
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        weight_decay=settings.weight_decay,
+    )
+    discriminator: nn.Module = PatchDiscriminator(losses.discriminator_width)
+    discriminator_optimizer: Any = torch.optim.AdamW(
+        discriminator.parameters(), lr=losses.discriminator_learning_rate, betas=(0.5, 0.9)
+    )
+    model, prepared, discriminator, discriminator_optimizer = accelerator.prepare(
+        Reconstruction(tokenizer), optimizer, discriminator, discriminator_optimizer
+    )
+    ema = EMAModel(tokenizer.parameters(), decay=recipe.run.ema_decay, use_ema_warmup=True)
+    revival = CodeRevival(tokenizer.quantizer.codebook.num_embeddings, recipe.revive_every)
+    accelerator.register_for_checkpointing(ema, revival)
+    if perceptual is not None:
+        perceptual.to(accelerator.device)
+    return Stage(
+        recipe, accelerator, tokenizer, model, prepared, perceptual,
+        discriminator, discriminator_optimizer, ema, revival,
+    )  # fmt: skip
+
+
+def _batches(
+    recipe: TokenizerRecipe, accelerator: Accelerator, dataset: Any, first: int
+) -> Iterator[Tensor]:
+    stream = stream_batches(
+        dataset,
+        recipe.data.batch_size,
+        recipe.run.seed,
+        first * recipe.run.accumulation,
+        recipe.data.workers,
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
+    return (images.to(accelerator.device) for images, _ in stream)
+
+
+def _phase_at(phases: list[Phase], step: int) -> tuple[Phase, int]:
+    ends = list(itertools.accumulate(phase.steps for phase in phases))
+    index = next(place for place, end in enumerate(ends) if step < end)
+    return phases[index], step - (ends[index] - phases[index].steps)
+
+
+def _enter_phase(stage: Stage, phase: Phase, dataset: Any, step: int) -> None:
+    if phase.kmeans_start:
+        generator = step_generator(stage.recipe.run.seed, step)
+        batches = _batches(stage.recipe, stage.accelerator, dataset, step)
+        with torch.no_grad():
+            images = itertools.islice(batches, KMEANS_BATCHES)
+            features = torch.cat([stage.tokenizer.encode(image) for image in images])
+        start_with_kmeans(stage.tokenizer.quantizer, features, generator)
+    if phase.train == "decoder":  # what freezes is what the averaged weights have become
+        stage.ema.copy_to(stage.tokenizer.parameters())
+
+
+def _train_step(
+    stage: Stage,
+    phase: Phase,
+    phase_step: int,
+    step: int,
+    total: int,
+    batches: Iterator[Tensor],
+) -> dict[str, Any]:
+    recipe, accelerator = stage.recipe, stage.accelerator
+    set_rate(stage.optimizer, rate_at(step, total, recipe.optimizer))
+    generator = step_generator(recipe.run.seed, step, accelerator.process_index)
+    metrics: dict[str, Any] = {}
+    for micro in range(recipe.run.accumulation):
+        image = next(batches)
+        through_codes = _choose_discrete(len(image), phase.discrete_share, generator)
+        with accelerator.autocast():
+            output, features, quantized = stage.model(
+                image, through_codes.to(image.device), frozen=phase.train == "decoder"
+            )
+            loss, metrics = _losses(stage, phase, phase_step, image, output, features, quantized)
+        accelerator.backward(loss / recipe.run.accumulation)
+        if phase.adversarial:
+            metrics["discriminator"] = _discriminator_backward(stage, image, output)
+    metrics["gradient_norm"] = accelerator.clip_grad_norm_(
+        stage.tokenizer.parameters(), recipe.optimizer.max_gradient_norm
+    )
+    for optimizer in (stage.optimizer, stage.discriminator_optimizer):
+        optimizer.step()
+        optimizer.zero_grad()
+    stage.ema.step(stage.tokenizer.parameters())
+    if phase.train == "all" and phase.discrete_share:
+        metrics |= _keep_codes_alive(stage, quantized, step, generator)
+    return metrics | code_use(stage.tokenizer.quantizer, quantized.codes)
+
+
+def _choose_discrete(batch: int, share: float, generator: torch.Generator) -> Tensor:
+    """Which samples go through their codes: as many as the share says, the fraction by chance."""
+    wanted = share * batch
+    count = int(wanted) + int(torch.rand((), generator=generator) < wanted % 1)
+    return torch.randperm(batch, generator=generator) < count
+
+
+def _losses(
+    stage: Stage,
+    phase: Phase,
+    phase_step: int,
+    image: Tensor,
+    output: Tensor,
+    features: Tensor,
+    quantized: Quantized,
+) -> tuple[Tensor, dict[str, Any]]:
+    weights = stage.recipe.losses
+    output, squared = output.float(), F.mse_loss(output.float(), image)
+    likeness = weights.l1 * F.l1_loss(output, image) + weights.l2 * squared
+    if stage.perceptual is not None:
+        likeness = likeness + weights.perceptual_weight * stage.perceptual(output, image).mean()
+    loss = likeness
+    metrics = {"likeness": likeness, "psnr": -10 * (squared.detach() / 4).log10()}
+    if phase.train == "all" and phase.discrete_share:
+        pull = quantization_loss(features, quantized, weights.commitment)
+        loss = loss + weights.quantization * pull
+        metrics["quantization"] = pull
+    if phase.adversarial:
+        adversarial = -stage.discriminator(output).mean()
+        ramp = min(1.0, phase_step / weights.adversarial_ramp_steps)
+        balance = adaptive_weight(likeness, adversarial, stage.tokenizer.decoder.last_layer)
+        loss = loss + weights.adversarial * ramp * balance * adversarial
+        metrics |= {"adversarial": adversarial, "adversarial_balance": balance}
+    return loss, metrics
+
+
+def _discriminator_backward(stage: Stage, image: Tensor, output: Tensor) -> Tensor:
+    stage.discriminator_optimizer.zero_grad()  # what the generator's loss left there
+    with stage.accelerator.autocast():
+        real, fake = stage.discriminator(image), stage.discriminator(output.detach())
+        loss = discriminator_loss(real.float(), fake.float())
+    stage.accelerator.backward(loss)
+    return loss
+
+
+def _keep_codes_alive(
+    stage: Stage, quantized: Quantized, step: int, generator: torch.Generator
+) -> dict[str, float]:
+    stage.revival.count(quantized)
+    alive = float((stage.revival.use >= stage.revival.threshold).float().mean())
+    moved = 0
+    if (step + 1) % stage.revival.every == 0:
+        moved = stage.revival.revive(stage.tokenizer.quantizer, quantized, generator)
+    return {"codes_alive": alive, "codes_revived": moved}
+
+
+def _first_images(dataset: Any, count: int) -> Tensor:
+    return torch.stack([image for image, _ in itertools.islice(iter(dataset), count)])
+
+
+@torch.no_grad()
+def _log_reconstructions(stage: Stage, images: Tensor, step: int) -> None:
+    """Rows of the log's picture: real, from codes alone, from complete features."""
+    features = stage.tokenizer.encode(images)
+    discrete = stage.tokenizer.decode(stage.tokenizer.quantize(features).f_hats[-1])
+    rows = torch.cat([images, discrete, stage.tokenizer.decode(features)])
+    log_images(stage.accelerator, "real_discrete_hybrid", rows, step)
+
+
+def _finish(stage: Stage, output: Path) -> Path:
+    folder = output / "image_tokenizer"
+    if stage.accelerator.is_main_process:
+        stage.ema.copy_to(stage.tokenizer.parameters())
+        stage.tokenizer.save_pretrained(folder)
+    stage.accelerator.wait_for_everyone()
+    stage.accelerator.end_training()
+    return folder

@@ -4,8 +4,7 @@ from collections.abc import Iterator, Sized
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 
 class EndlessBatches:
@@ -45,8 +44,8 @@ class EndlessBatches:
 
 def stream_batches(
     dataset: Dataset, batch_size: int, seed: int, first: int, workers: int, rank: int, world: int
-) -> Iterator[tuple[Tensor, list[dict[str, Any]]]]:
-    """Images (B, 3, H, W) and their records for steps ``first``, ``first`` + 1, … without end.
+) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
+    """Stacked samples and their records for steps ``first``, ``first`` + 1, … without end.
 
     A stream (:class:`IterableDataset`) shuffles and shards itself; its earlier batches are read past.
     """
@@ -69,11 +68,11 @@ def stream_batches(
 
 
 def collate(
-    samples: list[tuple[Tensor, dict[str, Any]]],
-) -> tuple[Tensor, list[dict[str, Any]]]:
-    """Stack images; leave records a list, since captions differ in number."""
-    images, records = zip(*samples, strict=True)
-    return torch.stack(images), list(records)
+    samples: list[tuple[Any, dict[str, Any]]],
+) -> tuple[Any, list[dict[str, Any]]]:
+    """Stack images (or latents); leave records a list, since captions differ in number."""
+    values, records = zip(*samples, strict=True)
+    return default_collate(list(values)), list(records)
 
 
 def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:

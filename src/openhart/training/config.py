@@ -117,11 +117,20 @@ class ResidualHead(Section):
     condition_top_p: float = Field(default=0.96, gt=0, le=1)
 
 
+class Thinning(Section):
+    """Share of the last scale's tokens left out of a step, drawn from a truncated normal (HART,
+    section 3.3): about 80 % with these values."""
+
+    mean: float = 1.0
+    deviation: float = Field(default=0.25, gt=0)
+    least: float = Field(default=0.5, ge=0, le=1)
+
+
 class GeneratorRecipe(Section):
     """Everything that makes a generator on a trained tokenizer.
 
     ``model`` holds HartTransformer's settings; scales, codes and context are filled in from the
-    tokenizer and the condition encoder. ``thinning`` is the mean share of the last scale's tokens dropped.
+    tokenizer and the condition encoder. ``cache`` encodes the data once, before the first step.
     """
 
     run: Run
@@ -132,7 +141,8 @@ class GeneratorRecipe(Section):
     conditioning: Conditioning = Conditioning()
     residual: ResidualHead | None = ResidualHead()
     optimizer: Optimizer
-    thinning: float = Share
+    thinning: Thinning | None = None
+    cache: bool = True
     initial: str | None = None
     sample_prompts: list[str] = []
     sampling: dict[str, Any] = {}

@@ -1,0 +1,77 @@
+"""Distances between images, and between sets of images, in features that install as a package."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from openhart.errors import UserError
+from openhart.features import EfficientNetFeatures
+
+KID_SUBSETS = 50
+
+
+def psnr(image: Tensor, reference: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each image, in dB: two (B, 3, H, W) in [−1, 1] → (B,)."""
+    error = F.mse_loss(image, reference, reduction="none").flatten(1).mean(dim=1)
+    return -10 * (error / 4).log10()
+
+
+@dataclass(frozen=True)
+class SetDistances:
+    """How far a set of images lies from another.
+
+    Attributes:
+        frechet: Fréchet distance (arXiv 1706.08500, equation 6) on the 112 features of
+            EfficientNet-Lite0's block 10.
+        kid: kernel inception distance (arXiv 1801.01401) on the 1,280 features before its classifier.
+    """
+
+    frechet: float
+    kid: float
+
+
+class _Pooled(nn.Module):
+    def __init__(self, features: EfficientNetFeatures, middle: bool) -> None:
+        super().__init__()
+        self.read = features.middle if middle else features.pooled
+        self.num_features = 112 if middle else 1280
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.read(image)
+
+
+class SetComparison:
+    """Collects real and made images, then tells their distances.
+
+    Args:
+        subset: images in each of KID's subsets; at most the number of images in either set.
+
+    Raises:
+        UserError: torchmetrics or the feature network is not installed.
+    """
+
+    def __init__(self, subset: int = 100) -> None:
+        try:
+            from torchmetrics.image.fid import FrechetInceptionDistance
+            from torchmetrics.image.kid import KernelInceptionDistance
+        except ImportError as error:
+            raise UserError("evaluation needs more packages: pip install 'openhart[eval]'") from error
+        features = EfficientNetFeatures()
+        self.frechet = FrechetInceptionDistance(feature=_Pooled(features, middle=True))
+        self.frechet.set_dtype(torch.float64)
+        self.kid = KernelInceptionDistance(
+            feature=_Pooled(features, middle=False), subsets=KID_SUBSETS, subset_size=subset
+        )
+
+    @torch.no_grad()
+    def add(self, images: Tensor, real: bool) -> None:
+        """Take in a batch (B, 3, H, W) in [−1, 1]."""
+        self.frechet.update(images, real=real)
+        self.kid.update(images, real=real)
+
+    def distances(self) -> SetDistances:
+        """Distances between all real and all made images so far."""
+        torch.manual_seed(0)  # KID draws its subsets from the global generator
+        return SetDistances(float(self.frechet.compute()), float(self.kid.compute()[0]))

@@ -1,0 +1,447 @@
+"""Training the generator: codes by cross-entropy, the residual by diffusion (HART, section 3.2)."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset
+
+from openhart.conditioning.label import LabelEncoder
+from openhart.conditioning.text import empty_condition, load_text_encoder
+from openhart.data import open_dataset
+from openhart.errors import UserError
+from openhart.generation import sample_codes
+from openhart.pipeline import HartPipeline
+from openhart.residual.diffusion import cosine_schedule, diffusion_loss
+from openhart.residual.heads import TokenResidualHead, WideResidualHead
+from openhart.scales import count_tokens, split_by_scale
+from openhart.tokenizer.model import HybridTokenizer
+from openhart.training.batches import step_generator, stream_batches
+from openhart.training.config import GeneratorRecipe, ResidualHead, Thinning, load_recipe
+from openhart.training.latents import (
+    Latents,
+    TextConditions,
+    captions_of,
+    encode_images,
+    label_of,
+)
+from openhart.training.loop import (
+    log_images,
+    log_metrics,
+    open_run,
+    rate_at,
+    set_rate,
+    steps_with_progress,
+)
+from openhart.training.state import resume, save_checkpoint
+from openhart.transformer.model import HartTransformer
+
+RESIDUAL_SHARE_KEPT = 0.995
+
+
+class GeneratorLosses(nn.Module):
+    """The generator's losses as one forward, for any wrapper.
+
+    Args:
+        transformer: predicts codes.
+        residual_head: predicts the residual, or None.
+        label_encoder: classes to context, or None for text.
+        settings: how the residual's loss is made.
+    """
+
+    def __init__(
+        self,
+        transformer: HartTransformer,
+        residual_head: nn.Module | None,
+        label_encoder: LabelEncoder | None,
+        settings: ResidualHead | None,
+    ) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.residual_head = residual_head
+        self.label_encoder = label_encoder
+        self.settings = settings
+        self.schedule = cosine_schedule()
+
+    def forward(self, batch: "Batch", generator: torch.Generator) -> dict[str, Tensor]:
+        """Losses of one batch; ``generator`` draws codes, noise and times.
+
+        Returns:
+            ``loss`` and its parts: cross-entropy over all scales and of each, diffusion.
+        """
+        context, mask = batch.context, batch.mask
+        if self.label_encoder is not None:
+            context, mask = self.label_encoder(context)
+        hidden = self.transformer(batch.scale_inputs, context, mask, keep=batch.keep)
+        logits = self.transformer.logits(hidden, self.transformer.prepare(context, mask)).float()
+        wanted = torch.cat([*batch.codes[:-1], _kept(batch.codes[-1], batch.keep)], dim=1)
+        losses = F.cross_entropy(logits.transpose(1, 2), wanted, reduction="none")
+        report = {"cross_entropy": losses.mean()}
+        sizes = [codes.shape[1] for codes in batch.codes[:-1]]
+        for index, part in enumerate(losses.split([*sizes, losses.shape[1] - sum(sizes)], dim=1)):
+            report[f"cross_entropy/scale_{index + 1}"] = part.mean().detach()
+        loss = report["cross_entropy"]
+        if self.residual_head is not None and self.settings is not None:
+            count = losses.shape[1] - sum(sizes)
+            report |= self._residual(batch, hidden[:, -count:], logits[:, -count:], generator)
+            loss = loss + self.settings.weight * report["diffusion"]
+        return report | {"loss": loss}
+
+    def _residual(
+        self, batch: "Batch", hidden: Tensor, logits: Tensor, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        assert self.settings is not None
+        settings, head = self.settings, self.residual_head
+        codes = sample_codes(
+            logits.detach(),
+            [generator] * len(logits),
+            top_k=settings.condition_top_k,
+            top_p=settings.condition_top_p,
+        )
+        embedding = batch.codebook[codes]
+        target = (_kept(batch.last_target, batch.keep) - embedding) / head.config.residual_scale
+        condition = self.transformer.residual_condition(hidden, embedding)
+        repeated = [part.repeat(settings.repeats, 1, 1) for part in (target, condition)]
+        shape = repeated[0].shape[:2] if settings.kind == "token" else (len(repeated[0]), 1)
+        t = torch.randint(len(self.schedule), shape, generator=generator).to(target.device)
+        noise = torch.randn(repeated[0].shape, generator=generator).to(target.device)
+        mse, bound = diffusion_loss(
+            head, repeated[0], repeated[1], t, noise, self.schedule, size=batch.last_size
+        )
+        return {
+            "diffusion": (mse + bound).mean(),
+            "diffusion/mse": mse.mean().detach(),
+            "diffusion/bound": bound.mean().detach(),
+        }
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the losses look at.
+
+    Attributes:
+        codes: one tensor a scale, (B, h_k·w_k).
+        scale_inputs: (B, Σ_{k≥2} h_k·w_k, z).
+        last_target: (B, P², z), what was left to say before the last scale.
+        context: (B, T, D), or class labels (B,).
+        mask: (B, T) bool; ignored with labels.
+        keep: (B, P²) bool, tokens of the last scale that stay, or None for all.
+        codebook: (V, z), frozen.
+        last_size: height and width of the last scale.
+    """
+
+    codes: list[Tensor]
+    scale_inputs: Tensor
+    last_target: Tensor
+    context: Tensor
+    mask: Tensor
+    keep: Tensor | None
+    codebook: Tensor
+    last_size: tuple[int, int]
+
+
+@dataclass
+class Stage:
+    """The parts of one generator run."""
+
+    recipe: GeneratorRecipe
+    accelerator: Accelerator
+    tokenizer: HybridTokenizer
+    losses: GeneratorLosses
+    model: nn.Module
+    optimizer: Any
+    ema: EMAModel
+    conditions: TextConditions | None
+
+
+def train(path: Path, overrides: list[str] | None = None, quiet: bool = False) -> Path:
+    """Run or resume a generator recipe.
+
+    Args:
+        path: the recipe's YAML file.
+        overrides: ``section.name=value`` strings that replace values of the recipe.
+        quiet: show no progress bar.
+
+    Returns:
+        The folder of the trained pipeline, for :meth:`HartPipeline.from_pretrained`.
+
+    Raises:
+        UserError: a recipe, a tokenizer, a data set or an output folder that cannot be used.
+    """
+    recipe = load_recipe(path, GeneratorRecipe, overrides)
+    set_seed(recipe.run.seed)
+    tokenizer = _load_tokenizer(recipe.tokenizer)
+    dataset = open_dataset(recipe.data.train, tokenizer.image_size)
+    accelerator, output = open_run(recipe.run, recipe.model_dump())
+    tokenizer.to(accelerator.device)
+    if recipe.cache and not isinstance(dataset, IterableDataset):
+        dataset = Latents(tokenizer, dataset, recipe.data.batch_size, recipe.data.workers, quiet)
+    stage = _prepare(recipe, accelerator, tokenizer, _residual_scale(tokenizer, dataset))
+    first = resume(accelerator, output)
+    stage.ema.to(accelerator.device)
+    batches = _batches(stage, dataset, first)
+    for step, bar in steps_with_progress(accelerator, first, recipe.steps, "generator", quiet):
+        metrics = _train_step(stage, step, batches)
+        if step % recipe.run.log_every == 0:
+            log_metrics(accelerator, metrics, step, bar, ("cross_entropy", "diffusion"))
+        if (step + 1) % recipe.run.sample_every == 0:
+            _log_samples(stage, step)
+        if (step + 1) % recipe.run.save_every == 0 or step + 1 == recipe.steps:
+            save_checkpoint(accelerator, output, step + 1, recipe.run.keep_checkpoints)
+    return _finish(stage, output)
+
+
+def _load_tokenizer(folder: str) -> HybridTokenizer:
+    try:
+        tokenizer = HybridTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise UserError(f"no image tokenizer in {folder}: train or convert one first") from error
+    return tokenizer.eval().requires_grad_(False)
+
+
+def _residual_scale(tokenizer: HybridTokenizer, dataset: Any) -> float:
+    """What residuals are divided by, so that nearly all of them lie in [−1, 1], where the sampler clamps."""
+    items = [dataset[index][0] for index in range(0, len(dataset), max(len(dataset) // 512, 1))]
+    if not isinstance(dataset, Latents):
+        codes, targets = encode_images(tokenizer, torch.stack(items).to(tokenizer.device))
+    else:
+        codes, targets = (torch.stack(part).to(tokenizer.device) for part in zip(*items))
+    last = codes[:, -targets.shape[1] :]
+    residual = targets.float() - tokenizer.quantizer.lookup(last).float()
+    return float(residual.abs().flatten()[: 2**24].quantile(RESIDUAL_SHARE_KEPT))
+
+
+def _prepare(
+    recipe: GeneratorRecipe,
+    accelerator: Accelerator,
+    tokenizer: HybridTokenizer,
+    residual_scale: float,
+) -> Stage:
+    conditions, label_encoder, context = _build_conditions(recipe, accelerator)
+    table = tokenizer.quantizer.codebook
+    transformer = HartTransformer(
+        **recipe.model,
+        **context,
+        scales=tokenizer.config.scales,
+        codebook_size=table.num_embeddings,
+        code_dim=table.embedding_dim,
+    )
+    head = _build_head(recipe.residual, transformer, residual_scale)
+    losses = GeneratorLosses(transformer, head, label_encoder, recipe.residual)
+    settings = recipe.optimizer
+    optimizer = torch.optim.AdamW(
+        _parameter_groups(losses, settings.weight_decay),
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        fused=True,
+    )
+    model, prepared = accelerator.prepare(losses, optimizer)
+    ema = EMAModel(losses.parameters(), decay=recipe.run.ema_decay, use_ema_warmup=True)
+    accelerator.register_for_checkpointing(ema)
+    return Stage(recipe, accelerator, tokenizer, losses, model, prepared, ema, conditions)
+
+
+def _build_conditions(
+    recipe: GeneratorRecipe, accelerator: Accelerator
+) -> tuple[TextConditions | None, LabelEncoder | None, dict[str, int]]:
+    settings = recipe.conditioning
+    if settings.kind == "label":
+        if settings.num_classes is None:
+            raise UserError("conditioning.num_classes must be given for kind: label")
+        width = recipe.model.get("width", 0)
+        encoder = LabelEncoder(num_classes=settings.num_classes, dim=width)
+        return None, encoder, {"context_dim": width, "context_tokens": 1}
+    text_tokenizer, text_encoder = load_text_encoder(settings.text_encoder)
+    text_encoder.to(accelerator.device).requires_grad_(False)
+    conditions = TextConditions(
+        text_tokenizer, text_encoder, settings.max_tokens, settings.instruction
+    )
+    context, _ = conditions([""])
+    return conditions, None, {
+        "context_dim": context.shape[-1],
+        "context_tokens": settings.max_tokens,
+    }
+
+
+def _build_head(
+    settings: ResidualHead | None, transformer: HartTransformer, residual_scale: float
+) -> nn.Module | None:
+    if settings is None:
+        return None
+    kinds = {"token": TokenResidualHead, "wide": WideResidualHead}
+    return kinds[settings.kind](
+        code_dim=transformer.config.code_dim,
+        condition_dim=transformer.config.width,
+        width=settings.width,
+        depth=settings.depth,
+        residual_scale=residual_scale,
+    )
+
+
+def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; biases, norms and tables do not."""
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    others = [p for p in model.parameters() if p.ndim < 2]
+    return [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+
+
+def _batches(
+    stage: Stage, dataset: Any, first: int
+) -> Iterator[tuple[Tensor, Tensor, list[dict[str, Any]]]]:
+    """Codes (B, L), last targets (B, P², z) and records."""
+    recipe, accelerator = stage.recipe, stage.accelerator
+    cached = isinstance(dataset, Latents)
+    stream = stream_batches(
+        dataset,
+        recipe.data.batch_size,
+        recipe.run.seed,
+        first * recipe.run.accumulation,
+        0 if cached else recipe.data.workers,
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
+    for values, records in stream:
+        if cached:
+            codes, targets = (part.to(accelerator.device) for part in values)
+            yield codes.long(), targets.float(), records
+        else:
+            yield *encode_images(stage.tokenizer, values.to(accelerator.device)), records
+
+
+def _train_step(stage: Stage, step: int, batches: Iterator[Any]) -> dict[str, Any]:
+    recipe, accelerator = stage.recipe, stage.accelerator
+    set_rate(stage.optimizer, rate_at(step, recipe.steps, recipe.optimizer))
+    generator = step_generator(recipe.run.seed, step, accelerator.process_index)
+    metrics: dict[str, Any] = {}
+    for _ in range(recipe.run.accumulation):
+        batch = _make_batch(stage, *next(batches), generator)
+        with accelerator.autocast():
+            metrics = stage.model(batch, generator)
+        accelerator.backward(metrics["loss"] / recipe.run.accumulation)
+    metrics["gradient_norm"] = accelerator.clip_grad_norm_(
+        stage.losses.parameters(), recipe.optimizer.max_gradient_norm
+    )
+    stage.optimizer.step()
+    stage.optimizer.zero_grad()
+    stage.ema.step(stage.losses.parameters())
+    return metrics | {"learning_rate": rate_at(step, recipe.steps, recipe.optimizer)}
+
+
+@torch.no_grad()
+def _make_batch(
+    stage: Stage,
+    codes: Tensor,
+    last_target: Tensor,
+    records: list[dict[str, Any]],
+    generator: torch.Generator,
+) -> Batch:
+    quantizer = stage.tokenizer.quantizer
+    by_scale = split_by_scale(codes, quantizer.scales)
+    context, mask = _condition(stage, records, generator)
+    return Batch(
+        codes=by_scale,
+        scale_inputs=quantizer.code_inputs(by_scale),
+        last_target=last_target,
+        context=context.to(codes.device),
+        mask=mask.to(codes.device),
+        keep=_choose_kept(codes, quantizer.size, stage.recipe.thinning, generator),
+        codebook=quantizer.codebook.weight,
+        last_size=quantizer.size,
+    )
+
+
+def _condition(
+    stage: Stage, records: list[dict[str, Any]], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """One caption (or the label) a sample, some replaced by the empty condition."""
+    settings = stage.recipe.conditioning
+    dropped = torch.rand(len(records), generator=generator) < settings.drop
+    if stage.conditions is None:
+        assert settings.num_classes is not None
+        labels = torch.tensor([label_of(record) for record in records])
+        labels[dropped] = settings.num_classes
+        return labels, torch.ones(len(records), 1, dtype=torch.bool)
+    choice = random.Random(int(torch.randint(2**31, (), generator=generator)))
+    context, mask = stage.conditions([choice.choice(captions_of(record)) for record in records])
+    nothing, nothing_mask = empty_condition(*context.shape)
+    return (
+        torch.where(dropped[:, None, None], nothing, context),
+        torch.where(dropped[:, None], nothing_mask, mask),
+    )
+
+
+def _choose_kept(
+    codes: Tensor, size: tuple[int, int], thinning: Thinning | None, generator: torch.Generator
+) -> Tensor | None:
+    """Which tokens of the last scale stay, as many in each sample, (B, P²); None for all."""
+    if thinning is None:
+        return None
+    count = size[0] * size[1]
+    dropped = torch.nn.init.trunc_normal_(
+        torch.empty(()), thinning.mean, thinning.deviation, thinning.least, 1.0, generator
+    )
+    kept = max(1, round(count * (1 - float(dropped))))
+    order = torch.rand(len(codes), count, generator=generator).argsort(dim=1)
+    return (order < kept).to(codes.device)
+
+
+def _kept(tokens: Tensor, keep: Tensor | None) -> Tensor:
+    """Rows of (B, P², …) that stay, (B, n, …)."""
+    return tokens if keep is None else tokens[keep].unflatten(0, (len(tokens), -1))
+
+
+def _pipeline(stage: Stage) -> HartPipeline:
+    settings, parts = stage.recipe.conditioning, stage.losses
+    text_tokenizer, text_encoder = stage.conditions.parts if stage.conditions else (None, None)
+    return HartPipeline(
+        image_tokenizer=stage.tokenizer,
+        transformer=parts.transformer,
+        residual_head=parts.residual_head,
+        label_encoder=parts.label_encoder,
+        text_encoder=text_encoder,
+        text_tokenizer=text_tokenizer,
+        text_encoder_name=settings.text_encoder if stage.conditions else None,
+        max_tokens=settings.max_tokens,
+        instruction=settings.instruction,
+        sampling=stage.recipe.sampling,
+    )
+
+
+@torch.no_grad()
+def _log_samples(stage: Stage, step: int) -> None:
+    """Pictures for the recipe's prompts, always from the same seeds, by the averaged weights."""
+    prompts = stage.recipe.sample_prompts
+    if not prompts or not stage.accelerator.is_main_process:
+        return
+    stage.ema.store(stage.losses.parameters())
+    stage.ema.copy_to(stage.losses.parameters())
+    stage.losses.eval()
+    pipeline = _pipeline(stage)
+    pipeline.set_progress_bar_config(disable=True)
+    generators = [torch.Generator().manual_seed(seed) for seed in range(len(prompts))]
+    images = pipeline(prompts, generator=generators, output_type="pt").images
+    stage.losses.train()
+    stage.ema.restore(stage.losses.parameters())
+    log_images(stage.accelerator, "samples", images * 2 - 1, step)
+
+
+def _finish(stage: Stage, output: Path) -> Path:
+    """Save the averaged weights as a pipeline; a named text encoder stays a name."""
+    folder = output / "pipeline"
+    if stage.accelerator.is_main_process:
+        stage.ema.copy_to(stage.losses.parameters())
+        _pipeline(stage).save_pretrained(folder)
+    stage.accelerator.wait_for_everyone()
+    stage.accelerator.end_training()
+    return folder

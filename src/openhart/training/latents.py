@@ -1,0 +1,119 @@
+"""What the generator learns from: codes, the last scale's target and context tokens of each sample.
+
+The encoders are frozen, so a map-style data set is encoded once and kept; a stream is encoded batch by batch.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from openhart.conditioning.text import encode_prompts
+from openhart.errors import UserError
+from openhart.tokenizer.model import HybridTokenizer
+from openhart.training.batches import collate
+
+
+KEPT_CAPTIONS = 200_000
+
+
+@torch.no_grad()
+def encode_images(tokenizer: HybridTokenizer, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Images (B, 3, H, W) → codes of all scales in a row (B, L), last target (B, P², z)."""
+    quantized = tokenizer.quantize(tokenizer.encode(images))
+    return torch.cat(quantized.codes, dim=1), quantized.last_target.flatten(2).transpose(1, 2)
+
+
+class TextConditions:
+    """Captions → context tokens; each caption is encoded once and kept.
+
+    Args:
+        text_tokenizer: the encoder's tokenizer.
+        text_encoder: any transformers text encoder.
+        max_tokens: context positions T.
+        instruction: text put before each prompt, its positions cut off.
+    """
+
+    def __init__(
+        self, text_tokenizer: Any, text_encoder: nn.Module, max_tokens: int, instruction: str
+    ) -> None:
+        self.parts = (text_tokenizer, text_encoder)
+        self.max_tokens, self.instruction = max_tokens, instruction
+        self.known: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """B captions → context (B, T, D), mask (B, T)."""
+        new = sorted(set(captions) - self.known.keys())
+        if new:
+            if len(self.known) > KEPT_CAPTIONS:
+                self.known.clear()
+                new = sorted(set(captions))
+            context, mask = self._encode(new)
+            rows = zip(context.to(torch.bfloat16), mask, strict=True)
+            self.known |= dict(zip(new, rows, strict=True))
+        context, mask = zip(*(self.known[caption] for caption in captions), strict=True)
+        return torch.stack(context).float(), torch.stack(mask)
+
+    def _encode(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        return encode_prompts(*self.parts, captions, self.max_tokens, self.instruction)
+
+
+def captions_of(record: dict[str, Any]) -> list[str]:
+    """All captions of a record.
+
+    Raises:
+        UserError: it has none.
+    """
+    captions = record.get("captions") or ([record["text"]] if record.get("text") else [])
+    if not captions:
+        raise UserError(f"{record.get('file_name', 'a sample')} has no caption: give it a text")
+    return captions
+
+
+def label_of(record: dict[str, Any]) -> int:
+    """The class of a record.
+
+    Raises:
+        UserError: it has none.
+    """
+    if "label" not in record:
+        raise UserError(f"{record.get('file_name', 'a sample')} has no label")
+    return int(record["label"])
+
+
+class Latents(Dataset):
+    """A data set encoded once: targets in bfloat16, records as they were.
+
+    Args:
+        tokenizer: the trained image tokenizer.
+        dataset: map-style, of images and records.
+        batch_size: images encoded at a time.
+        workers: processes that read images.
+        quiet: show no progress bar.
+    """
+
+    def __init__(
+        self,
+        tokenizer: HybridTokenizer,
+        dataset: Dataset,
+        batch_size: int,
+        workers: int,
+        quiet: bool = False,
+    ) -> None:
+        codes, targets = [], []
+        self.records: list[dict[str, Any]] = []
+        loader = DataLoader(dataset, batch_size, num_workers=workers, collate_fn=collate)
+        for images, records in tqdm(loader, desc="encoding", disable=quiet):
+            batch_codes, batch_targets = encode_images(tokenizer, images.to(tokenizer.device))
+            codes.append(batch_codes.to(torch.int32).cpu())
+            targets.append(batch_targets.to(torch.bfloat16).cpu())
+            self.records += records
+        self.codes, self.targets = torch.cat(codes), torch.cat(targets)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[tuple[Tensor, Tensor], dict[str, Any]]:
+        return (self.codes[index], self.targets[index]), self.records[index]

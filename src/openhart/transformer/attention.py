@@ -1,0 +1,154 @@
+"""Attention: rotary positions, what a scale may see, and the cache of what it has seen."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from openhart.scales import Scales
+
+ROPE_BASE = 10_000.0
+MASK_LIMIT = 2048
+
+Rotation = tuple[Tensor, Tensor]
+Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+
+
+def context_angles(position_ids: Tensor, head_dim: int) -> Tensor:
+    """Rotary angles of context positions (RoFormer, arXiv 2104.09864), (B, T) → (B, T, d)."""
+    steps = torch.arange(0, head_dim, 2, device=position_ids.device)
+    angles = position_ids.float()[..., None] * ROPE_BASE ** (-steps / head_dim)
+    return torch.cat([angles, angles], dim=-1)
+
+
+def scale_angles(scales: Scales, shift: Tensor, head_dim: int) -> Tensor:
+    """Rotary angles of code maps on the finest map's grid (HART, section 3.2).
+
+    Row and column of a token, stretched to the finest scale, turn one half of the head each. As the
+    released weights have it, :func:`rotate` pairs an element of one half with one of the other.
+
+    Args:
+        scales: code maps to place, the finest last.
+        shift: (B,), added to both coordinates.
+        head_dim: d, a multiple of 4.
+
+    Returns:
+        (B, Σ h_k·w_k, d).
+    """
+    height, width = scales[-1]
+    grids = []
+    for h, w in scales:
+        rows = torch.arange(h, device=shift.device) * (height / h)
+        columns = torch.arange(w, device=shift.device) * (width / w)
+        grids.append(torch.cartesian_prod(rows, columns).view(h * w, 2))
+    places = torch.cat(grids).float() + shift.float()[:, None, None]
+    steps = torch.arange(0, head_dim, 4, device=shift.device)
+    y, x = (places[..., None] * ROPE_BASE ** (-steps / head_dim)).unbind(dim=2)
+    return torch.cat([y, y, x, x], dim=-1)
+
+
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
+    """Turn each pair (e, e + d/2) of a head's elements, (B, H, N, d) by cos and sin (B, 1, N, d)."""
+    cos, sin = rotation
+    first, second = x.chunk(2, dim=-1)
+    return (x * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
+
+
+def block_causal(lengths: Sequence[int], device: torch.device) -> Attend:
+    """Attention in which each block of positions sees itself and all blocks before it.
+
+    A short sequence takes one masked call; a long one takes a call a block, so that no mask is made.
+
+    Args:
+        lengths: positions in each block; the first is the context.
+        device: where the mask lives.
+    """
+    if sum(lengths) > MASK_LIMIT:
+        return lambda q, k, v, scale: _attend_by_block(q, k, v, scale, lengths)
+    blocks = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    mask = (blocks[:, None] >= blocks[None, :]).to(device)
+    return lambda q, k, v, scale: F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, scale=scale
+    )
+
+
+def _attend_by_block(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, lengths: Sequence[int]
+) -> Tensor:
+    outputs, end = [], 0
+    for block in q.split(list(lengths), dim=2):
+        end += block.shape[2]
+        outputs.append(
+            F.scaled_dot_product_attention(block, k[:, :, :end], v[:, :, :end], scale=scale)
+        )
+    return torch.cat(outputs, dim=2)
+
+
+class KVCache:
+    """Keys and values of every layer, allocated once and owned by the caller.
+
+    Args:
+        shape: (layers, 2, B, heads, positions, head size).
+        device: where it lives.
+        dtype: of keys and values.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int, int, int, int, int], device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.store = torch.empty(shape, device=device, dtype=dtype)
+        self.length = 0
+
+    def attend(self, layer: int) -> Attend:
+        """Attention of one layer's new positions over all cached ones and themselves."""
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+            end = self.length + k.shape[2]
+            keys, values = self.store[layer, :, : len(k), :, :end]
+            keys[:, :, self.length :] = k
+            values[:, :, self.length :] = v
+            return F.scaled_dot_product_attention(q, keys, values, scale=scale)
+
+        return attend
+
+    def advance(self, positions: int) -> None:
+        """Count positions as seen, once every layer has taken them."""
+        self.length += positions
+
+
+class Attention(nn.Module):
+    """Multi-head attention with rotary positions; who sees whom is the caller's.
+
+    Args:
+        width: C.
+        num_heads: heads, each of width/heads channels.
+        normalize: cosine attention: unit queries and keys, a learned temperature a head.
+    """
+
+    def __init__(self, width: int, num_heads: int, normalize: bool) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(width))
+        self.v_bias = nn.Parameter(torch.zeros(width))
+        self.proj = nn.Linear(width, width)
+        self.log_temperature = (
+            nn.Parameter(torch.full((num_heads, 1, 1), math.log(4.0))) if normalize else None
+        )
+        self.scale = 1.0 if normalize else 0.25 / math.sqrt(width // num_heads)
+
+    def forward(self, x: Tensor, rotation: Rotation | None, attend: Attend) -> Tensor:
+        """(B, N, C) → (B, N, C)."""
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        qkv = F.linear(x, self.qkv.weight, bias).unflatten(-1, (3, self.num_heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        if self.log_temperature is not None:
+            temperature = self.log_temperature.clamp_max(math.log(100)).exp()
+            q = (F.normalize(q, dim=-1) * temperature).to(v.dtype)
+            k = F.normalize(k, dim=-1).to(v.dtype)
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
+        mixed = attend(q, k, v, self.scale)
+        return self.proj(mixed.transpose(1, 2).flatten(2))

@@ -1,0 +1,402 @@
+"""The transformer that predicts each scale's codes from context and coarser scales (HART, 3.2)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from openhart.errors import UserError
+from openhart.scales import count_tokens, parse_scales
+from openhart.transformer.attention import (
+    Attend,
+    Attention,
+    KVCache,
+    Rotation,
+    block_causal,
+    context_angles,
+    scale_angles,
+)
+from openhart.transformer.layers import (
+    LinearModulation,
+    OffsetModulation,
+    SinusoidalEmbedding,
+    TableModulation,
+    build_mlp,
+    build_norm,
+    pool_context,
+)
+
+CHOICES = {
+    "modulation": ("table", "per_block", "shared", "none"),
+    "pooling": ("mean", "max"),
+    "levels": ("sinusoidal", "learned"),
+    "positions": ("rope", "learned"),
+}
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What a context means to every scale, worked out once.
+
+    Attributes:
+        tokens: (B, T, C), embedded context.
+        modulations: a tensor a block, (B, 6, C), or None: gates, scales and shifts of both halves.
+        head: (B, 2, C), scale and shift before the logits.
+        levels: (K, C), embedding of each scale's index; the context's is the first.
+        rotation: cosines and sines of all positions, (B, 1, T + Σ_{k≥2} h_k·w_k, d), or None.
+    """
+
+    tokens: Tensor
+    modulations: list[Tensor] | None
+    head: Tensor
+    levels: Tensor
+    rotation: Rotation | None
+
+
+class Block(nn.Module):
+    """Attention and MLP, each behind one shared norm and its part of the modulation."""
+
+    def __init__(
+        self, width: int, num_heads: int, mlp: str, mlp_ratio: float, norm: nn.Module, unit: bool
+    ) -> None:
+        super().__init__()
+        self.norm = norm
+        self.attention = Attention(width, num_heads, unit)
+        self.mlp = build_mlp(mlp, width, mlp_ratio)
+
+    def forward(
+        self, x: Tensor, modulation: Tensor | None, rotation: Rotation | None, attend: Attend
+    ) -> Tensor:
+        """(B, N, C) → (B, N, C)."""
+        if modulation is None:
+            x = x + self.attention(self.norm(x), rotation, attend)
+            return x + self.mlp(self.norm(x))
+        gate1, gate2, scale1, scale2, shift1, shift2 = modulation[:, :, None].unbind(1)
+        x = x + gate1 * self.attention(self.norm(x) * (1 + scale1) + shift1, rotation, attend)
+        return x + gate2 * self.mlp(self.norm(x) * (1 + scale2) + shift2)
+
+
+class HartTransformer(ModelMixin, ConfigMixin):
+    """Predicts the codes of each scale, all at once, from context tokens and coarser scales.
+
+    The T context positions stand in place of scale 1; the last of them predicts scale 1's code. With
+    ``norm="layer"``, ``mlp="gelu"``, ``positions="learned"``, ``levels="learned"``, one context token
+    and ``context_projection=False`` this is VAR's transformer.
+
+    Args:
+        depth: number of blocks.
+        width: C.
+        num_heads: attention heads.
+        scales: sides or ``[height, width]`` of the code maps; the first must be 1.
+        codebook_size: V.
+        code_dim: z.
+        context_dim: D, channels of a context token.
+        context_tokens: T, context positions.
+        mlp_ratio: hidden over outer width of the MLP, before SwiGLU's rounding.
+        norm: ``rms`` or ``layer``.
+        norm_eps: its ε.
+        mlp: ``swiglu`` or ``gelu``.
+        modulation: ``table``, ``per_block``, ``shared`` or ``none``.
+        pooling: how modulation pools the context, ``mean`` or ``max``.
+        levels: ``sinusoidal`` or ``learned`` embedding of the scale's index.
+        positions: ``rope`` or ``learned``.
+        normalize_attention: cosine attention with a learned temperature a head.
+        context_norm: RMSNorm on the context before anything else.
+        context_projection: map context to C linearly; otherwise D must be C.
+
+    Raises:
+        UserError: for settings that cannot be built.
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ("Block",)
+    _repeated_blocks = ("Block",)
+
+    @register_to_config
+    def __init__(
+        self,
+        depth: int = 24,
+        width: int = 1536,
+        num_heads: int = 24,
+        scales: Sequence[int | Sequence[int]] = (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64),
+        codebook_size: int = 4096,
+        code_dim: int = 32,
+        context_dim: int = 1536,
+        context_tokens: int = 300,
+        mlp_ratio: float = 4.0,
+        norm: str = "rms",
+        norm_eps: float = 1e-6,
+        mlp: str = "swiglu",
+        modulation: str = "table",
+        pooling: str = "mean",
+        levels: str = "sinusoidal",
+        positions: str = "rope",
+        normalize_attention: bool = False,
+        context_norm: bool = True,
+        context_projection: bool = True,
+    ) -> None:
+        super().__init__()
+        given = {
+            "modulation": modulation, "pooling": pooling, "levels": levels, "positions": positions
+        }  # fmt: skip
+        _check_choices(given)
+        _check_shape(depth, width, num_heads, context_tokens, positions)
+        if not context_projection and context_dim != width:
+            raise UserError(
+                f"without context_projection, context_dim must be the width {width}, got {context_dim}"
+            )
+        self.scales = parse_scales(scales)
+        if self.scales[0] != (1, 1):
+            raise UserError(f"the first scale must be 1×1, got {self.scales[0]}")
+        self.gradient_checkpointing = False
+        self.context_norm = nn.RMSNorm(context_dim, eps=1e-6) if context_norm else nn.Identity()
+        self.context_embed = (
+            nn.Linear(context_dim, width) if context_projection else nn.Identity()
+        )
+        self.word_embed = nn.Linear(code_dim, width)
+        self.level_embed = (
+            SinusoidalEmbedding(width)
+            if levels == "sinusoidal"
+            else nn.Embedding(len(self.scales), width)
+        )
+        learned = positions == "learned"
+        places = context_tokens + count_tokens(self.scales) - 1
+        self.position_embed = nn.Parameter(torch.zeros(places, width)) if learned else None
+        self.blocks = nn.ModuleList(
+            Block(
+                width, num_heads, mlp, mlp_ratio,
+                build_norm(norm, width, norm_eps), normalize_attention,
+            )
+            for _ in range(depth)
+        )  # fmt: skip
+        self.modulations = _build_modulations(modulation, depth, width)
+        self.shared_modulation = LinearModulation(width, 6) if modulation == "shared" else None
+        self.head_norm = build_norm(norm, width, norm_eps)
+        self.head_modulation = LinearModulation(width, 2)
+        self.head = nn.Linear(width, codebook_size)
+        self.residual_norm = (
+            nn.RMSNorm(width, eps=norm_eps) if norm == "rms" else nn.LayerNorm(width, eps=norm_eps)
+        )
+        self._initialise(depth)
+
+    def _initialise(self, depth: int) -> None:
+        """Small linear maps, smaller still where they add to the stream; open gates in tables."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Embedding):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+            elif isinstance(module, LinearModulation):
+                nn.init.zeros_(module.linear.weight)
+        for block in self.blocks:
+            last = block.mlp.down if hasattr(block.mlp, "down") else block.mlp[-1]
+            for linear in (block.attention.proj, last):
+                nn.init.trunc_normal_(linear.weight, std=0.02 / (2 * depth) ** 0.5)
+        with torch.no_grad():
+            for modulation in self.modulations or []:
+                if isinstance(modulation, TableModulation | OffsetModulation):
+                    table = next(modulation.parameters())
+                    table[:2] = 1.0
+                else:
+                    modulation.linear.bias[: 2 * self.config.width] = 1.0
+        if self.position_embed is not None:
+            nn.init.trunc_normal_(self.position_embed, std=0.02)
+
+    def prepare(self, context: Tensor, mask: Tensor) -> Conditioning:
+        """Work out once what every scale needs of a context.
+
+        Args:
+            context: (B, T, D).
+            mask: (B, T) bool, real positions. Attention does not mask the others; pooling does.
+
+        Raises:
+            UserError: the context has another shape than the transformer was built for.
+        """
+        expected = (self.config.context_tokens, self.config.context_dim)
+        if tuple(context.shape[1:]) != expected:
+            raise UserError(
+                f"context must be (batch, {expected[0]}, {expected[1]}), got {tuple(context.shape)}"
+            )
+        tokens = self.context_embed(self.context_norm(context.to(self.word_embed.weight.dtype)))
+        pooled = pool_context(tokens, mask, self.config.pooling)
+        if self.shared_modulation is not None:
+            pooled = self.shared_modulation(pooled)
+        modulations = self.modulations and [part(pooled) for part in self.modulations]
+        levels = self.level_embed(torch.arange(len(self.scales), device=tokens.device))
+        head = self.head_modulation(tokens.amax(dim=1))
+        return Conditioning(tokens, modulations, head, levels, self._rotation(mask))
+
+    def _rotation(self, mask: Tensor) -> Rotation | None:
+        if self.position_embed is not None:
+            return None
+        head_dim = self.config.width // self.config.num_heads
+        ids = (mask.cumsum(dim=1) - 1).clamp_min(0)
+        parts = [context_angles(ids, head_dim)]
+        if len(self.scales) > 1:
+            parts.append(scale_angles(self.scales[1:], ids[:, -1], head_dim))
+        angles = torch.cat(parts, dim=1)[:, None]
+        return angles.cos(), angles.sin()
+
+    def forward(
+        self, scale_inputs: Tensor, context: Tensor, mask: Tensor, keep: Tensor | None = None
+    ) -> Tensor:
+        """Hidden states of all scales at once, each position seeing its scale and coarser ones.
+
+        Args:
+            scale_inputs: (B, Σ_{k≥2} h_k·w_k, z), features so far at scales 2 … K.
+            context: (B, T, D).
+            mask: (B, T) bool.
+            keep: (B, h_K·w_K) bool, tokens of the last scale that take part, as many in each row;
+                None for all.
+
+        Returns:
+            (B, L, C): the last context position, then scales 2 … K (the last one thinned by ``keep``).
+        """
+        conditioning = self.prepare(context, mask)
+        x, lengths = self._inputs(scale_inputs, conditioning)
+        rotation = conditioning.rotation
+        if keep is not None:
+            stay = torch.cat([keep.new_ones(len(x), x.shape[1] - keep.shape[1]), keep], dim=1)
+            x = x[stay].unflatten(0, (len(x), -1))
+            rotation = rotation and tuple(_keep_positions(part, stay) for part in rotation)
+            lengths[-1] = x.shape[1] - sum(lengths[:-1])
+        attend = block_causal(lengths, x.device)
+        for index, block in enumerate(self.blocks):
+            modulation = conditioning.modulations and conditioning.modulations[index]
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                x = self._gradient_checkpointing_func(block, x, modulation, rotation, attend)
+            else:
+                x = block(x, modulation, rotation, attend)
+        return x[:, self.config.context_tokens - 1 :]
+
+    def _inputs(self, scale_inputs: Tensor, conditioning: Conditioning) -> tuple[Tensor, list[int]]:
+        lengths = [self.config.context_tokens, *(h * w for h, w in self.scales[1:])]
+        words = self.word_embed(scale_inputs.to(self.word_embed.weight.dtype))
+        repeats = torch.tensor(lengths, device=words.device)
+        x = torch.cat([conditioning.tokens, words.to(conditioning.tokens.dtype)], dim=1)
+        x = x + conditioning.levels.repeat_interleave(repeats, dim=0, output_size=sum(lengths))
+        if self.position_embed is not None:
+            x = x + self.position_embed
+        return x, lengths
+
+    def allocate_cache(self, batch: int) -> KVCache:
+        """A cache for all positions of ``batch`` sequences, in the weights' dtype and place."""
+        heads = self.config.num_heads
+        positions = self.config.context_tokens + count_tokens(self.scales) - 1
+        shape = (len(self.blocks), 2, batch, heads, positions, self.config.width // heads)
+        weight = self.word_embed.weight
+        return KVCache(shape, weight.device, weight.dtype)
+
+    def forward_context(self, conditioning: Conditioning, cache: KVCache) -> Tensor:
+        """Let the context be seen; hidden state of its last position, (B, 1, C)."""
+        x = conditioning.tokens + conditioning.levels[0]
+        return self._forward_cached(x, conditioning, cache)[:, -1:]
+
+    def forward_scale(
+        self,
+        scale_index: int,
+        scale_input: Tensor,
+        conditioning: Conditioning,
+        cache: KVCache,
+        places: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states of one scale, the context and coarser scales being in the cache.
+
+        Args:
+            scale_index: k, from 1; the context stands in place of scale 0.
+            scale_input: (B, n, z), features so far at this scale.
+            conditioning: what :meth:`prepare` made of the context.
+            cache: holds what was seen; the new positions are added.
+            places: (B, n), which of the scale's tokens these are; None for all.
+
+        Returns:
+            (B, n, C).
+        """
+        words = self.word_embed(scale_input.to(self.word_embed.weight.dtype))
+        return self._forward_cached(
+            words + conditioning.levels[scale_index], conditioning, cache, scale_index, places
+        )
+
+    def _forward_cached(
+        self,
+        x: Tensor,
+        conditioning: Conditioning,
+        cache: KVCache,
+        scale_index: int = 0,
+        places: Tensor | None = None,
+    ) -> Tensor:
+        start = 0 if scale_index == 0 else self._scale_start(scale_index)
+        rows = torch.arange(start, start + x.shape[1], device=x.device).expand(len(x), -1)
+        if places is not None:
+            rows = start + places
+        if self.position_embed is not None:
+            x = x + self.position_embed[rows]
+        rotation = conditioning.rotation and tuple(
+            part.expand(len(x), -1, -1, -1).take_along_dim(rows[:, None, :, None], dim=2)
+            for part in conditioning.rotation
+        )
+        for index, block in enumerate(self.blocks):
+            modulation = conditioning.modulations and conditioning.modulations[index]
+            x = block(x, modulation, rotation, cache.attend(index))
+        cache.advance(x.shape[1])
+        return x
+
+    def _scale_start(self, scale_index: int) -> int:
+        """Position of a scale's first token among context and scales 2 … K."""
+        return self.config.context_tokens + sum(h * w for h, w in self.scales[1:scale_index])
+
+    def logits(self, hidden: Tensor, conditioning: Conditioning) -> Tensor:
+        """Scores of every code, (B, N, C) → (B, N, V), in float32."""
+        scale, shift = conditioning.head[:, :, None].unbind(1)
+        x = self.head_norm(hidden.float()).to(hidden.dtype) * (1 + scale) + shift
+        return self.head(x.to(self.head.weight.dtype)).float()
+
+    def residual_condition(self, hidden: Tensor, code_embedding: Tensor) -> Tensor:
+        """What the residual head is told of each token (HART, section 3.2).
+
+        Args:
+            hidden: (B, N, C), last-scale hidden states.
+            code_embedding: (B, N, z), the chosen codes' rows of the codebook.
+
+        Returns:
+            (B, N, C).
+        """
+        words = self.word_embed(code_embedding.to(self.word_embed.weight.dtype))
+        return self.residual_norm(hidden + words)
+
+
+def _keep_positions(part: Tensor, stay: Tensor) -> Tensor:
+    """Rows of cosines or sines (B, 1, N, d) that stay, (B, 1, n, d)."""
+    return part[:, 0].expand(len(stay), -1, -1)[stay].unflatten(0, (len(stay), -1))[:, None]
+
+
+def _build_modulations(kind: str, depth: int, width: int) -> nn.ModuleList | None:
+    if kind == "none":
+        return None
+    if kind == "per_block":
+        return nn.ModuleList(LinearModulation(width, 6) for _ in range(depth))
+    part = TableModulation if kind == "table" else OffsetModulation
+    return nn.ModuleList(part(width) for _ in range(depth))
+
+
+def _check_choices(given: dict[str, str]) -> None:
+    for name, value in given.items():
+        if value not in CHOICES[name]:
+            raise UserError(f"{name} must be one of {', '.join(CHOICES[name])}, got {value!r}")
+
+
+def _check_shape(
+    depth: int, width: int, num_heads: int, context_tokens: int, positions: str
+) -> None:
+    if min(depth, width, num_heads, context_tokens) < 1:
+        raise UserError("depth, width, num_heads and context_tokens must be positive")
+    step = 4 if positions == "rope" else 1
+    if width % (num_heads * step):
+        raise UserError(
+            f"width must be a multiple of {step} times num_heads ({num_heads}), got {width}"
+        )

@@ -1,15 +1,10 @@
-"""Norms, MLPs, modulation and level embedding of the transformer."""
-
-import math
+"""Norms, MLPs and modulation of the transformer."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openhart.errors import UserError
-
-SINUSOIDS = 256
-PERIOD = 10_000.0
 
 
 def build_norm(kind: str, width: int, eps: float) -> nn.Module:
@@ -53,28 +48,6 @@ class SwiGLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(…, width) → (…, width)."""
         return self.down(F.silu(self.gate(x)) * self.up(x))
-
-
-def sinusoids(positions: Tensor, count: int = SINUSOIDS) -> Tensor:
-    """Cosines then sines of each position at geometric frequencies, (…) → (…, count)."""
-    half = count // 2
-    steps = torch.arange(half, dtype=torch.float32, device=positions.device)
-    angles = positions.float()[..., None] * torch.exp(-math.log(PERIOD) * steps / half)
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)
-
-
-class SinusoidalEmbedding(nn.Module):
-    """Sinusoids → linear → SiLU → linear, (…) → (…, width); HART's scale index embedding."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first = nn.Linear(SINUSOIDS, width)
-        self.second = nn.Linear(width, width)
-
-    def forward(self, positions: Tensor) -> Tensor:
-        """(…) → (…, width)."""
-        waves = sinusoids(positions).to(self.first.weight.dtype)
-        return self.second(F.silu(self.first(waves)))
 
 
 class TableModulation(nn.Module):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from openhart.errors import UserError
 from openhart.scales import count_tokens, parse_scales
+from openhart.sinusoids import SinusoidalEmbedding
 from openhart.transformer.attention import (
     Attend,
     Attention,
@@ -22,7 +23,6 @@ from openhart.transformer.attention import (
 from openhart.transformer.layers import (
     LinearModulation,
     OffsetModulation,
-    SinusoidalEmbedding,
     TableModulation,
     build_mlp,
     build_norm,

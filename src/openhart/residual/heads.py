@@ -1,0 +1,133 @@
+"""Networks that predict the noise in the residual, told by the transformer what each token is."""
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from openhart.errors import UserError
+from openhart.sinusoids import SinusoidalEmbedding
+
+NEIGHBOURHOOD = 5
+
+
+class TokenBlock(nn.Module):
+    """MLP behind AdaLN, (B, N, W) → (B, N, W); the block of MAR's head (arXiv 2406.11838, section 3.2)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.first = nn.Linear(width, width)
+        self.second = nn.Linear(width, width)
+        self.modulation = nn.Linear(width, 3 * width)
+
+    def forward(self, x: Tensor, told: Tensor, size: tuple[int, int]) -> Tensor:
+        """(B, N, W) and what is known of each token, (B, N, W) → (B, N, W)."""
+        shift, scale, gate = self.modulation(F.silu(told)).chunk(3, dim=-1)
+        h = self.norm(x) * (1 + scale) + shift
+        return x + gate * self.second(F.silu(self.first(h)))
+
+
+class WideBlock(TokenBlock):
+    """A :class:`TokenBlock` that first looks at neighbouring tokens of the map.
+
+    The depthwise convolution starts at zero, so that the block begins as the per-token one.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.neighbours = nn.Conv2d(
+            width, width, NEIGHBOURHOOD, padding=NEIGHBOURHOOD // 2, groups=width
+        )
+
+    def forward(self, x: Tensor, told: Tensor, size: tuple[int, int]) -> Tensor:
+        """(B, N, W), row-major on a map of ``size`` → (B, N, W).
+
+        Raises:
+            UserError: the tokens do not fill the map.
+        """
+        if x.shape[1] != size[0] * size[1]:
+            raise UserError(
+                f"the wide head needs all {size[0] * size[1]} tokens of the map, got {x.shape[1]}"
+            )
+        places = (self.norm(x) + told).transpose(1, 2).unflatten(2, size)
+        return super().forward(x + self.neighbours(places).flatten(2).transpose(1, 2), told, size)
+
+
+class TokenResidualHead(ModelMixin, ConfigMixin):
+    """HART's residual network: an MLP that sees one token at a time (HART, section 3.2).
+
+    Args:
+        code_dim: channels z of the residual.
+        condition_dim: channels C of what the transformer says of a token.
+        width: W.
+        depth: number of blocks.
+        residual_scale: residuals are divided by it before diffusion, and sampled ones multiplied.
+    """
+
+    block = TokenBlock
+    _supports_gradient_checkpointing = False
+
+    @register_to_config
+    def __init__(
+        self,
+        code_dim: int = 32,
+        condition_dim: int = 1536,
+        width: int = 1024,
+        depth: int = 6,
+        residual_scale: float = 0.6,
+    ) -> None:
+        super().__init__()
+        if min(code_dim, condition_dim, width, depth) < 1 or residual_scale <= 0:
+            raise UserError("a residual head's sizes and residual_scale must be positive")
+        self.input = nn.Linear(code_dim, width)
+        self.time = SinusoidalEmbedding(width)
+        self.condition = nn.Linear(condition_dim, width)
+        self.blocks = nn.ModuleList(self.block(width) for _ in range(depth))
+        self.final_modulation = nn.Linear(width, 2 * width)
+        self.output = nn.Linear(width, 2 * code_dim)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Start as the identity (AdaLN-Zero, DiT, section 3.2), predicting no noise."""
+        zeros = [self.final_modulation, self.output, *(block.modulation for block in self.blocks)]
+        zeros += [block.neighbours for block in self.blocks if isinstance(block, WideBlock)]
+        for layer in zeros:
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def embed_condition(self, condition: Tensor) -> Tensor:
+        """What the transformer says of each token, once for all steps: (B, N, C) → (B, N, W)."""
+        return self.condition(condition.to(self.condition.weight.dtype))
+
+    def forward(
+        self, x: Tensor, t: Tensor, embedded: Tensor, size: tuple[int, int]
+    ) -> Tensor:
+        """Predict noise and variance.
+
+        Args:
+            x: noisy residual, (B, N, z).
+            t: steps of the training schedule, (B, N), or (B, 1) for one a sample.
+            embedded: (B, N, W), from :meth:`embed_condition`.
+            size: height and width of the map.
+
+        Returns:
+            noise and variance, (B, N, 2z).
+        """
+        told = embedded + self.time(t)
+        x = self.input(x.to(self.input.weight.dtype))
+        for block in self.blocks:
+            x = block(x, told, size)
+        shift, scale = self.final_modulation(F.silu(told)).chunk(2, dim=-1)
+        x = F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
+        return self.output(x)
+
+
+class WideResidualHead(TokenResidualHead):
+    """The same interface, with blocks that also look at the tokens around each one.
+
+    Neighbouring residuals of the per-token head cannot agree beyond what the transformer says of them.
+    """
+
+    block = WideBlock

@@ -1,0 +1,30 @@
+"""A number as a vector: sinusoids of geometric frequencies through two linear maps.
+
+The transformer embeds the index of a scale so, the residual head its diffusion step.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SINUSOIDS = 256
+PERIOD = 10_000.0
+
+
+class SinusoidalEmbedding(nn.Module):
+    """Cosines and sines → linear → SiLU → linear, (…) → (…, width)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(SINUSOIDS, width)
+        self.second = nn.Linear(width, width)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(…) → (…, width)."""
+        half = SINUSOIDS // 2
+        steps = torch.arange(half, dtype=torch.float32, device=values.device)
+        angles = values.float()[..., None] * torch.exp(-math.log(PERIOD) * steps / half)
+        waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
+        return self.second(F.silu(self.first(waves.to(self.first.weight.dtype))))

@@ -85,40 +85,31 @@ def encode_prompts(
         instruction: text put first.
 
     Returns:
-        context (B, T, D), zeros where padded, and mask (B, T) bool.
+        context (B, T, D), padding as the encoder sees it, and mask (B, T) bool, true where real.
     """
-    start = _instruction_length(text_tokenizer, instruction)
-    texts = [instruction + prompt for prompt in prompts]
-    full = text_tokenizer(texts, truncation=False, verbose=False)["input_ids"]
+    full = text_tokenizer(list(prompts), truncation=False, verbose=False)["input_ids"]
     for prompt, ids in zip(prompts, full, strict=True):
-        if len(ids) - start > max_tokens:
+        if len(ids) > max_tokens:
             warnings.warn(
-                f"prompt cut to its first {max_tokens} tokens (it has {len(ids) - start}): "
-                f"{prompt[:60]!r}…",
+                f"prompt cut to its first {max_tokens} tokens (it has {len(ids)}): {prompt[:60]!r}…",
                 stacklevel=2,
             )
     inputs = text_tokenizer(
-        texts,
+        list(prompts),
         padding="max_length",
         padding_side="right",
         truncation=True,
-        max_length=max_tokens + start,
+        max_length=max_tokens,
         return_tensors="pt",
     ).to(text_encoder.device)
-    states = text_encoder(
-        input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
-    ).last_hidden_state[:, start:]
-    mask = inputs["attention_mask"][:, start:].bool()
-    return _without_empty(prompts, states * mask[..., None], mask)
-
-
-def _instruction_length(text_tokenizer: Any, instruction: str) -> int:
-    """Positions that an instruction takes, with what the tokenizer puts before a text."""
-    if not instruction:
-        return 0
-    ids = text_tokenizer(instruction)["input_ids"]
-    last = {text_tokenizer.sep_token_id, text_tokenizer.eos_token_id} - {None}
-    return len(ids) - (1 if ids[-1] in last else 0)
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    if instruction:
+        first = text_tokenizer(instruction, add_special_tokens=False, return_tensors="pt")
+        first_ids = first["input_ids"].to(ids.device).expand(len(ids), -1)
+        ids = torch.cat([first_ids, ids], dim=1)
+        mask = torch.cat([torch.ones_like(first_ids), mask], dim=1)
+    states = text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+    return _without_empty(prompts, states[:, -max_tokens:], mask[:, -max_tokens:].bool())
 
 
 def _without_empty(prompts: Sequence[str], context: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -152,7 +152,7 @@ class HartTransformer(ModelMixin, ConfigMixin):
         if self.scales[0] != (1, 1):
             raise UserError(f"the first scale must be 1×1, got {self.scales[0]}")
         self.gradient_checkpointing = False
-        self.context_norm = nn.RMSNorm(context_dim, eps=1e-6) if context_norm else nn.Identity()
+        self.context_rms = nn.RMSNorm(context_dim, eps=1e-6) if context_norm else nn.Identity()
         self.context_embed = (
             nn.Linear(context_dim, width) if context_projection else nn.Identity()
         )
@@ -222,7 +222,7 @@ class HartTransformer(ModelMixin, ConfigMixin):
             raise UserError(
                 f"context must be (batch, {expected[0]}, {expected[1]}), got {tuple(context.shape)}"
             )
-        tokens = self.context_embed(self.context_norm(context.to(self.word_embed.weight.dtype)))
+        tokens = self.context_embed(self.context_rms(context.to(self.word_embed.weight.dtype)))
         pooled = pool_context(tokens, mask, self.config.pooling)
         if self.shared_modulation is not None:
             pooled = self.shared_modulation(pooled)

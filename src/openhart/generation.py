@@ -304,7 +304,9 @@ def truncate(logits: Tensor, top_k: int, top_p: float) -> Tensor:
     if nucleus:
         shares = values.softmax(dim=-1)
         before = shares.cumsum(dim=-1) - shares
-        values = values.masked_fill(before >= top_p, -math.inf)
+        outside = before >= top_p
+        outside[..., 0] = False
+        values = values.masked_fill(outside, -math.inf)
     return torch.full_like(logits, -math.inf).scatter(-1, indices, values)
 
 

@@ -34,10 +34,14 @@ def parse_scales(values: Sequence[int | Sequence[int]]) -> Scales:
 
 
 def _parse_size(value: int | Sequence[int]) -> tuple[int, int]:
-    sides = (value, value) if isinstance(value, int) else tuple(value)
-    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+    sides = (value, value) if isinstance(value, int) else value
+    if (
+        not isinstance(sides, Sequence)
+        or len(sides) != 2
+        or not all(isinstance(side, int) and side > 0 for side in sides)
+    ):
         raise UserError(f"a scale is a positive side or [height, width], got {value!r}")
-    return sides
+    return (sides[0], sides[1])
 
 
 def count_tokens(scales: Scales) -> int:

@@ -1,0 +1,101 @@
+import pytest
+import torch
+
+from openhart.errors import UserError
+from openhart.residual.diffusion import cosine_schedule, diffusion_loss, respace, sample
+from openhart.residual.heads import TokenResidualHead, WideResidualHead
+from tests.tiny import tiny_head
+
+SIZE = (3, 4)
+SCHEDULE = cosine_schedule()
+
+
+class Oracle:
+    """Knows the target, so it always names the noise that is really there."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def embed_condition(self, condition):
+        return condition
+
+    def __call__(self, x, t, embedded, size):
+        alpha_bar = SCHEDULE.alpha_bars.float()[t][..., None]
+        noise = (x - alpha_bar.sqrt() * self.target) / (1 - alpha_bar).sqrt()
+        return torch.cat([noise, -torch.ones_like(noise)], dim=-1)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 8, 50])
+def test_the_sampler_finds_what_an_oracle_knows(steps):
+    generator = torch.Generator().manual_seed(0)
+    target = torch.rand(2, 12, 8, generator=generator) * 1.8 - 0.9
+    found = sample(
+        Oracle(target),
+        torch.zeros(2, 12, 4),
+        None,
+        0.0,
+        torch.randn(2, 12, 8, generator=generator),
+        lambda: torch.randn(2, 12, 8, generator=generator),
+        respace(SCHEDULE, steps),
+        SIZE,
+    )
+    torch.testing.assert_close(found, target, atol=5e-3, rtol=0)
+
+
+def test_an_oracle_has_no_noise_error():
+    target, noise = torch.randn(2, 2, 12, 8).clamp(-1, 1)
+    t = torch.randint(1, 900, (2, 12))
+    error, bound = diffusion_loss(
+        Oracle(target), target, torch.zeros(2, 12, 4), t, noise, SCHEDULE, SIZE
+    )
+    assert error.max() < 1e-5
+    assert bound.abs().max() < 1e-2  # the true mean, with the posterior's own variance
+
+
+def test_respacing_keeps_the_noise_levels():
+    spaced = respace(SCHEDULE, 8)
+    torch.testing.assert_close(spaced.alpha_bars, SCHEDULE.alpha_bars[spaced.timesteps])
+    assert spaced.timesteps[0] == 0
+    assert spaced.timesteps[-1] == 999
+
+
+@pytest.mark.parametrize("steps", [0, 1001])
+def test_impossible_steps_are_told(steps):
+    with pytest.raises(UserError, match="residual steps"):
+        respace(SCHEDULE, steps)
+
+
+def changed_tokens(head):
+    """Which outputs change when one token's input does."""
+    x, told = torch.randn(1, 12, 8), torch.randn(1, 12, 32)
+    other = x.clone()
+    other[:, 5] += 1
+    t = torch.full((1, 1), 300)
+    with torch.no_grad():
+        before, after = (head(part, t, head.embed_condition(told), SIZE) for part in (x, other))
+    return ((before - after).abs().amax(dim=-1) > 1e-6)[0].nonzero().flatten().tolist()
+
+
+def test_the_token_head_sees_one_token_and_the_wide_one_its_neighbours():
+    assert changed_tokens(tiny_head()) == [5]
+    assert len(changed_tokens(tiny_head(WideResidualHead, depth=1))) > 5
+
+
+def test_the_wide_head_starts_as_the_token_head():
+    torch.manual_seed(0)
+    token = TokenResidualHead(code_dim=8, condition_dim=32, width=24, depth=2)
+    wide = WideResidualHead(code_dim=8, condition_dim=32, width=24, depth=2)
+    missing, unexpected = wide.load_state_dict(token.state_dict(), strict=False)
+    assert not unexpected
+    assert all("neighbours" in name for name in missing)
+    for head in (token, wide):  # the output starts at zero: open it to compare what comes before
+        torch.nn.init.constant_(head.output.weight, 0.1)
+    arguments = (torch.randn(1, 12, 8), torch.full((1, 1), 300), torch.randn(1, 12, 24), SIZE)
+    torch.testing.assert_close(wide(*arguments), token(*arguments))
+
+
+def test_the_wide_head_wants_the_whole_map():
+    with pytest.raises(UserError, match="all 12 tokens"):
+        tiny_head(WideResidualHead)(
+            torch.randn(1, 7, 8), torch.zeros(1, 1).long(), torch.randn(1, 7, 24), SIZE
+        )

@@ -1,0 +1,37 @@
+import pytest
+import torch
+
+from openhart.errors import UserError
+from openhart.tokenizer.model import HybridTokenizer
+from tests.tiny import tiny_tokenizer
+
+
+@pytest.mark.parametrize("patch_size", [1, 4])
+@pytest.mark.parametrize("scales", [[4], [1, 2, 4], [1, [2, 3], [4, 6]]])
+def test_image_to_features_and_back(patch_size, scales):
+    tokenizer = tiny_tokenizer(patch_size=patch_size, scales=scales, attention=patch_size == 1)
+    image = torch.rand(2, 3, *tokenizer.image_size) * 2 - 1
+    features = tokenizer.encode(image)
+    assert features.shape == (2, 8, *tokenizer.quantizer.size)
+    for made in (tokenizer(image), tokenizer(image, discrete=True)):
+        assert made.shape == image.shape
+        assert made.abs().max() <= 1
+
+
+def test_saved_and_loaded_is_the_same(tmp_path):
+    tokenizer = tiny_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    loaded = HybridTokenizer.from_pretrained(tmp_path)
+    image = torch.rand(1, 3, *tokenizer.image_size) * 2 - 1
+    assert torch.equal(loaded(image), tokenizer(image))
+    assert loaded.config.scales == tokenizer.config.scales
+
+
+def test_sides_that_do_not_divide_are_told():
+    with pytest.raises(UserError, match="multiples of 8"):
+        tiny_tokenizer().encode(torch.zeros(1, 3, 30, 32))
+
+
+def test_widths_that_do_not_fit_are_told():
+    with pytest.raises(UserError, match="multiple of 32"):
+        tiny_tokenizer(base_channels=48)

@@ -1,1 +1,46 @@
 """OpenHART: text to image by next-scale prediction, after HART (arXiv 2410.10812)."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from openhart.conditioning.label import LabelEncoder
+    from openhart.errors import UserError
+    from openhart.pipeline import HartPipeline
+    from openhart.residual.heads import TokenResidualHead, WideResidualHead
+    from openhart.tokenizer.model import HybridTokenizer
+    from openhart.transformer.model import HartTransformer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "HartPipeline",
+    "HartTransformer",
+    "HybridTokenizer",
+    "LabelEncoder",
+    "TokenResidualHead",
+    "UserError",
+    "WideResidualHead",
+    "__version__",
+]
+
+_HOMES = {
+    "HartPipeline": "pipeline",
+    "HartTransformer": "transformer.model",
+    "HybridTokenizer": "tokenizer.model",
+    "LabelEncoder": "conditioning.label",
+    "TokenResidualHead": "residual.heads",
+    "UserError": "errors",
+    "WideResidualHead": "residual.heads",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for, so that ``import openhart`` stays quick."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'openhart' has no attribute {name!r}")
+    return getattr(import_module(f"openhart.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

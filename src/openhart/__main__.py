@@ -1,0 +1,8 @@
+"""``python -m openhart``: the command line."""
+
+import sys
+
+from openhart.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

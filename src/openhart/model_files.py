@@ -1,0 +1,201 @@
+"""Model folders: finding them, reading what they hold, and saying what is wrong with one."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from openhart.errors import UserError
+from openhart.tokenizer.model import HybridTokenizer
+
+DEFAULT_MODEL = Path(__file__).parent / "models" / "default"
+DOWNLOADED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md"]
+
+
+def find_model(name: str | Path | None = None) -> Path:
+    """The folder of a model.
+
+    Args:
+        name: a folder, a hub id ``owner/name`` (it is downloaded), or None for the packaged model.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    if name is None:
+        if not (DEFAULT_MODEL / "model_index.json").is_file():
+            raise UserError(
+                "this installation carries no default model: name a model folder or a hub id"
+            )
+        return DEFAULT_MODEL
+    if Path(name).is_dir():
+        return Path(name)
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(name)):
+        raise UserError(f"no model at {name}: give a model folder or a hub id such as owner/name")
+    return _download(str(name))
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=DOWNLOADED))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"no model {name}: there is no such folder, and the hub did not give one of that name "
+            f"({_sentence(error)})"
+        ) from error
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The pipeline's ``model_index.json``.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    path = folder / "model_index.json"
+    if not path.is_file():
+        raise UserError(f"{folder} is no model: it has no model_index.json")
+    try:
+        index = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {_sentence(error)}") from error
+    if not isinstance(index, dict):
+        raise UserError(f"{path} must hold a JSON object that names the model's parts")
+    return index
+
+
+@contextmanager
+def loading(name: str | Path) -> Iterator[None]:
+    """Silence the libraries' progress bars, and turn what goes wrong inside into one sentence.
+
+    Raises:
+        UserError: instead of whatever a library raised.
+    """
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    libraries = (diffusers_logging, transformers_logging)
+    shown = [library for library in libraries if library.is_progress_bar_enabled()]
+    for library in shown:
+        library.disable_progress_bar()
+    try:
+        yield
+    except UserError:
+        raise
+    except (
+        OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError,
+        SafetensorError,
+    ) as error:  # fmt: skip
+        raise UserError(f"cannot load the model {name}: {_sentence(error)}") from error
+    finally:
+        for library in shown:
+            library.enable_progress_bar()
+
+
+def _sentence(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:200] + "…"
+
+
+def check_weights(folder: Path, module: nn.Module) -> None:
+    """Compare the names in a part's weight files with the module built from its config.
+
+    Raises:
+        UserError: the files lack tensors of the module, or hold others.
+    """
+    if getattr(module, "quantization_method", None) is not None:
+        return
+    stored, wanted = set(_shapes(folder)), set(module.state_dict())
+    if missing := sorted(wanted - stored):
+        raise UserError(
+            f"the weights in {folder} do not fit its config: {len(missing)} tensors are missing, "
+            f"such as {missing[0]}"
+        )
+    if extra := sorted(stored - wanted):
+        raise UserError(
+            f"the weights in {folder} do not fit its config: {len(extra)} tensors are not in the "
+            f"model, such as {extra[0]}"
+        )
+
+
+def _shapes(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and dtype of every tensor in a folder's weight files, read off their headers.
+
+    Raises:
+        UserError: a file is broken.
+    """
+    shapes = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, "pt") as file:
+                for key in file.keys():  # noqa: SIM118 (no mapping)
+                    tensor = file.get_slice(key)
+                    shapes[key] = (tuple(tensor.get_shape()), tensor.get_dtype())
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path} is broken or cut short: {_sentence(error)}") from error
+    return shapes
+
+
+def load_image_tokenizer(name: str | Path | None = None) -> HybridTokenizer:
+    """The image tokenizer of a model, or one that lies in a folder alone.
+
+    Raises:
+        UserError: there is none, or it cannot be loaded.
+    """
+    folder = find_model(name)
+    if (folder / "image_tokenizer").is_dir():
+        folder = folder / "image_tokenizer"
+    with loading(folder):
+        _shapes(folder)
+        tokenizer = HybridTokenizer.from_pretrained(folder, low_cpu_mem_usage=False)
+        check_weights(folder, tokenizer)
+    return tokenizer.eval()
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a model, as its files tell.
+
+    Attributes:
+        name: what the pipeline calls it.
+        kind: its class.
+        parameters: how many numbers it holds.
+        dtype: the dtype they are stored in, as safetensors names it.
+    """
+
+    name: str
+    kind: str
+    parameters: int
+    dtype: str
+
+
+def read_parts(folder: Path) -> list[Part]:
+    """The parts of a model that have weights in its folder.
+
+    Raises:
+        UserError: files that are missing or broken.
+    """
+    parts = []
+    for name, value in read_index(folder).items():
+        if isinstance(value, list) and (shapes := _shapes(folder / name)):
+            count = sum(prod(shape) for shape, _ in shapes.values())
+            dtypes = "/".join(sorted({dtype for _, dtype in shapes.values()}))
+            parts.append(Part(name, str(value[1]), count, dtypes))
+    return parts
+
+
+def read_licence(folder: Path) -> str | None:
+    """The licence that the model card's front matter names, if there is one."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return None
+    front = re.match(r"---\n(.*?)\n---", card.read_text(errors="replace"), re.DOTALL)
+    found = front and re.search(r"^license:\s*(.+)$", front[1], re.MULTILINE)
+    return found[1].strip() if found else None

@@ -1,0 +1,447 @@
+"""The face of a model: load it, call it with prompts, save it."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import diffusers.utils
+import torch
+from diffusers import DiffusionPipeline, ImagePipelineOutput
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from openhart.conditioning.label import LabelEncoder
+from openhart.conditioning.text import empty_condition, encode_prompts, load_text_encoder
+from openhart.errors import UserError
+from openhart.generation import SamplingSettings, ScaleState, generate
+from openhart.model_files import check_weights, find_model, loading, read_index
+from openhart.residual.heads import TokenResidualHead
+from openhart.tokenizer.model import HybridTokenizer
+from openhart.transformer.model import HartTransformer
+
+Generators = torch.Generator | Sequence[torch.Generator] | None
+Condition = tuple[Tensor, Tensor]
+
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+DTYPE_ARGUMENT = "dtype" if hasattr(diffusers.utils, "_resolve_dtype") else "torch_dtype"
+OWN_PARTS = ("image_tokenizer", "transformer", "residual_head", "label_encoder")
+
+# diffusers 0.42 warns of every module cast by ``to``, and names none
+logging.getLogger("diffusers.models.modeling_utils").addFilter(
+    lambda record: "kept in float32: []" not in record.getMessage()
+)
+
+
+class HartPipeline(DiffusionPipeline):
+    """Prompt or class label → image.
+
+    Args:
+        image_tokenizer: image ↔ features ↔ codes.
+        transformer: condition and coarser scales → the next scale's codes.
+        residual_head: what the last scale's codes lost, or None: pictures are the codes' alone.
+        label_encoder: for models told classes.
+        text_encoder: for models told texts; gives ``last_hidden_state``.
+        text_tokenizer: the text encoder's.
+        text_encoder_name: where the text encoder comes from (see :func:`load_text_encoder`). With a
+            name it is loaded from there and not saved with the model.
+        max_tokens: context tokens T of a prompt.
+        instruction: text put before every prompt.
+        sampling: the model's own defaults, names and values of :class:`SamplingSettings`.
+
+    Raises:
+        UserError: parts that do not fit each other.
+    """
+
+    model_cpu_offload_seq = "text_encoder->transformer"
+    _optional_components = ["residual_head", "label_encoder", "text_encoder", "text_tokenizer"]  # noqa: RUF012
+    _exclude_from_cpu_offload = ["image_tokenizer", "residual_head", "label_encoder"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        image_tokenizer: HybridTokenizer,
+        transformer: HartTransformer,
+        residual_head: TokenResidualHead | None = None,
+        label_encoder: LabelEncoder | None = None,
+        text_encoder: PreTrainedModel | None = None,
+        text_tokenizer: PreTrainedTokenizerBase | None = None,
+        text_encoder_name: str | None = None,
+        max_tokens: int = 24,
+        instruction: str = "",
+        sampling: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        _check_fit(image_tokenizer, transformer, residual_head)
+        _check_condition(transformer, label_encoder, text_encoder, max_tokens)
+        self.register_modules(
+            image_tokenizer=image_tokenizer,
+            transformer=transformer,
+            residual_head=residual_head,
+            label_encoder=label_encoder,
+            text_encoder=text_encoder,
+            text_tokenizer=text_tokenizer,
+        )
+        self.register_to_config(
+            text_encoder_name=text_encoder_name,
+            max_tokens=max_tokens,
+            instruction=instruction,
+            sampling=dict(sampling or {}),
+        )
+        self.sampling_settings()
+        self._interrupted = False
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path | None = None, **kwargs: Any
+    ) -> "HartPipeline":
+        """Load a model.
+
+        Args:
+            pretrained_model_name_or_path: a folder or a hub id; None for the packaged model.
+            kwargs: as :meth:`diffusers.DiffusionPipeline.from_pretrained`, such as ``dtype``, or a
+                part to use instead of the stored one.
+
+        Raises:
+            UserError: no such model, broken weights, or a config that does not fit them.
+        """
+        folder = find_model(pretrained_model_name_or_path)
+        index = read_index(folder)
+        name = index.get("text_encoder_name")
+        dtype = kwargs.pop("torch_dtype", None)
+        dtype = kwargs[DTYPE_ARGUMENT] = kwargs.pop("dtype", dtype)
+        with loading(pretrained_model_name_or_path or folder):
+            if name and "text_encoder" not in kwargs and not _names_part(index, "text_encoder"):
+                tokenizer, encoder = load_text_encoder(name)
+                encoder = encoder.to(dtype) if isinstance(dtype, torch.dtype) else encoder
+                kwargs |= {"text_encoder": encoder, "text_tokenizer": tokenizer}
+            kwargs.setdefault("low_cpu_mem_usage", diffusers.utils.is_accelerate_available())
+            pipeline = super().from_pretrained(str(folder), **kwargs)
+            for part in OWN_PARTS:
+                if part not in kwargs and getattr(pipeline, part) is not None:
+                    check_weights(folder / part, getattr(pipeline, part))
+        return pipeline
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Save the model; a text encoder that has a name stays a name.
+
+        Args:
+            save_directory: the folder, made if missing.
+            kwargs: as :meth:`diffusers.DiffusionPipeline.save_pretrained`.
+        """
+        parts = ("text_encoder", "text_tokenizer") if self.config.text_encoder_name else ()
+        kept = {part: self.config[part] for part in parts}
+        self.register_to_config(**dict.fromkeys(parts, (None, None)))
+        try:
+            super().save_pretrained(str(save_directory), **kwargs)
+        finally:
+            self.register_to_config(**kept)
+
+    def sampling_settings(self, **given: Any) -> SamplingSettings:
+        """The model's sampling defaults, with what is given (and not None) in their place.
+
+        Raises:
+            UserError: a name that is no setting, or a value that cannot be.
+        """
+        given = {name: value for name, value in given.items() if value is not None}
+        values = {**self.config.sampling}
+        if "top_k" in given:
+            values.pop("late_top_k", None)
+        values |= given
+        if unknown := values.keys() - {field.name for field in fields(SamplingSettings)}:
+            raise UserError(f"sampling has no setting {', '.join(sorted(unknown))}")
+        try:
+            return SamplingSettings(**values)
+        except TypeError as error:
+            raise UserError(f"sampling settings must be numbers, got {values}") from error
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        class_labels: int | Sequence[int] | Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        prompt_mask: Tensor | None = None,
+        num_images_per_prompt: int = 1,
+        guidance_scale: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        temperature: float | None = None,
+        smooth: bool | None = None,
+        residual_steps: int | None = None,
+        use_residual: bool | None = None,
+        last_scale_steps: int | None = None,
+        generator: Generators = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_scale_end: Callable[["HartPipeline", int, ScaleState], None] | None = None,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Generate images. Sampling arguments left out are the model's own defaults.
+
+        Args:
+            prompt: one text or several; an empty one means no condition.
+            class_labels: instead of a prompt, for models told classes.
+            prompt_embeds: instead of a prompt, context tokens (B, T, D).
+            prompt_mask: (B, T) bool, true where ``prompt_embeds`` are real; None for everywhere.
+            num_images_per_prompt: images of each condition.
+            guidance_scale: see :class:`SamplingSettings`, as the next seven.
+            top_k: codes that may be drawn; 0 for all.
+            top_p: probability that may be drawn.
+            temperature: divides the scores.
+            smooth: mix codes instead of choosing.
+            residual_steps: diffusion steps of the residual.
+            use_residual: without it, the picture is the codes' alone.
+            last_scale_steps: steps of the last scale.
+            generator: one, which gives each image a seed in order; or one an image, so that an image
+                is the same alone or in any batch; None for images that differ with each call.
+            output_type: ``pil``; ``np``, (B, H, W, 3) in [0, 1]; ``pt``, (B, 3, H, W) in [0, 1]; or
+                ``latent``, features (B, z, P, P).
+            return_dict: an object with ``images``, or a tuple.
+            callback_on_scale_end: called after each scale with the pipeline, the scale's index and
+                where generation stands; see :meth:`decode_preview` and :meth:`interrupt`.
+
+        Raises:
+            UserError: arguments that cannot be, or do not suit the model.
+        """
+        if output_type not in OUTPUT_TYPES:
+            raise UserError(
+                f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}"
+            )
+        if type(num_images_per_prompt) is not int or num_images_per_prompt < 1:
+            raise UserError(
+                f"num_images_per_prompt must be at least 1, got {num_images_per_prompt!r}"
+            )
+        settings = self.sampling_settings(
+            guidance_scale=guidance_scale, top_k=top_k, top_p=top_p, temperature=temperature,
+            smooth=smooth, residual_steps=residual_steps, use_residual=use_residual,
+            last_scale_steps=last_scale_steps,
+        )  # fmt: skip
+        condition = self.encode_condition(prompt, class_labels, prompt_embeds, prompt_mask)
+        context, mask = (part.repeat_interleave(num_images_per_prompt, 0) for part in condition)
+        features = self._generate((context, mask), generator, settings, callback_on_scale_end)
+        images = self._finish(features, output_type)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def encode_condition(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        class_labels: int | Sequence[int] | Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        prompt_mask: Tensor | None = None,
+    ) -> Condition:
+        """Exactly one of the three → context (B, T, D) and mask (B, T) bool.
+
+        Raises:
+            UserError: none of them, several, or one that does not suit the model.
+        """
+        given = [value is not None for value in (prompt, class_labels, prompt_embeds)]
+        if sum(given) != 1:
+            raise UserError("give exactly one of prompt, class_labels and prompt_embeds")
+        if prompt_mask is not None and prompt_embeds is None:
+            raise UserError("prompt_mask goes with prompt_embeds")
+        if prompt is not None:
+            return self._encode_prompts(prompt)
+        if class_labels is not None:
+            return self._encode_labels(class_labels)
+        assert prompt_embeds is not None
+        return self._check_embeds(prompt_embeds, prompt_mask)
+
+    def _encode_prompts(self, prompt: str | Sequence[str]) -> Condition:
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        if (
+            not isinstance(prompts, Sequence)
+            or not prompts
+            or not all(isinstance(text, str) for text in prompts)
+        ):
+            raise UserError(f"prompt must be a text or a list of texts, got {prompt!r}")
+        if self.label_encoder is not None:
+            raise UserError("this model is told classes: give class_labels instead of a prompt")
+        if self.text_encoder is None or self.text_tokenizer is None:
+            raise UserError("this model was loaded without a text encoder: give prompt_embeds")
+        context, mask = encode_prompts(
+            self.text_tokenizer,
+            self.text_encoder,
+            prompts,
+            self.config.max_tokens,
+            self.config.instruction,
+        )
+        return context.to(self._execution_device), mask.to(self._execution_device)
+
+    def _encode_labels(self, class_labels: int | Sequence[int] | Tensor) -> Condition:
+        if self.label_encoder is None:
+            raise UserError("this model is told texts: give a prompt instead of class_labels")
+        try:
+            labels = torch.as_tensor(class_labels).reshape(-1)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"class_labels must be integers, got {class_labels!r}") from error
+        if not len(labels) or labels.is_floating_point() or labels.dtype == torch.bool:
+            raise UserError(f"class_labels must be integers, got {class_labels!r}")
+        count = self.label_encoder.config.num_classes
+        if labels.min() < 0 or labels.max() > count:
+            raise UserError(
+                f"class_labels must lie in 0 … {count - 1} ({count} for none), got {class_labels!r}"
+            )
+        return self.label_encoder(labels.to(self._execution_device))
+
+    def _check_embeds(self, prompt_embeds: Tensor, prompt_mask: Tensor | None) -> Condition:
+        config = self.transformer.config
+        expected = (config.context_tokens, config.context_dim)
+        if prompt_embeds.ndim != 3 or tuple(prompt_embeds.shape[1:]) != expected:
+            raise UserError(
+                f"prompt_embeds must be (batch, {expected[0]}, {expected[1]}), "
+                f"got {tuple(prompt_embeds.shape)}"
+            )
+        if prompt_mask is None:
+            prompt_mask = torch.ones(prompt_embeds.shape[:2])
+        if prompt_mask.shape != prompt_embeds.shape[:2]:
+            raise UserError(
+                f"prompt_mask must be {tuple(prompt_embeds.shape[:2])}, "
+                f"got {tuple(prompt_mask.shape)}"
+            )
+        device = self._execution_device
+        return prompt_embeds.to(device), prompt_mask.to(device, torch.bool)
+
+    def _empty_condition(self, condition: Condition) -> Condition:
+        context, _ = condition
+        if self.label_encoder is not None:
+            return self.label_encoder.empty(len(context))
+        nothing, mask = empty_condition(*context.shape)
+        return nothing.to(context), mask.to(context.device)
+
+    def _generate(
+        self,
+        condition: Condition,
+        generator: Generators,
+        settings: SamplingSettings,
+        callback: Callable[["HartPipeline", int, ScaleState], None] | None,
+    ) -> Tensor:
+        """Features (B, z, P, P) after the last scale, or after the one that was interrupted."""
+        generators = one_each(generator, len(condition[0]), self._execution_device)
+        _wake(self.transformer)
+        quantizer = self.image_tokenizer.quantizer
+        states = generate(
+            self.transformer,
+            quantizer,
+            self.residual_head,
+            condition,
+            self._empty_condition(condition),
+            generators,
+            settings,
+        )
+        self._interrupted = False
+        with self.progress_bar(total=len(quantizer.scales)) as bar:
+            for state in states:
+                bar.update()
+                if callback is not None:
+                    callback(self, state.scale_index, state)
+                if self._interrupted:
+                    break
+        return state.f_hat
+
+    def interrupt(self) -> None:
+        """Stop the running call after its present scale; it returns what there is by then."""
+        self._interrupted = True
+
+    def decode_preview(self, state: ScaleState) -> list[Any]:
+        """The pictures, as PIL images, that the scales so far amount to."""
+        return self._finish(state.f_hat, "pil")
+
+    @torch.no_grad()
+    def _finish(self, features: Tensor, output_type: str) -> Any:
+        if output_type == "latent":
+            return features
+        images = (self.image_tokenizer.decode(features).float() / 2 + 0.5).clamp(0, 1)
+        if output_type == "pt":
+            return images
+        arrays = images.permute(0, 2, 3, 1).cpu().numpy()
+        return arrays if output_type == "np" else self.numpy_to_pil(arrays)
+
+
+def one_each(generator: Generators, count: int, device: torch.device) -> list[torch.Generator]:
+    """A generator for each of ``count`` samples, started from a 63-bit seed of its own.
+
+    Args:
+        generator: one, which gives a seed to each sample in order; one a sample; or None.
+        count: samples.
+        device: where the samples' generators live if none is given.
+
+    Raises:
+        UserError: something else, or another number of them.
+    """
+    if generator is None:
+        generator = torch.Generator(device)
+        generator.seed()
+    if isinstance(generator, torch.Generator):
+        generator = [generator] * count
+    if not isinstance(generator, Sequence) or not all(
+        isinstance(each, torch.Generator) for each in generator
+    ):
+        raise UserError(f"generator must be a torch.Generator or a list of them, got {generator!r}")
+    if len(generator) != count:
+        raise UserError(f"give one generator an image: {count}, got {len(generator)}")
+    return [_child(each) for each in generator]
+
+
+def _child(parent: torch.Generator) -> torch.Generator:
+    seed = torch.randint(2**63 - 1, (), generator=parent, device=parent.device)
+    return torch.Generator(parent.device).manual_seed(int(seed))
+
+
+def _names_part(index: dict[str, Any], part: str) -> bool:
+    value = index.get(part)
+    return isinstance(value, list) and value[0] is not None
+
+
+def _wake(module: Any) -> None:
+    """Bring an offloaded module to its device: its hook waits for ``forward``, which is not called."""
+    hook = getattr(module, "_hf_hook", None)
+    if hook is not None:
+        hook.pre_forward(module)
+
+
+def _check_fit(
+    image_tokenizer: HybridTokenizer,
+    transformer: HartTransformer,
+    residual_head: TokenResidualHead | None,
+) -> None:
+    quantizer, config = image_tokenizer.quantizer, transformer.config
+    table = quantizer.codebook
+    sides = [
+        ("scales", quantizer.scales, transformer.scales),
+        ("codebook_size", table.num_embeddings, config.codebook_size),
+        ("code_dim", table.embedding_dim, config.code_dim),
+    ]
+    if residual_head is not None:
+        sides += [
+            ("residual head's code_dim", table.embedding_dim, residual_head.config.code_dim),
+            ("residual head's condition_dim", config.width, residual_head.config.condition_dim),
+        ]
+    for name, wanted, got in sides:
+        if wanted != got:
+            raise UserError(f"the model's parts do not fit: {name} must be {wanted}, got {got}")
+
+
+def _check_condition(
+    transformer: HartTransformer,
+    label_encoder: LabelEncoder | None,
+    text_encoder: PreTrainedModel | None,
+    max_tokens: int,
+) -> None:
+    config = transformer.config
+    sides = []
+    if label_encoder is not None:
+        sides = [
+            ("label encoder's dim", config.context_dim, label_encoder.config.dim),
+            ("context_tokens", 1, config.context_tokens),
+        ]
+    elif text_encoder is not None:
+        width = getattr(text_encoder.config, "hidden_size", config.context_dim)
+        sides = [
+            ("text encoder's width", config.context_dim, width),
+            ("max_tokens", config.context_tokens, max_tokens),
+        ]
+    for name, wanted, got in sides:
+        if wanted != got:
+            raise UserError(f"the model's parts do not fit: {name} must be {wanted}, got {got}")

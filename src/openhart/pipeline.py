@@ -176,7 +176,7 @@ class HartPipeline(DiffusionPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_scale_end: Callable[["HartPipeline", int, ScaleState], None] | None = None,
-    ) -> ImagePipelineOutput | tuple[Any]:
+    ) -> Any:
         """Generate images. Sampling arguments left out are the model's own defaults.
 
         Args:
@@ -193,13 +193,16 @@ class HartPipeline(DiffusionPipeline):
             residual_steps: diffusion steps of the residual.
             use_residual: without it, the picture is the codes' alone.
             last_scale_steps: steps of the last scale.
-            generator: one, which gives each image a seed in order; or one an image, so that an image
-                is the same alone or in any batch; None for images that differ with each call.
+            generator: one, which gives each image a seed in order; or one an image, so that it is
+                the same alone or in any batch; None for images that differ with each call.
             output_type: ``pil``; ``np``, (B, H, W, 3) in [0, 1]; ``pt``, (B, 3, H, W) in [0, 1]; or
                 ``latent``, features (B, z, P, P).
             return_dict: an object with ``images``, or a tuple.
             callback_on_scale_end: called after each scale with the pipeline, the scale's index and
                 where generation stands; see :meth:`decode_preview` and :meth:`interrupt`.
+
+        Returns:
+            an object with ``images``, or a tuple of them.
 
         Raises:
             UserError: arguments that cannot be, or do not suit the model.
@@ -395,7 +398,7 @@ def _names_part(index: dict[str, Any], part: str) -> bool:
 
 
 def _wake(module: Any) -> None:
-    """Bring an offloaded module to its device: its hook waits for ``forward``, which is not called."""
+    """Bring an offloaded module to its device: its hook waits for ``forward``, not called here."""
     hook = getattr(module, "_hf_hook", None)
     if hook is not None:
         hook.pre_forward(module)

@@ -1,0 +1,353 @@
+"""What each command does; heavy imports wait until what was asked for is known to make sense."""
+
+import json
+import re
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from openhart.errors import UserError
+from openhart.output import check_writable, written_whole
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+IMAGES_AT_A_TIME = 8
+
+
+class UsageError(Exception):
+    """A command line that cannot mean anything: exit code 2."""
+
+
+def generate(options: Namespace) -> None:
+    """``openhart generate``: images of prompts or classes into a folder or a file."""
+    conditions = _conditions(options)
+    sampling = _sampling(options)
+    paths = _image_paths(options, [name for name, _ in conditions])
+    import torch
+
+    device, dtype = _device(options.device), getattr(torch, options.dtype)
+    from openhart.pipeline import HartPipeline
+
+    pipeline = HartPipeline.from_pretrained(options.model, dtype=dtype).to(device)
+    pipeline.set_progress_bar_config(disable=options.quiet, leave=False)
+    first = torch.seed() % 2**32 if options.seed is None else options.seed
+    jobs = [
+        (value, first + number)
+        for _, value in conditions
+        for number in range(options.images_per_prompt)
+    ]
+    for start in range(0, len(jobs), IMAGES_AT_A_TIME):
+        part = jobs[start : start + IMAGES_AT_A_TIME]
+        made = _pictures(pipeline, part, options, sampling)
+        for path, (_, seed), (image, strip) in zip(paths[start:], part, made, strict=False):
+            _save_image(image, path)
+            if strip is not None:
+                _save_image(strip, path.with_name(f"{path.stem}-previews.png"))
+            if not options.quiet:
+                print(f"{path}  seed {seed}")
+
+
+def _conditions(options: Namespace) -> list[tuple[str, Any]]:
+    """Name and prompt, or name and class, of everything asked for."""
+    if options.prompts and options.label:
+        raise UsageError("give prompts or --label, not both")
+    if not options.prompts and not options.label:
+        raise UsageError('give a prompt, as in: openhart generate "a red apple"')
+    if options.label:
+        return [(f"class-{label}", label) for label in options.label]
+    return [(_slug(prompt), prompt) for prompt in options.prompts]
+
+
+def _slug(prompt: str) -> str:
+    return re.sub(r"[\W_]+", "-", prompt.lower()).strip("-")[:60].strip("-") or "unconditional"
+
+
+def _sampling(options: Namespace) -> dict[str, Any]:
+    names = (
+        "guidance_scale", "top_k", "top_p", "temperature", "smooth", "residual_steps",
+        "last_scale_steps",
+    )  # fmt: skip
+    values = {name: getattr(options, name) for name in names}
+    values["use_residual"] = False if options.no_residual else None
+    given = {name: value for name, value in values.items() if value is not None}
+    if given:
+        from openhart.generation import SamplingSettings
+
+        try:
+            SamplingSettings(**given)
+        except UserError as error:
+            raise UsageError(str(error)) from error
+    if options.seed is not None and not 0 <= options.seed < 2**63:
+        raise UsageError(f"--seed must lie in 0 … 2⁶³ − 1, got {options.seed}")
+    return given
+
+
+def _image_paths(options: Namespace, names: list[str]) -> list[Path]:
+    """Where each image goes, no two in the same place.
+
+    Raises:
+        UsageError: several images for one file, or a suffix that is no image's.
+        OSError: nothing can be written there.
+    """
+    output, each = options.output, options.images_per_prompt
+    is_file = (output.exists() and not output.is_dir()) or (
+        bool(output.suffix) and not output.is_dir()
+    )
+    if is_file:
+        if len(names) * each > 1:
+            raise UsageError(f"{len(names) * each} images need a folder, but {output} is a file")
+        _check_image_path(output)
+        return [output]
+    check_writable(output)
+    return [output / f"{name}.png" for name in _distinct(names, each)]
+
+
+def _distinct(names: list[str], each: int) -> Iterator[str]:
+    taken: set[str] = set()
+    for name in names:
+        for _ in range(each):
+            chosen, number = name, 2
+            while taken & {chosen, f"{chosen}-previews"}:
+                chosen, number = f"{name}-{number}", number + 1
+            taken |= {chosen, f"{chosen}-previews"}
+            yield chosen
+
+
+def _check_image_path(path: Path) -> None:
+    regular = path.is_file() or not path.exists()
+    if regular and path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"an image file ends in {', '.join(SUFFIXES)}, got {path}")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder, a file is needed")
+    if regular:
+        check_writable(path.parent)
+
+
+def _device(name: str | None) -> Any:
+    import torch
+
+    if name is None:
+        accelerators = (("cuda", torch.cuda), ("mps", torch.backends.mps))
+        name = next((kind for kind, there in accelerators if there.is_available()), "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"there is no device {name!r} here: use --device cpu") from error
+    return torch.device(name)
+
+
+def _pictures(
+    pipeline: Any, jobs: list[tuple[Any, int]], options: Namespace, sampling: dict[str, Any]
+) -> list[tuple[Any, Any]]:
+    """Each job's image, and the strip of its previews or None."""
+    import torch
+
+    conditions = [value for value, _ in jobs]
+    steps: list[list[Any]] = []
+
+    def keep_preview(pipe: Any, scale: int, state: Any) -> None:
+        steps.append(pipe.decode_preview(state))
+
+    images = pipeline(
+        **{"class_labels" if options.label else "prompt": conditions},
+        generator=[torch.Generator().manual_seed(seed) for _, seed in jobs],
+        callback_on_scale_end=keep_preview if options.previews else None,
+        **sampling,
+    ).images
+    strips = [_side_by_side(list(row)) for row in zip(*steps, strict=True)]
+    return list(zip(images, strips or [None] * len(images), strict=True))
+
+
+def _side_by_side(images: list[Any]) -> Any:
+    from PIL import Image
+
+    sheet = Image.new("RGB", (sum(image.width for image in images), images[0].height))
+    left = 0
+    for image in images:
+        sheet.paste(image, (left, 0))
+        left += image.width
+    return sheet
+
+
+def _save_image(image: Any, path: Path) -> None:
+    kind = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}.get(path.suffix.lower(), "PNG")
+    with written_whole(path) as temporary, temporary.open("wb") as file:
+        image.save(file, kind)
+
+
+def reconstruct(options: Namespace) -> None:
+    """``openhart reconstruct``: an image beside what the image tokenizer makes of it."""
+    _check_image_path(options.output)
+    image = _read_image(options.image)
+    import torch
+    from PIL import Image, ImageOps
+
+    from openhart.evaluation.metrics import psnr
+    from openhart.model_files import load_image_tokenizer
+
+    tokenizer = load_image_tokenizer(options.model)
+    height, width = tokenizer.image_size
+    fitted = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+    if image.size != fitted.size:
+        print(
+            f"{options.image} is {image.width}×{image.height}: its middle was resized to "
+            f"{width}×{height}, what the model takes"
+        )
+    pixels = torch.frombuffer(bytearray(fitted.tobytes()), dtype=torch.uint8)
+    original = pixels.view(1, height, width, 3).permute(0, 3, 1, 2) / 127.5 - 1
+    with torch.no_grad():
+        made = tokenizer(original, discrete=options.discrete or not tokenizer.hybrid)
+    array = ((made[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    _save_image(_side_by_side([fitted, Image.fromarray(array)]), options.output)
+    print(f"{options.output}  PSNR {float(psnr(made, original)):.2f} dB")
+
+
+def _read_image(path: Path) -> Any:
+    """An upright RGB image, on white where it was transparent."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened).convert("RGBA")
+    except FileNotFoundError as error:
+        raise UserError(f"there is no image {path}") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"cannot read {path} as an image: {error}") from error
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+def info(options: Namespace) -> None:
+    """``openhart info``: what a model is made of, read off its files."""
+    from openhart.model_files import find_model, loading, read_index, read_licence, read_parts
+
+    folder = find_model(options.model)
+    index, parts = read_index(folder), read_parts(folder)
+    with loading(folder):
+        tokenizer = json.loads((folder / "image_tokenizer" / "config.json").read_text())
+        factor = tokenizer["patch_size"] * 2 ** (len(tokenizer["channel_multipliers"]) - 1)
+        scales = tokenizer["scales"]
+        sides = [side if isinstance(side, list) else [side, side] for side in scales]
+    print(f"model      {folder}")
+    for part in parts:
+        print(f"{part.name:16} {part.kind:20} {part.parameters:>13,} parameters  {part.dtype}")
+    print(f"{'in all':37} {sum(part.parameters for part in parts):>13,} parameters")
+    print(f"scales     {', '.join(str(side) for side in scales)}")
+    print(f"image      {sides[-1][0] * factor}×{sides[-1][1] * factor} pixels")
+    print(f"codes      {tokenizer['codebook_size']:,} of {tokenizer['code_dim']} channels")
+    if index.get("text_encoder_name"):
+        print(f"text       {index['text_encoder_name']}, {index.get('max_tokens')} tokens")
+    print(f"sampling   {index.get('sampling') or 'defaults'}")
+    print(f"licence    {read_licence(folder) or 'not stated'}")
+
+
+def convert(options: Namespace) -> None:
+    """``openhart convert``: released weights to a model folder."""
+    check_writable(options.target)
+    if options.kind == "hart":
+        from openhart.checkpoints.hart import convert_hart
+
+        convert_hart(
+            options.source,
+            options.target,
+            weights=options.weights,
+            text_encoder=options.text_encoder,
+        )
+    else:
+        from openhart.checkpoints.var import convert_var
+
+        convert_var(options.vae, options.transformer, options.target, scales=options.scales)
+    print(options.target)
+
+
+def data(options: Namespace) -> None:
+    """``openhart data emoji``: the corpus of the default model."""
+    check_writable(options.folder)
+    from openhart.data.emoji import build_emoji_corpus
+
+    choices = {"styles": options.styles, "packages": options.packages}
+    given = {name: value for name, value in choices.items() if value is not None}
+    build_emoji_corpus(options.folder, size=options.size, quiet=options.quiet, **given)
+
+
+def train(options: Namespace) -> None:
+    """``openhart train``: a recipe's run, from the start or from where it stopped."""
+    _check_overrides(options)
+    if options.kind == "tokenizer":
+        from openhart.training.tokenizer import train as run
+    else:
+        from openhart.training.generator import train as run
+    folder = run(options.recipe, options.overrides, quiet=options.quiet)
+    if not options.quiet:
+        print(folder)
+
+
+def _check_overrides(options: Namespace) -> None:
+    """A recipe that is spoilt by its overrides alone is wrong usage."""
+    _need_extra("train", "accelerate", "pydantic", "yaml")
+    from openhart.training.config import GeneratorRecipe, TokenizerRecipe, load_recipe
+
+    kind: Any = TokenizerRecipe if options.kind == "tokenizer" else GeneratorRecipe
+    try:
+        load_recipe(options.recipe, kind, options.overrides)
+    except UserError as error:
+        load_recipe(options.recipe, kind)
+        raise UsageError(str(error)) from error
+
+
+def _need_extra(extra: str, *packages: str) -> None:
+    from importlib.util import find_spec
+
+    if missing := [package for package in packages if find_spec(package) is None]:
+        raise UserError(f"{', '.join(missing)} missing: pip install 'openhart[{extra}]'")
+
+
+def evaluate(options: Namespace) -> None:
+    """``openhart evaluate``: figures of a model on a data set, as JSON."""
+    _need_extra("eval", "torchmetrics", "efficientnet_lite_pytorch")
+    for path in (options.output, getattr(options, "sheet", None)):
+        if path is not None and (path.is_file() or not path.exists()):
+            check_writable(path.parent)
+    report = _reconstruction(options) if options.kind == "reconstruction" else _retrieval(options)
+    text = json.dumps(report, indent=2)
+    if options.output is not None:
+        with written_whole(options.output) as temporary:
+            temporary.write_text(text + "\n")
+    if not options.quiet:
+        print(text)
+
+
+def _reconstruction(options: Namespace) -> dict[str, Any]:
+    from openhart.data import open_dataset
+    from openhart.evaluation.reconstruction import evaluate_reconstruction
+    from openhart.model_files import load_image_tokenizer
+
+    tokenizer = load_image_tokenizer(options.model)
+    dataset = open_dataset(options.data, tokenizer.image_size)
+    tokenizer.to(_device(None))
+    return evaluate_reconstruction(tokenizer, dataset, quiet=options.quiet)
+
+
+def _retrieval(options: Namespace) -> dict[str, Any]:
+    from openhart.data import open_dataset
+    from openhart.evaluation.retrieval import evaluate_retrieval
+    from openhart.pipeline import HartPipeline
+
+    pipeline = HartPipeline.from_pretrained(options.model).to(_device(None))
+    dataset = open_dataset(options.data, pipeline.image_tokenizer.image_size)
+    settings = {"count": options.count, "seed": options.seed, "quiet": options.quiet}
+    if options.sheet is None:
+        return evaluate_retrieval(pipeline, dataset, **settings)
+    with written_whole(options.sheet) as temporary:
+        return evaluate_retrieval(pipeline, dataset, save_to=temporary, **settings)
+
+
+COMMANDS: dict[str, Callable[[Namespace], None]] = {
+    "generate": generate,
+    "reconstruct": reconstruct,
+    "info": info,
+    "convert": convert,
+    "data": data,
+    "train": train,
+    "evaluate": evaluate,
+}

@@ -49,7 +49,7 @@ def _show_warnings_plainly() -> None:
         _complain(f"warning: {message}")
 
     warnings.filterwarnings("ignore")
-    warnings.filterwarnings("always", module="openhart")
+    warnings.filterwarnings("always", message="prompt cut")
     warnings.showwarning = show
 
 

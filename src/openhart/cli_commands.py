@@ -267,7 +267,9 @@ def data(options: Namespace) -> None:
 
     choices = {"styles": options.styles, "packages": options.packages}
     given = {name: value for name, value in choices.items() if value is not None}
-    build_emoji_corpus(options.folder, size=options.size, quiet=options.quiet, **given)
+    counts = build_emoji_corpus(options.folder, size=options.size, quiet=options.quiet, **given)
+    if not options.quiet:
+        print(", ".join(f"{name}: {count}" for name, count in counts.items()))
 
 
 def train(options: Namespace) -> None:

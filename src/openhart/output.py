@@ -47,5 +47,8 @@ def check_writable(folder: Path) -> None:
     folder = folder.absolute()
     while not folder.exists():
         folder = folder.parent
-    with tempfile.NamedTemporaryFile(dir=folder):
-        pass
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write there ({error.strerror})", str(folder)) from error

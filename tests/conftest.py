@@ -1,0 +1,56 @@
+"""Tiny whole models, in folders, with the packaged text encoder."""
+
+import pytest
+import torch
+
+from openhart.conditioning.label import LabelEncoder
+from openhart.conditioning.text import DEFAULT_TEXT_ENCODER, load_text_encoder
+from openhart.pipeline import HartPipeline
+from tests.tiny import shaken, tiny_head, tiny_tokenizer, tiny_transformer
+
+torch.set_num_threads(1)
+TOKENS = 8
+
+
+@pytest.fixture(scope="session")
+def text_pipeline() -> HartPipeline:
+    text_tokenizer, text_encoder = load_text_encoder()
+    pipeline = HartPipeline(
+        image_tokenizer=tiny_tokenizer(),
+        transformer=tiny_transformer(context_dim=384, context_tokens=TOKENS),
+        residual_head=tiny_head(),
+        text_encoder=text_encoder,
+        text_tokenizer=text_tokenizer,
+        text_encoder_name=DEFAULT_TEXT_ENCODER,
+        max_tokens=TOKENS,
+        sampling={"guidance_scale": 2.0, "top_k": 16},
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="session")
+def label_pipeline() -> HartPipeline:
+    pipeline = HartPipeline(
+        image_tokenizer=tiny_tokenizer(hybrid=False),
+        transformer=tiny_transformer(
+            context_dim=32, context_tokens=1, context_norm=False, context_projection=False
+        ),
+        label_encoder=shaken(LabelEncoder(num_classes=5, dim=32)),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="session")
+def text_model(text_pipeline, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "text"
+    text_pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def label_model(label_pipeline, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "label"
+    label_pipeline.save_pretrained(folder)
+    return folder

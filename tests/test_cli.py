@@ -1,0 +1,253 @@
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from openhart import __version__
+from openhart.cli import main
+from openhart.output import written_whole
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.png"
+    Image.radial_gradient("L").convert("RGB").resize((40, 30)).save(path)
+    return path
+
+
+def run(capsys, *arguments):
+    """Exit code, stdout and stderr of one command."""
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        code = stop.code
+    return code, *capsys.readouterr()
+
+
+def fails(capsys, code, message, *arguments):
+    got, _, stderr = run(capsys, *arguments)
+    assert got == code, stderr
+    last = stderr.strip().splitlines()[-1]
+    assert re.match(r"openhart[\w ]*: ", last), stderr
+    assert re.search(message, last), stderr
+    assert "Traceback" not in stderr
+    return stderr
+
+
+def test_help_is_short_and_shows_an_example(capsys):
+    code, stdout, _ = run(capsys, "--help")
+    assert code == 0
+    assert "openhart generate" in stdout
+    assert len(stdout.splitlines()) < 30
+    assert run(capsys, "--version")[1].strip() == f"openhart {__version__}"
+
+
+def test_generate_into_a_folder(capsys, text_model, tmp_path):
+    out = tmp_path / "out"
+    code, stdout, stderr = run(
+        capsys, "generate", "A red apple!", "a cat", "a cat", "", "--model", text_model,
+        "-o", out, "--seed", 5, "--previews", "--quiet",
+    )  # fmt: skip
+    assert (code, stdout, stderr) == (0, "", "")
+    names = {"a-red-apple", "a-cat", "a-cat-2", "unconditional"}
+    assert {path.stem for path in out.iterdir()} == names | {f"{name}-previews" for name in names}
+    image, strip = Image.open(out / "a-cat.png"), Image.open(out / "a-cat-previews.png")
+    assert strip.size == (4 * image.width, image.height)
+    assert image.tobytes() == Image.open(out / "a-cat-2.png").tobytes()
+
+
+def test_a_prompt_gives_the_same_file_alone_as_among_others(capsys, text_model, tmp_path):
+    common = ("--model", text_model, "--seed", 1, "--quiet")
+    run(capsys, "generate", "a dog", "a cat", "-o", tmp_path, *common)
+    run(capsys, "generate", "a cat", "-o", tmp_path / "alone.png", *common)
+    pictures = [Image.open(tmp_path / name) for name in ("a-cat.png", "alone.png")]
+    difference = [abs(a - b) for a, b in zip(*(p.tobytes() for p in pictures), strict=True)]
+    assert max(difference) <= 1
+
+
+def test_generate_says_where_and_with_which_seed(capsys, text_model, tmp_path):
+    code, stdout, _ = run(
+        capsys, "generate", "a cat", "--images-per-prompt", 2, "--model", text_model,
+        "-o", tmp_path, "--guidance-scale", 1.5, "--top-k", 5, "--top-p", 0.9, "--no-residual",
+        "--temperature", 0.9, "--smooth", "--dtype", "bfloat16", "--device", "cpu",
+        "--last-scale-steps", 2,
+    )  # fmt: skip
+    assert code == 0
+    seeds = [int(line.rsplit(maxsplit=1)[1]) for line in stdout.splitlines()]
+    assert seeds[1] == seeds[0] + 1
+    assert (tmp_path / "a-cat-2.png").is_file()
+
+
+def test_generate_classes(capsys, label_model, tmp_path):
+    common = ("--model", label_model, "-o", tmp_path, "--quiet")
+    assert run(capsys, "generate", "--label", 1, "--label", 2, *common)[0] == 0
+    assert (tmp_path / "class-2.png").is_file()
+    fails(capsys, 1, "class_labels must lie", "generate", "--label", 9, *common)
+    fails(capsys, 1, "told classes", "generate", "a cat", *common)
+
+
+def test_a_long_prompt_warns_in_one_line(capsys, text_model, tmp_path):
+    text = "a very long story about a cat and a dog and their friends"
+    code, _, stderr = run(
+        capsys, "generate", text, "--model", text_model, "-o", tmp_path, "--quiet"
+    )
+    assert code == 0
+    assert stderr.startswith("openhart: warning: prompt cut")
+    assert len(stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("message", "arguments"),
+    [
+        ("COMMAND", []),
+        ("invalid choice", ["paint"]),
+        ("give a prompt", ["generate"]),
+        ("not both", ["generate", "a", "--label", "1"]),
+        ("top_p must lie", ["generate", "a", "--top-p", "2"]),
+        ("top_k must not", ["generate", "a", "--top-k", "-3"]),
+        ("temperature must", ["generate", "a", "--temperature", "0"]),
+        ("guidance_scale must", ["generate", "a", "--guidance-scale", "nan"]),
+        ("residual_steps must", ["generate", "a", "--residual-steps", "0"]),
+        ("invalid float", ["generate", "a", "--temperature", "hot"]),
+        ("at least 1", ["generate", "a", "--images-per-prompt", "0"]),
+        ("--seed must", ["generate", "a", "--seed", "-1"]),
+        ("need a folder", ["generate", "a", "b", "-o", "x.png"]),
+        ("ends in .png", ["generate", "a", "-o", "x.txt"]),
+        ("ends in .png", ["reconstruct", "a.png", "-o", "x"]),
+        ("invalid choice", ["train", "everything", "recipe.yaml"]),
+    ],
+)
+def test_wrong_usage(capsys, tmp_path, monkeypatch, message, arguments):
+    monkeypatch.chdir(tmp_path)
+    fails(capsys, 2, message, *arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_overrides_that_cannot_be_are_wrong_usage(capsys, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"run: {{output: {tmp_path}/run}}\ndata: {{train: x}}\nmodel: {{}}\n"
+        "phases: [{name: a, steps: 1}]\noptimizer: {learning_rate: 1.0e-3}\n"
+    )
+    command = ("train", "tokenizer", recipe)
+    fails(capsys, 2, "section.name=value", *command, "steps")
+    fails(capsys, 2, "run.sead", *command, "run.sead=3")
+    recipe.write_text("run: 3")
+    fails(capsys, 1, "run", *command)
+    fails(capsys, 1, "cannot read", "train", "tokenizer", tmp_path / "none.yaml")
+    assert not (tmp_path / "run").exists()
+
+
+def test_unwritable_output_is_told_before_the_model_is_loaded(capsys, photo, tmp_path):
+    inside_a_file = photo / "out"
+    for arguments in (
+        ["generate", "a", "-o", inside_a_file, "--model", "nothing"],
+        ["generate", "a", "-o", inside_a_file / "a.png", "--model", "nothing"],
+        ["reconstruct", photo, "-o", inside_a_file / "a.png", "--model", "nothing"],
+    ):
+        fails(capsys, 1, "cannot write", *arguments)
+    assert list(tmp_path.iterdir()) == [photo]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk(capsys, text_model, photo):
+    common = ("--model", text_model, "-o", "/dev/full")
+    fails(capsys, 1, "No space left", "generate", "a", "--quiet", *common)
+    fails(capsys, 1, "No space left", "reconstruct", photo, *common)
+    assert Path("/dev/full").is_char_device()
+
+
+def test_models_that_cannot_be_loaded(capsys, text_model, tmp_path):
+    out = tmp_path / "out"
+    fails(capsys, 1, "no model at", "generate", "a", "-o", out, "--model", tmp_path / "none")
+    broken = shutil.copytree(text_model, tmp_path / "broken")
+    file = broken / "transformer" / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:5000])
+    fails(capsys, 1, "cannot load", "generate", "a", "-o", out, "--model", broken)
+    fails(capsys, 1, "broken or cut short", "info", broken)
+    unfit = shutil.copytree(text_model, tmp_path / "unfit")
+    path = unfit / "image_tokenizer" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"scales": [1, 2]}))
+    fails(capsys, 1, "scales must be", "generate", "a", "-o", out, "--model", unfit)
+    assert not out.exists()
+
+
+def test_unknown_device(capsys, text_model, tmp_path):
+    common = ("--model", text_model, "-o", tmp_path / "a.png")
+    fails(capsys, 1, "no device 'abacus'", "generate", "a", "--device", "abacus", *common)
+
+
+def test_reconstruct(capsys, text_model, photo, tmp_path):
+    out = tmp_path / "pair.png"
+    for flags in ([], ["--discrete"]):
+        code, stdout, _ = run(
+            capsys, "reconstruct", photo, "-o", out, "--model", text_model, *flags
+        )
+        assert code == 0
+        assert "PSNR" in stdout
+        assert "40×30: its middle was resized to 32×32" in stdout
+        assert Image.open(out).size == (64, 32)
+    alone = ("--model", text_model / "image_tokenizer")
+    assert run(capsys, "reconstruct", photo, "-o", out, *alone)[0] == 0
+
+
+def test_unreadable_images(capsys, text_model, tmp_path):
+    out, broken = tmp_path / "pair.png", tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n and nothing more")
+    common = ("-o", out, "--model", text_model)
+    fails(capsys, 1, "cannot read .* as an image", "reconstruct", broken, *common)
+    fails(capsys, 1, "no image", "reconstruct", tmp_path / "none.png", *common)
+    assert not out.exists()
+
+
+def test_info(capsys, text_model, tmp_path):
+    model = shutil.copytree(text_model, tmp_path / "model")
+    (model / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A model\n")
+    code, stdout, _ = run(capsys, "info", model)
+    assert code == 0
+    for part in ("HartTransformer", "1, 2, 3, 4", "32×32", "apache-2.0", "all-MiniLM-L6-v2"):
+        assert part in stdout
+
+
+def test_control_c(text_model, tmp_path):
+    command = [
+        sys.executable, "-u", "-m", "openhart", "generate", "a cat", "--images-per-prompt", "2000",
+        "--model", str(text_model), "-o", str(tmp_path),
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stderr.splitlines()[-1].endswith("openhart: interrupted")
+    assert "Traceback" not in stderr
+    for path in tmp_path.iterdir():
+        assert not path.name.startswith(".")
+        Image.open(path).load()
+
+
+def test_what_fails_half_way_leaves_what_was_there(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    with pytest.raises(UnicodeEncodeError), written_whole(path) as temporary:
+        temporary.write_text("half \ud800", encoding="utf-8")
+    assert not list(path.parent.iterdir())
+    path.write_text("old")
+    with written_whole(path) as temporary:
+        temporary.write_text("whole")
+        assert path.read_text() == "old"
+    assert path.read_text() == "whole"
+    assert len(list(path.parent.iterdir())) == 1

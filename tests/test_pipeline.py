@@ -1,0 +1,293 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from openhart.errors import UserError
+from openhart.pipeline import HartPipeline, one_each
+from tests.conftest import TOKENS
+from tests.tiny import tiny_head, tiny_tokenizer, tiny_transformer
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def picture(pipeline, *prompt, seed=0, **call):
+    return pipeline(*prompt, generator=seeded(seed), output_type="pt", **call).images
+
+
+def test_output_types(text_pipeline):
+    def call(kind):
+        return text_pipeline("a red apple", generator=seeded(), output_type=kind).images
+
+    height, width = text_pipeline.image_tokenizer.image_size
+    assert call("pil")[0].size == (width, height)
+    tensor, array = call("pt"), call("np")
+    assert tensor.shape == (1, 3, height, width)
+    np.testing.assert_array_equal(array, tensor.permute(0, 2, 3, 1).numpy())
+    assert call("latent").shape == (1, 8, 4, 4)
+    assert text_pipeline("a cat", return_dict=False)[0][0].size == (width, height)
+
+
+def test_a_seed_gives_the_same_image_alone_and_in_a_batch(text_pipeline):
+    alone = picture(text_pipeline, "a red apple", seed=7)
+    batch = text_pipeline(
+        ["a cat", "a red apple", ""],
+        generator=[seeded(1), seeded(7), seeded(2)],
+        output_type="pt",
+    ).images
+    torch.testing.assert_close(batch[1:2], alone, atol=1e-4, rtol=0)
+    assert not torch.allclose(batch[0], batch[1], atol=1e-2)
+
+
+def test_one_generator_serves_samples_in_order(text_pipeline):
+    generator = seeded(3)
+    first = text_pipeline("a cat", generator=generator, output_type="pt").images
+    second = text_pipeline("a cat", generator=generator, output_type="pt").images
+    both = picture(text_pipeline, "a cat", seed=3, num_images_per_prompt=2)
+    torch.testing.assert_close(both, torch.cat([first, second]), atol=1e-4, rtol=0)
+    assert not torch.allclose(first, second, atol=1e-2)
+
+
+def test_without_a_generator_calls_differ():
+    device = torch.device("cpu")
+    seeds = [each.initial_seed() for _ in range(2) for each in one_each(None, 2, device)]
+    assert len(set(seeds)) == 4
+
+
+def test_images_of_a_prompt_lie_together(text_pipeline):
+    generators = [seeded(seed) for seed in range(4)]
+    images = text_pipeline(
+        ["a cat", "a dog"], num_images_per_prompt=2, generator=generators, output_type="pt"
+    ).images
+    torch.testing.assert_close(
+        images[2:3], picture(text_pipeline, "a dog", seed=2), atol=1e-4, rtol=0
+    )
+
+
+def test_an_empty_prompt_is_the_empty_condition(text_pipeline):
+    context, mask = text_pipeline.encode_condition("")
+    assert not context.any()
+    assert mask[0].tolist() == [True] + [False] * (TOKENS - 1)
+    guided = picture(text_pipeline, "", guidance_scale=5.0)
+    torch.testing.assert_close(guided, picture(text_pipeline, "", guidance_scale=0.0))
+
+
+def test_embeds_stand_for_their_prompt(text_pipeline):
+    context, mask = text_pipeline.encode_condition("a red apple")
+    given = picture(text_pipeline, prompt_embeds=context, prompt_mask=mask)
+    torch.testing.assert_close(given, picture(text_pipeline, "a red apple"))
+
+
+def test_classes(label_pipeline):
+    images = picture(label_pipeline, class_labels=[0, 4])
+    assert images.shape[0] == 2
+    torch.testing.assert_close(
+        images[:1], picture(label_pipeline, class_labels=0), atol=1e-4, rtol=0
+    )
+    torch.testing.assert_close(
+        picture(label_pipeline, class_labels=torch.tensor([5]), guidance_scale=0.0),
+        picture(label_pipeline, class_labels=5),
+    )
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"use_residual": False},
+        {"guidance_scale": 0.0},
+        {"top_k": 1},
+        {"smooth": True},
+        {"temperature": 3.0},
+        {"top_p": 0.3},
+        {"residual_steps": 2},
+        {"last_scale_steps": 4},
+    ],
+)
+def test_sampling_arguments_are_heard(text_pipeline, call):
+    usual, other = picture(text_pipeline, "a cat"), picture(text_pipeline, "a cat", **call)
+    assert not torch.equal(usual, other)
+
+
+def test_sampling_defaults_come_from_the_model(text_pipeline):
+    assert text_pipeline.sampling_settings().guidance_scale == 2.0
+    assert text_pipeline.sampling_settings(guidance_scale=1.0).guidance_scale == 1.0
+    assert text_pipeline.sampling_settings(top_p=None).temperature == 1.0
+
+
+def test_save_and_load_give_the_same_bits(text_pipeline, text_model):
+    assert not (text_model / "text_encoder").exists()
+    loaded = HartPipeline.from_pretrained(text_model)
+    loaded.set_progress_bar_config(disable=True)
+    assert torch.equal(picture(loaded, "a cat"), picture(text_pipeline, "a cat"))
+    assert loaded.config.sampling == text_pipeline.config.sampling
+    assert text_pipeline.config.text_encoder[0] == "transformers"
+
+
+def test_a_text_encoder_without_a_name_is_saved(text_pipeline, tmp_path):
+    unnamed = HartPipeline(**text_pipeline.components, max_tokens=TOKENS)
+    unnamed.set_progress_bar_config(disable=True)
+    unnamed.save_pretrained(tmp_path)
+    loaded = HartPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    assert torch.equal(picture(loaded, "a cat"), picture(unnamed, "a cat"))
+
+
+def test_label_models_are_saved_and_loaded(label_pipeline, label_model):
+    loaded = HartPipeline.from_pretrained(label_model)
+    loaded.set_progress_bar_config(disable=True)
+    assert torch.equal(picture(loaded, class_labels=1), picture(label_pipeline, class_labels=1))
+
+
+def test_bfloat16(text_model, tmp_path):
+    cast = HartPipeline.from_pretrained(text_model).to(dtype=torch.bfloat16)
+    cast.set_progress_bar_config(disable=True)
+    image = picture(cast, "a cat")
+    assert image.isfinite().all()
+    cast.save_pretrained(tmp_path)
+    loaded = HartPipeline.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    loaded.set_progress_bar_config(disable=True)
+    assert torch.equal(picture(loaded, "a cat"), image)
+
+
+def test_callback_previews_and_interruption(text_pipeline):
+    seen = []
+
+    def callback(pipe, scale, state):
+        seen.append((scale, pipe.decode_preview(state)[0]))
+        if len(seen) == 2:
+            pipe.interrupt()
+
+    images = text_pipeline("a cat", generator=seeded(), callback_on_scale_end=callback).images
+    assert [scale for scale, _ in seen] == [0, 1]
+    assert images[0].tobytes() == seen[-1][1].tobytes()
+    text_pipeline("a cat", callback_on_scale_end=lambda *_: seen.append(_[1:]))
+    assert len(seen) == 2 + len(text_pipeline.transformer.scales)
+
+
+BAD_CALLS = {
+    "a text or a list of texts": {"prompt": 3},
+    "list of texts": {"prompt": ["a", None]},
+    "exactly one of": {},
+    "give exactly one": {"prompt": "a", "class_labels": 1},
+    "told texts": {"class_labels": 1},
+    "one generator an image: 2, got 1": {"prompt": ["a", "b"], "generator": [seeded()]},
+    "must be a torch.Generator": {"prompt": "a", "generator": 3},
+    "output_type must be": {"prompt": "a", "output_type": "jpeg"},
+    "num_images_per_prompt": {"prompt": "a", "num_images_per_prompt": 0},
+    "top_p must lie": {"prompt": "a", "top_p": 1.5},
+    "temperature must be": {"prompt": "a", "temperature": 0.0},
+    "guidance_scale must not": {"prompt": "a", "guidance_scale": -1.0},
+    "top_k must not": {"prompt": "a", "top_k": -1},
+    "residual_steps must lie": {"prompt": "a", "residual_steps": 0},
+    "must be numbers": {"prompt": "a", "guidance_scale": "much"},
+    "prompt_embeds must be": {"prompt_embeds": torch.zeros(1, 3, 384)},
+    "prompt_mask must be": {
+        "prompt_embeds": torch.zeros(1, TOKENS, 384),
+        "prompt_mask": torch.ones(1, 3),
+    },
+    "goes with prompt_embeds": {"prompt": "a", "prompt_mask": torch.ones(1, TOKENS)},
+}
+
+
+@pytest.mark.parametrize("message", BAD_CALLS)
+def test_bad_calls_are_told_in_a_sentence(text_pipeline, message):
+    with pytest.raises(UserError, match=message):
+        text_pipeline(**BAD_CALLS[message])
+
+
+@pytest.mark.parametrize("labels", [-1, 6, [0, 9], 1.5, "cat", []])
+def test_bad_classes(label_pipeline, labels):
+    with pytest.raises(UserError, match="class_labels must"):
+        label_pipeline(class_labels=labels)
+
+
+def test_a_prompt_for_a_class_model(label_pipeline):
+    with pytest.raises(UserError, match="told classes"):
+        label_pipeline("a cat")
+
+
+def test_a_long_prompt_is_cut_with_a_warning(text_pipeline):
+    with pytest.warns(UserWarning, match=f"first {TOKENS} tokens"):
+        text_pipeline("a very long story about a cat and a dog and their many friends")
+
+
+def test_parts_must_fit(text_pipeline):
+    with pytest.raises(UserError, match="scales must be"):
+        HartPipeline(tiny_tokenizer(scales=[1, 2, 4]), tiny_transformer())
+    with pytest.raises(UserError, match="condition_dim must be 32, got 16"):
+        HartPipeline(tiny_tokenizer(), tiny_transformer(), tiny_head(condition_dim=16))
+    with pytest.raises(UserError, match="text encoder's width must be 12, got 384"):
+        HartPipeline(tiny_tokenizer(), tiny_transformer(), text_encoder=text_pipeline.text_encoder)
+    with pytest.raises(UserError, match="no setting warmth"):
+        HartPipeline(tiny_tokenizer(), tiny_transformer(), sampling={"warmth": 1})
+
+
+@pytest.fixture
+def copied(text_model, tmp_path):
+    return shutil.copytree(text_model, tmp_path / "model")
+
+
+def fails(folder, message):
+    with pytest.raises(UserError, match=message) as caught:
+        HartPipeline.from_pretrained(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_models(tmp_path):
+    fails(tmp_path / "nothing", "no model at")
+    fails(tmp_path, "no model_index.json")
+
+
+def weights(folder, part="transformer"):
+    return folder / part / "diffusion_pytorch_model.safetensors"
+
+
+def test_truncated_weights(copied):
+    file = weights(copied)
+    file.write_bytes(file.read_bytes()[:-1000])
+    fails(copied, "cannot load the model")
+
+
+def test_missing_weights(copied):
+    weights(copied).unlink()
+    fails(copied, "cannot load the model")
+
+
+def test_weights_that_lack_a_tensor(copied):
+    tensors = load_file(weights(copied, "residual_head"))
+    del tensors["output.weight"]
+    save_file(tensors, weights(copied, "residual_head"))
+    fails(copied, "output.weight")
+
+
+def change_config(folder, part, **values):
+    path = folder / part / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "message"),
+    [
+        ("transformer", {"scales": [1, 2, 4]}, "scales must be"),
+        ("transformer", {"scales": [2, 4]}, "first scale must be 1×1|scales must be"),
+        ("transformer", {"width": 64}, "cannot load the model"),
+        ("transformer", {"depth": 3}, "tensors are missing|cannot load"),
+        ("transformer", {"depth": 1}, "not in the model|cannot load"),
+        ("transformer", {"norm": 3}, "."),
+        ("image_tokenizer", {"scales": [1, 9, 4]}, "does not fit in the last"),
+        ("image_tokenizer", {"scales": "big"}, "must be a list"),
+    ],
+)
+def test_configs_that_do_not_fit(copied, part, values, message):
+    change_config(copied, part, **values)
+    fails(copied, message)
+
+
+def test_broken_index(copied):
+    (copied / "model_index.json").write_text("{")
+    fails(copied, "cannot read")

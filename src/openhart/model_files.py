@@ -1,5 +1,6 @@
 """Model folders: finding them, reading what they hold, and saying what is wrong with one."""
 
+import inspect
 import json
 import re
 from collections.abc import Iterator
@@ -73,7 +74,7 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def loading(name: str | Path) -> Iterator[None]:
-    """Silence the libraries' progress bars, and turn what goes wrong inside into one sentence.
+    """Silence the libraries, and turn what goes wrong inside into one sentence.
 
     Raises:
         UserError: instead of whatever a library raised.
@@ -83,6 +84,8 @@ def loading(name: str | Path) -> Iterator[None]:
 
     libraries = (diffusers_logging, transformers_logging)
     shown = [library for library in libraries if library.is_progress_bar_enabled()]
+    verbosity = diffusers_logging.get_verbosity()
+    diffusers_logging.set_verbosity_error()
     for library in shown:
         library.disable_progress_bar()
     try:
@@ -95,6 +98,7 @@ def loading(name: str | Path) -> Iterator[None]:
     ) as error:  # fmt: skip
         raise UserError(f"cannot load the model {name}: {_sentence(error)}") from error
     finally:
+        diffusers_logging.set_verbosity(verbosity)
         for library in shown:
             library.enable_progress_bar()
 
@@ -104,12 +108,18 @@ def _sentence(error: Exception) -> str:
     return text if len(text) <= 200 else text[:200] + "…"
 
 
-def check_weights(folder: Path, module: nn.Module) -> None:
-    """Compare the names in a part's weight files with the module built from its config.
+def check_part(folder: Path, module: nn.Module) -> None:
+    """Compare the names in a part's files with the module that was loaded from them.
 
     Raises:
-        UserError: the files lack tensors of the module, or hold others.
+        UserError: the config has a setting the module does not know, or the files lack tensors of
+            the module or hold others.
     """
+    known = {*inspect.signature(type(module).__init__).parameters, "quantization_config"}
+    settings = json.loads((folder / "config.json").read_text())
+    unknown = [name for name in settings if name not in known and not name.startswith("_")]
+    if unknown:
+        raise UserError(f"{folder / 'config.json'} has an unknown setting {unknown[0]}")
     if getattr(module, "quantization_method", None) is not None:
         return
     stored, wanted = set(_shapes(folder)), set(module.state_dict())
@@ -155,7 +165,7 @@ def load_image_tokenizer(name: str | Path | None = None) -> HybridTokenizer:
     with loading(folder):
         _shapes(folder)
         tokenizer = HybridTokenizer.from_pretrained(folder, low_cpu_mem_usage=False)
-        check_weights(folder, tokenizer)
+        check_part(folder, tokenizer)
     return tokenizer.eval()
 
 

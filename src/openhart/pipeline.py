@@ -16,7 +16,7 @@ from openhart.conditioning.label import LabelEncoder
 from openhart.conditioning.text import empty_condition, encode_prompts, load_text_encoder
 from openhart.errors import UserError
 from openhart.generation import SamplingSettings, ScaleState, generate
-from openhart.model_files import check_weights, find_model, loading, read_index
+from openhart.model_files import check_part, find_model, loading, read_index
 from openhart.residual.heads import TokenResidualHead
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.transformer.model import HartTransformer
@@ -119,7 +119,7 @@ class HartPipeline(DiffusionPipeline):
             pipeline = super().from_pretrained(str(folder), **kwargs)
             for part in OWN_PARTS:
                 if part not in kwargs and getattr(pipeline, part) is not None:
-                    check_weights(folder / part, getattr(pipeline, part))
+                    check_part(folder / part, getattr(pipeline, part))
         return pipeline
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:

@@ -1,0 +1,22 @@
+"""Reading images with captions or labels, and building a corpus of them."""
+
+from typing import Any
+
+
+def open_dataset(path: str, size: tuple[int, int]) -> Any:
+    """Open images of a folder, or of webdataset shards if ``path`` ends in ``.tar``.
+
+    Args:
+        path: a folder (see :class:`openhart.data.images.ImageFolder`), or a pattern of shards.
+        size: height and width of the images handed out.
+
+    Raises:
+        UserError: there is nothing that can be read.
+    """
+    if path.endswith(".tar"):
+        from openhart.data.shards import Shards
+
+        return Shards(path, size)
+    from openhart.data.images import ImageFolder
+
+    return ImageFolder(path, size)

@@ -1,0 +1,108 @@
+"""Images with captions or labels from a folder, in the conventions of Hugging Face and of ImageNet."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from openhart.errors import UserError
+
+ENDINGS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp"))
+
+
+def load_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
+    """Read an image, upright, on white where it is transparent.
+
+    Args:
+        path: any format Pillow reads.
+        size: height and width to fill: the image is scaled and cut at its centre; None keeps its own.
+
+    Returns:
+        (3, H, W) in [−1, 1].
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with Image.open(path) as opened:
+            return to_tensor(ImageOps.exif_transpose(opened), size)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no image {path}") from error
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+        raise UserError(f"{path} is not an image that can be read: {error}") from error
+
+
+def to_tensor(image: Image.Image, size: tuple[int, int] | None) -> Tensor:
+    """A Pillow image as (3, H, W) in [−1, 1], filled to ``size`` (height, width) if given."""
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        image = Image.new("RGBA", layer.size, "white")
+        image.alpha_composite(layer)
+    image = image.convert("RGB")
+    if size is not None and image.size != (size[1], size[0]):
+        image = ImageOps.fit(image, (size[1], size[0]), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
+
+
+class ImageFolder(Dataset):
+    """Images of a folder and what is known of each.
+
+    With ``metadata.jsonl`` each line is a record: ``file_name``, and ``text``, ``captions`` or ``label``.
+    Without it, each sub-folder is a class, and its place in alphabetical order the label.
+
+    Args:
+        path: the folder.
+        size: height and width of the images handed out.
+
+    Raises:
+        UserError: no such folder, no images, or a line that is no record.
+    """
+
+    def __init__(self, path: Path, size: tuple[int, int]) -> None:
+        self.path, self.size = Path(path), size
+        if not self.path.is_dir():
+            raise UserError(f"there is no image folder {self.path}")
+        metadata = self.path / "metadata.jsonl"
+        self.records = _read_records(metadata) if metadata.is_file() else _classes(self.path)
+        if not self.records:
+            raise UserError(
+                f"{self.path} has no images: it needs metadata.jsonl, or one sub-folder a class"
+            )
+        self.records.sort(key=lambda record: record["file_name"])
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Any]]:
+        record = self.records[index]
+        return load_image(self.path / record["file_name"], self.size), record
+
+
+def _read_records(path: Path) -> list[dict[str, Any]]:
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}, line {number}: not JSON: {error.msg}") from error
+        if not isinstance(record, dict) or not isinstance(record.get("file_name"), str):
+            raise UserError(f"{path}, line {number}: a record needs a file_name")
+        records.append(record)
+    return records
+
+
+def _classes(path: Path) -> list[dict[str, Any]]:
+    folders = sorted(folder for folder in path.iterdir() if folder.is_dir())
+    return [
+        {"file_name": f"{folder.name}/{image.name}", "label": label, "text": folder.name}
+        for label, folder in enumerate(folders)
+        for image in folder.iterdir()
+        if image.suffix.lower() in ENDINGS
+    ]

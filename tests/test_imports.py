@@ -18,7 +18,7 @@ KNOWN_BY = {
     "generation": PARTS | COMMON,
     "model_files": PARTS | COMMON,
     "pipeline": PARTS | COMMON | {"generation", "model_files"},
-    "checkpoints": PARTS | COMMON | {"checkpoints", "pipeline"},
+    "checkpoints": PARTS | COMMON | {"checkpoints", "pipeline", "model_files"},
     "data": COMMON | {"data"},
     "serving": {"serving", "pipeline", "errors"},
 }

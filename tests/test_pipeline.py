@@ -206,6 +206,14 @@ def test_bad_classes(label_pipeline, labels):
         label_pipeline(class_labels=labels)
 
 
+def test_without_a_text_encoder_only_the_empty_prompt_works(text_pipeline, text_model):
+    bare = HartPipeline.from_pretrained(text_model, text_encoder=None, text_tokenizer=None)
+    bare.set_progress_bar_config(disable=True)
+    assert torch.equal(picture(bare, ""), picture(text_pipeline, ""))
+    with pytest.raises(UserError, match="without a text encoder"):
+        bare("a cat")
+
+
 def test_a_prompt_for_a_class_model(label_pipeline):
     with pytest.raises(UserError, match="told classes"):
         label_pipeline("a cat")

@@ -261,6 +261,8 @@ class HartPipeline(DiffusionPipeline):
             raise UserError(f"prompt must be a text or a list of texts, got {prompt!r}")
         if self.label_encoder is not None:
             raise UserError("this model is told classes: give class_labels instead of a prompt")
+        if not any(text.strip() for text in prompts):
+            return self._no_text(len(prompts))
         if self.text_encoder is None or self.text_tokenizer is None:
             raise UserError("this model was loaded without a text encoder: give prompt_embeds")
         context, mask = encode_prompts(
@@ -271,6 +273,12 @@ class HartPipeline(DiffusionPipeline):
             self.config.instruction,
         )
         return context.to(self._execution_device), mask.to(self._execution_device)
+
+    def _no_text(self, batch: int) -> Condition:
+        config, weight = self.transformer.config, self.transformer.word_embed.weight
+        context, mask = empty_condition(batch, config.context_tokens, config.context_dim)
+        device = self._execution_device
+        return context.to(device, weight.dtype), mask.to(device)
 
     def _encode_labels(self, class_labels: int | Sequence[int] | Tensor) -> Condition:
         if self.label_encoder is None:

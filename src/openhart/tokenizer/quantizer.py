@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -171,9 +172,9 @@ def _nearest_ticks(count: int, scale_count: int) -> list[int]:
     if count == 0:
         return []
     margin = 1 / (3 * count) if count == 4 else 1 / (2 * count)
-    ticks = torch.linspace(margin, 1 - margin, count, dtype=torch.float64)
+    ticks = np.linspace(margin, 1 - margin, count)
     places = [index / max(scale_count - 1, 1) for index in range(scale_count)]
-    return [int((ticks - place).abs().argmin()) for place in places]
+    return [int(np.abs(ticks - place).argmin()) for place in places]
 
 
 def _area_resize(features: Tensor, size: tuple[int, int]) -> Tensor:

@@ -152,7 +152,7 @@ class HartTransformer(ModelMixin, ConfigMixin):
         if self.scales[0] != (1, 1):
             raise UserError(f"the first scale must be 1×1, got {self.scales[0]}")
         self.gradient_checkpointing = False
-        self.context_rms = nn.RMSNorm(context_dim, eps=1e-6) if context_norm else nn.Identity()
+        self.context_rms = nn.RMSNorm(context_dim, eps=norm_eps) if context_norm else nn.Identity()
         self.context_embed = (
             nn.Linear(context_dim, width) if context_projection else nn.Identity()
         )
@@ -235,7 +235,7 @@ class HartTransformer(ModelMixin, ConfigMixin):
         if self.position_embed is not None:
             return None
         head_dim = self.config.width // self.config.num_heads
-        ids = (mask.cumsum(dim=1) - 1).clamp_min(0)
+        ids = mask.cumsum(dim=1) - 1
         parts = [context_angles(ids, head_dim)]
         if len(self.scales) > 1:
             parts.append(scale_angles(self.scales[1:], ids[:, -1], head_dim))

@@ -60,7 +60,9 @@ class SamplingSettings:
         if not 0 <= self.top_p <= 1:
             raise UserError(f"top_p must lie in [0, 1], got {self.top_p}")
         if not math.isfinite(self.temperature) or self.temperature <= 0:
-            raise UserError(f"temperature must be positive (top_k=1 is greedy), got {self.temperature}")
+            raise UserError(
+                f"temperature must be positive (top_k=1 is greedy), got {self.temperature}"
+            )
         if self.last_scale_steps < 1:
             raise UserError(f"last_scale_steps must be at least 1, got {self.last_scale_steps}")
         if not 1 <= self.residual_steps <= 1000:
@@ -214,9 +216,7 @@ def _finish(parts: Parts, residual_head: Any | None, f_hat: Tensor, last: int) -
     return ScaleState(last, codes, f_hat, residual)
 
 
-def _last_hidden(
-    parts: Parts, inputs: Tensor | None, last: int, places: Tensor | None
-) -> Tensor:
+def _last_hidden(parts: Parts, inputs: Tensor | None, last: int, places: Tensor | None) -> Tensor:
     if inputs is None:
         return parts.transformer.forward_context(parts.conditioning, parts.cache)
     if places is None:
@@ -234,9 +234,7 @@ def _random_orders(parts: Parts, count: int) -> Tensor:
     return torch.stack([order.to(device) for order in orders])
 
 
-def _last_scale_places(
-    steps: int, count: int, orders: Tensor | None
-) -> Iterator[Tensor | None]:
+def _last_scale_places(steps: int, count: int, orders: Tensor | None) -> Iterator[Tensor | None]:
     """Which tokens each step decodes, few at first (cosine, MaskGIT, arXiv 2202.04200, section 3.3)."""
     if orders is None:
         yield None
@@ -327,9 +325,7 @@ def sample_codes(
     return draw_codes(truncate(logits, top_k, top_p), generators)
 
 
-def _gumbel_softmax(
-    logits: Tensor, ratio: float, generators: Sequence[torch.Generator]
-) -> Tensor:
+def _gumbel_softmax(logits: Tensor, ratio: float, generators: Sequence[torch.Generator]) -> Tensor:
     """Nearly one-hot weights over codes, sharper with each scale (HART's and VAR's smooth mode)."""
     temperature = max(0.27 * (1 - 0.95 * ratio), 0.005)
     uniform = _stacked(torch.rand, logits.shape[1:], generators).to(logits.device)

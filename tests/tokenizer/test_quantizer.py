@@ -12,7 +12,9 @@ side = st.integers(1, 6)
 @st.composite
 def any_scales(draw):
     last = draw(st.tuples(side, side))
-    coarser = draw(st.lists(st.tuples(st.integers(1, last[0]), st.integers(1, last[1])), max_size=3))
+    coarser = draw(
+        st.lists(st.tuples(st.integers(1, last[0]), st.integers(1, last[1])), max_size=3)
+    )
     return [list(size) for size in [*sorted(coarser), last]]
 
 
@@ -66,7 +68,13 @@ def test_cosine_codes_ignore_length():
 
 @pytest.mark.parametrize(
     ("scales", "word"),
-    [([], "list"), ([1, 0, 4], "positive"), ([1, 8, 4], "largest"), ("124", "list"), ([1.5], "side")],
+    [
+        ([], "list"),
+        ([1, 0, 4], "positive"),
+        ([1, 8, 4], "largest"),
+        ("124", "list"),
+        ([1.5], "side"),
+    ],
 )
 def test_impossible_scales_are_told(scales, word):
     with pytest.raises(UserError, match=word):

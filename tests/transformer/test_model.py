@@ -72,8 +72,9 @@ def test_thinning_leaves_coarser_scales_alone():
     keep = torch.zeros(2, 16, dtype=torch.bool)
     keep[0, [1, 5, 9]] = keep[1, [0, 2, 15]] = True
     with torch.no_grad():
-        whole, thinned = model(scale_inputs(), context, mask), model(
-            scale_inputs(), context, mask, keep=keep
+        whole, thinned = (
+            model(scale_inputs(), context, mask),
+            model(scale_inputs(), context, mask, keep=keep),
         )
     assert thinned.shape[1] == whole.shape[1] - 13
     torch.testing.assert_close(thinned[:, :-3], whole[:, :-16], atol=1e-5, rtol=1e-5)
@@ -88,7 +89,9 @@ def test_gradients_reach_everything_with_and_without_checkpointing():
         context, mask = random_context(2)
         hidden = model(scale_inputs(), context, mask)
         told = model.residual_condition(hidden, torch.randn(2, hidden.shape[1], 8))
-        (model.logits(hidden, model.prepare(context, mask)).square().mean() + told.mean()).backward()
+        (
+            model.logits(hidden, model.prepare(context, mask)).square().mean() + told.mean()
+        ).backward()
         missing = [name for name, p in model.named_parameters() if p.grad is None]
         assert not missing
         gradients.append(model.word_embed.weight.grad)
@@ -123,7 +126,9 @@ def test_impossible_settings_are_told(settings, word):
 
 def test_a_context_of_another_shape_is_told():
     with pytest.raises(UserError, match="context must be"):
-        tiny_transformer().prepare(torch.zeros(1, 4, CONTEXT[1]), torch.ones(1, 4, dtype=torch.bool))
+        tiny_transformer().prepare(
+            torch.zeros(1, 4, CONTEXT[1]), torch.ones(1, 4, dtype=torch.bool)
+        )
 
 
 def test_rotary_scores_depend_on_distance_only():
@@ -131,7 +136,9 @@ def test_rotary_scores_depend_on_distance_only():
     q, k = torch.randn(2, 1, 1, 1, 16)
     scores = []
     for first, second in itertools.product((0, 5), (2, 7)):
-        angles = [attention.context_angles(torch.tensor([[p]]), 16)[:, None] for p in (first, second)]
+        angles = [
+            attention.context_angles(torch.tensor([[p]]), 16)[:, None] for p in (first, second)
+        ]
         turned = [
             attention.rotate(x, (a.cos(), a.sin())) for x, a in zip((q, k), angles, strict=True)
         ]

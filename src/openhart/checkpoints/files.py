@@ -114,7 +114,7 @@ class Checkpoint:
         return self[name]
 
     def count(self, prefix: str) -> int:
-        """How many different numbers follow ``prefix`` in the names: ``blocks.0``, ``blocks.1`` …"""
+        """How many different numbers follow ``prefix``, as in ``blocks.0.`` and ``blocks.1.``."""
         pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
         return len({match[1] for name in self._tensors if (match := pattern.match(name))})
 

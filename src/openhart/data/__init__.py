@@ -20,3 +20,11 @@ def open_dataset(path: str, size: tuple[int, int]) -> Any:
     from openhart.data.images import ImageFolder
 
     return ImageFolder(path, size)
+
+
+def collate(samples: list[tuple[Any, dict[str, Any]]]) -> tuple[Any, list[dict[str, Any]]]:
+    """Stack images (or latents) into a batch; leave records a list, since captions differ in number."""
+    from torch.utils.data import default_collate
+
+    values, records = zip(*samples, strict=True)
+    return default_collate(list(values)), list(records)

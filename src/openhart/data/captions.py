@@ -12,13 +12,10 @@ STYLE_PHRASES = {
 """What each style is called; the first phrase is an image's main caption."""
 
 WITHOUT_ARTICLE = frozenset(
-    "bacon broccoli butter garlic ginger popcorn rice bread honey salt confetti cheese money wood coral "
-    "fog fire water lightning snow sunrise sunset night bamboo dna sushi tofu ice milk tea sake mate "
-    "spaghetti yarn thread soap chocolate tennis baseball basketball boxing bowling badminton lacrosse "
-    "cricket volleyball softball hockey together".split()
+    ["bacon", "broccoli", "butter", "garlic", "ginger", "popcorn", "rice", "bread", "honey", "salt", "confetti", "cheese", "money", "wood", "coral", "fog", "fire", "water", "lightning", "snow", "sunrise", "sunset", "night", "bamboo", "dna", "sushi", "tofu", "ice", "milk", "tea", "sake", "mate", "spaghetti", "yarn", "thread", "soap", "chocolate", "tennis", "baseball", "basketball", "boxing", "bowling", "badminton", "lacrosse", "cricket", "volleyball", "softball", "hockey", "together"]
 )
 PLURAL_LOOKING = ("ss", "us", "is", "as", "os", "bus", "lens", "cactus", "tennis", "claus")
-ONLY_ONE = frozenset("sun moon santa earth saturn".split())
+ONLY_ONE = frozenset(["sun", "moon", "santa", "earth", "saturn"])
 
 
 def with_article(thing: str) -> str:

@@ -180,7 +180,9 @@ def _require_renderer() -> None:
     try:
         import resvg_py  # noqa: F401
     except ImportError as error:
-        raise UserError("drawing emoji needs more packages: pip install 'openhart[data]'") from error
+        raise UserError(
+            "drawing emoji needs more packages: pip install 'openhart[data]'"
+        ) from error
 
 
 def _read_package(name: str, folder: Path, *files: str) -> dict[str, Any]:

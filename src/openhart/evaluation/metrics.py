@@ -10,6 +10,7 @@ from openhart.errors import UserError
 from openhart.features import EfficientNetFeatures
 
 KID_SUBSETS = 50
+KID_SUBSET = 100
 
 
 def psnr(image: Tensor, reference: Tensor) -> Tensor:
@@ -33,6 +34,8 @@ class SetDistances:
 
 
 class _Pooled(nn.Module):
+    """One kind of features, as torchmetrics asks for them."""
+
     def __init__(self, features: EfficientNetFeatures, middle: bool) -> None:
         super().__init__()
         self.read = features.middle if middle else features.pooled
@@ -45,33 +48,42 @@ class _Pooled(nn.Module):
 class SetComparison:
     """Collects real and made images, then tells their distances.
 
-    Args:
-        subset: images in each of KID's subsets; at most the number of images in either set.
-
     Raises:
         UserError: torchmetrics or the feature network is not installed.
     """
 
-    def __init__(self, subset: int = 100) -> None:
+    def __init__(self) -> None:
         try:
             from torchmetrics.image.fid import FrechetInceptionDistance
             from torchmetrics.image.kid import KernelInceptionDistance
         except ImportError as error:
-            raise UserError("evaluation needs more packages: pip install 'openhart[eval]'") from error
+            raise UserError(
+                "evaluation needs more packages: pip install 'openhart[eval]'"
+            ) from error
         features = EfficientNetFeatures()
         self.frechet = FrechetInceptionDistance(feature=_Pooled(features, middle=True))
         self.frechet.set_dtype(torch.float64)
         self.kid = KernelInceptionDistance(
-            feature=_Pooled(features, middle=False), subsets=KID_SUBSETS, subset_size=subset
+            feature=_Pooled(features, middle=False), subsets=KID_SUBSETS, subset_size=KID_SUBSET
         )
+        self.counts = {True: 0, False: 0}
 
     @torch.no_grad()
     def add(self, images: Tensor, real: bool) -> None:
         """Take in a batch (B, 3, H, W) in [−1, 1]."""
+        self.counts[real] += len(images)
         self.frechet.update(images, real=real)
         self.kid.update(images, real=real)
 
     def distances(self) -> SetDistances:
-        """Distances between all real and all made images so far."""
+        """Distances between all real and all made images so far.
+
+        Raises:
+            UserError: there are fewer than two of either.
+        """
+        fewest = min(self.counts.values())
+        if fewest < 2:
+            raise UserError(f"distances between sets need at least 2 images, got {fewest}")
+        self.kid.subset_size = min(KID_SUBSET, fewest - 1)
         torch.manual_seed(0)  # KID draws its subsets from the global generator
         return SetDistances(float(self.frechet.compute()), float(self.kid.compute()[0]))

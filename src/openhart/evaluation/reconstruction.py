@@ -7,9 +7,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from openhart.data import collate
 from openhart.evaluation.metrics import SetComparison, psnr
 from openhart.tokenizer.model import HybridTokenizer
-from openhart.training.batches import collate
 
 
 @torch.no_grad()

@@ -1,6 +1,5 @@
 """Networks that predict the noise in the residual, told by the transformer what each token is."""
 
-import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
@@ -101,9 +100,7 @@ class TokenResidualHead(ModelMixin, ConfigMixin):
         """What the transformer says of each token, once for all steps: (B, N, C) → (B, N, W)."""
         return self.condition(condition.to(self.condition.weight.dtype))
 
-    def forward(
-        self, x: Tensor, t: Tensor, embedded: Tensor, size: tuple[int, int]
-    ) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, embedded: Tensor, size: tuple[int, int]) -> Tensor:
         """Predict noise and variance.
 
         Args:

@@ -64,12 +64,8 @@ class HybridTokenizer(ModelMixin, ConfigMixin):
         if not channel_multipliers or patch_size < 1:
             raise UserError("channel_multipliers must not be empty and patch_size must be positive")
         shape = (base_channels, channel_multipliers)
-        self.encoder = Encoder(
-            in_channels, *shape, encoder_blocks, code_dim, patch_size, attention
-        )
-        self.decoder = Decoder(
-            in_channels, *shape, decoder_blocks, code_dim, patch_size, attention
-        )
+        self.encoder = Encoder(in_channels, *shape, encoder_blocks, code_dim, patch_size, attention)
+        self.decoder = Decoder(in_channels, *shape, decoder_blocks, code_dim, patch_size, attention)
         self.quantizer = MultiScaleQuantizer(
             scales, codebook_size, code_dim, phi_count, phi_ratio, normalize_codes
         )

@@ -4,7 +4,9 @@ from collections.abc import Iterator, Sized
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from openhart.data import collate
 
 
 class EndlessBatches:
@@ -62,17 +64,7 @@ def stream_batches(
                 yield batch
     assert isinstance(dataset, Sized)
     order = EndlessBatches(len(dataset), batch_size, seed, first, rank, world)
-    yield from DataLoader(
-        dataset, batch_sampler=order, num_workers=workers, collate_fn=collate
-    )
-
-
-def collate(
-    samples: list[tuple[Any, dict[str, Any]]],
-) -> tuple[Any, list[dict[str, Any]]]:
-    """Stack images (or latents); leave records a list, since captions differ in number."""
-    values, records = zip(*samples, strict=True)
-    return default_collate(list(values)), list(records)
+    yield from DataLoader(dataset, batch_sampler=order, num_workers=workers, collate_fn=collate)
 
 
 def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:

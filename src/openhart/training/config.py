@@ -194,8 +194,10 @@ def _override(values: dict[str, Any], override: str) -> None:
         raise UserError(f"the value of {name} is not valid YAML: {text!r}") from error
     if isinstance(place, list):
         place[_index(place, last, name)] = value
-    else:
+    elif isinstance(place, dict):
         place[last] = value
+    else:
+        raise UserError(f"{name} names nothing in the recipe")
 
 
 def _step_into(place: Any, section: str, name: str) -> Any:

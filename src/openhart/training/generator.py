@@ -22,7 +22,7 @@ from openhart.generation import sample_codes
 from openhart.pipeline import HartPipeline
 from openhart.residual.diffusion import cosine_schedule, diffusion_loss
 from openhart.residual.heads import TokenResidualHead, WideResidualHead
-from openhart.scales import count_tokens, split_by_scale
+from openhart.scales import split_by_scale
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.training.batches import step_generator, stream_batches
 from openhart.training.config import GeneratorRecipe, ResidualHead, Thinning, load_recipe
@@ -265,10 +265,14 @@ def _build_conditions(
         text_tokenizer, text_encoder, settings.max_tokens, settings.instruction
     )
     context, _ = conditions([""])
-    return conditions, None, {
-        "context_dim": context.shape[-1],
-        "context_tokens": settings.max_tokens,
-    }
+    return (
+        conditions,
+        None,
+        {
+            "context_dim": context.shape[-1],
+            "context_tokens": settings.max_tokens,
+        },
+    )
 
 
 def _build_head(

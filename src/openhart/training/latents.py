@@ -11,10 +11,9 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from openhart.conditioning.text import encode_prompts
+from openhart.data import collate
 from openhart.errors import UserError
 from openhart.tokenizer.model import HybridTokenizer
-from openhart.training.batches import collate
-
 
 KEPT_CAPTIONS = 200_000
 

@@ -86,9 +86,7 @@ class Stage:
     revival: CodeRevival
 
 
-def train(
-    path: Path, overrides: list[str] | None = None, quiet: bool = False
-) -> Path:
+def train(path: Path, overrides: list[str] | None = None, quiet: bool = False) -> Path:
     """Run or resume a tokenizer recipe.
 
     Args:

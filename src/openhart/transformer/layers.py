@@ -7,6 +7,14 @@ from torch import Tensor, nn
 from openhart.errors import UserError
 
 
+class RMSNorm(nn.RMSNorm):
+    """RMSNorm (arXiv 1910.07467) whose weight follows its input's dtype, so that autocast stays fast."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, width) → (…, width)."""
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 def build_norm(kind: str, width: int, eps: float) -> nn.Module:
     """``rms``: RMSNorm with a weight, as HART; ``layer``: LayerNorm without one, as VAR.
 
@@ -14,7 +22,7 @@ def build_norm(kind: str, width: int, eps: float) -> nn.Module:
         UserError: another name.
     """
     if kind == "rms":
-        return nn.RMSNorm(width, eps=eps)
+        return RMSNorm(width, eps=eps)
     if kind == "layer":
         return nn.LayerNorm(width, eps=eps, elementwise_affine=False)
     raise UserError(f"norm must be rms or layer, got {kind!r}")

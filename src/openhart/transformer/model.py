@@ -23,6 +23,7 @@ from openhart.transformer.attention import (
 from openhart.transformer.layers import (
     LinearModulation,
     OffsetModulation,
+    RMSNorm,
     TableModulation,
     build_mlp,
     build_norm,
@@ -152,10 +153,8 @@ class HartTransformer(ModelMixin, ConfigMixin):
         if self.scales[0] != (1, 1):
             raise UserError(f"the first scale must be 1×1, got {self.scales[0]}")
         self.gradient_checkpointing = False
-        self.context_rms = nn.RMSNorm(context_dim, eps=norm_eps) if context_norm else nn.Identity()
-        self.context_embed = (
-            nn.Linear(context_dim, width) if context_projection else nn.Identity()
-        )
+        self.context_rms = RMSNorm(context_dim, eps=norm_eps) if context_norm else nn.Identity()
+        self.context_embed = nn.Linear(context_dim, width) if context_projection else nn.Identity()
         self.word_embed = nn.Linear(code_dim, width)
         self.level_embed = (
             SinusoidalEmbedding(width)
@@ -178,7 +177,7 @@ class HartTransformer(ModelMixin, ConfigMixin):
         self.head_modulation = LinearModulation(width, 2)
         self.head = nn.Linear(width, codebook_size)
         self.residual_norm = (
-            nn.RMSNorm(width, eps=norm_eps) if norm == "rms" else nn.LayerNorm(width, eps=norm_eps)
+            RMSNorm(width, eps=norm_eps) if norm == "rms" else nn.LayerNorm(width, eps=norm_eps)
         )
         self._initialise(depth)
 

@@ -1,0 +1,263 @@
+"""Both stages end to end on a handful of real pictures: they learn, resume to the bit, and load."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image, ImageDraw
+
+from openhart.errors import UserError
+from openhart.pipeline import HartPipeline
+from openhart.training import generator, tokenizer
+from openhart.training.batches import EndlessBatches
+
+COLOURS = ("red", "green", "blue", "yellow")
+SHAPES = ("circle", "square")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    records = []
+    for colour in COLOURS:
+        for shape in SHAPES:
+            image = Image.new("RGB", (32, 32), "white")
+            draw = ImageDraw.Draw(image)
+            (draw.ellipse if shape == "circle" else draw.rectangle)((6, 6, 25, 25), fill=colour)
+            name = f"{colour}-{shape}.png"
+            image.save(folder / name)
+            records.append(
+                {"file_name": name, "text": f"a {colour} {shape}", "label": len(records)}
+            )
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    return folder
+
+
+def run_section(output, **values):
+    return {"output": str(output), "precision": "no", "log_every": 1, "save_every": 100, **values}
+
+
+def write_recipe(path, values):
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def tokenizer_recipe(corpus, output, steps=(6, 30, 4), **run):
+    phases = [
+        {"name": "continuous", "steps": steps[0]},
+        {"name": "codes", "steps": steps[1], "discrete_share": 0.5, "kmeans_start": True},
+        {
+            "name": "hybrid",
+            "steps": steps[2],
+            "discrete_share": 0.5,
+            "train": "decoder",
+            "adversarial": True,
+        },
+    ]
+    return {
+        "run": run_section(output, **run),
+        "data": {"train": str(corpus), "batch_size": 8, "workers": 0},
+        "model": {
+            "base_channels": 32,
+            "channel_multipliers": [1, 1],
+            "patch_size": 4,
+            "encoder_blocks": 1,
+            "decoder_blocks": 1,
+            "attention": False,
+            "code_dim": 8,
+            "codebook_size": 32,
+            "scales": [1, 2, 4],
+        },
+        "phases": phases,
+        "optimizer": {"learning_rate": 2e-3, "warmup_steps": 2},
+        "losses": {"perceptual": None, "discriminator_width": 8, "adversarial_ramp_steps": 4},
+    }
+
+
+def generator_recipe(corpus, output, tokenizer_folder, steps=60, **values):
+    return {
+        "run": run_section(output, ema_decay=0.9, sample_every=50),
+        "data": {"train": str(corpus), "batch_size": 8, "workers": 0},
+        "tokenizer": str(tokenizer_folder),
+        "steps": steps,
+        "model": {"depth": 2, "width": 64, "num_heads": 2},
+        "conditioning": {"max_tokens": 8},
+        "residual": {"width": 32, "depth": 2, "repeats": 2},
+        "optimizer": {"learning_rate": 3e-3, "warmup_steps": 5},
+        "sample_prompts": ["a red circle", "a blue square"],
+        **values,
+    }
+
+
+def logged(output, name):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    values = {}
+    for folder in sorted({path.parent for path in output.rglob("events.out.tfevents*")}):
+        events = EventAccumulator(str(folder)).Reload()
+        if name in events.Tags()["scalars"]:
+            values |= {event.step: event.value for event in events.Scalars(name)}
+    return [values[step] for step in sorted(values)]
+
+
+@pytest.fixture(scope="module")
+def trained_tokenizer(corpus, tmp_path_factory):
+    output = tmp_path_factory.mktemp("tokenizer")
+    recipe = write_recipe(output / "recipe.yaml", tokenizer_recipe(corpus, output))
+    return tokenizer.train(recipe, quiet=True), output
+
+
+def test_the_tokenizer_learns_and_its_codes_live(trained_tokenizer):
+    _, output = trained_tokenizer
+    likeness = logged(output, "likeness")
+    assert np.mean(likeness[-4:]) < 0.5 * np.mean(likeness[:3])
+    assert logged(output, "codes_alive")[-1] > 0.3
+
+
+def test_the_last_phase_leaves_encoder_and_codes_alone(corpus, tmp_path):
+    from safetensors.torch import load_file
+
+    values = tokenizer_recipe(corpus, tmp_path, steps=(2, 2, 3), save_every=1, keep_checkpoints=9)
+    tokenizer.train(write_recipe(tmp_path / "recipe.yaml", values), quiet=True)
+    saved = [
+        load_file(tmp_path / "checkpoints" / f"step-0000000{step}" / "model.safetensors")
+        for step in (5, 7)
+    ]
+    moved = {name for name in saved[0] if not torch.equal(saved[0][name], saved[1][name])}
+    assert moved
+    assert all(".decoder." in name or ".post_quant_conv." in name for name in moved)
+
+
+@pytest.mark.parametrize("stop", [3, 7])
+def test_a_resumed_tokenizer_run_has_the_same_losses_to_the_bit(corpus, tmp_path, stop):
+    losses, weights = [], []
+    for name, stops in (("whole", []), ("stopped", [stop])):
+        output = tmp_path / name
+        output.mkdir()
+        values = tokenizer_recipe(corpus, output, steps=(2, 5, 3), save_every=1)
+        recipe = write_recipe(output / "recipe.yaml", values)
+        for step in stops:
+            stop_at(tokenizer, recipe, step)
+        weights.append(tokenizer.train(recipe, quiet=True))
+        losses.append(logged(output, "likeness"))
+    assert losses[0] == losses[1]
+    first, second = (tokenizer.HybridTokenizer.from_pretrained(folder) for folder in weights)
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def stop_at(stage, recipe, step):
+    """Run until a step begins, then fall over as a killed process would: nothing is cleaned up."""
+    original = stage._train_step
+
+    class KilledError(Exception):
+        pass
+
+    def dying(*arguments):
+        numbers = [value for value in arguments if isinstance(value, int)]
+        now = numbers[1] if stage is tokenizer else numbers[0]
+        if now == step:
+            raise KilledError
+        return original(*arguments)
+
+    stage._train_step = dying
+    try:
+        with pytest.raises(KilledError):
+            stage.train(recipe, quiet=True)
+    finally:
+        stage._train_step = original
+
+
+@pytest.fixture(scope="module")
+def trained_generator(corpus, trained_tokenizer, tmp_path_factory):
+    output = tmp_path_factory.mktemp("generator")
+    values = generator_recipe(corpus, output, trained_tokenizer[0])
+    return generator.train(write_recipe(output / "recipe.yaml", values), quiet=True), output
+
+
+def test_the_generator_learns_and_its_pipeline_loads(trained_generator):
+    folder, output = trained_generator
+    codes = logged(output, "cross_entropy")
+    assert np.mean(codes[-5:]) < 0.6 * np.mean(codes[:3])
+    diffusion = logged(output, "diffusion/mse")
+    assert np.mean(diffusion[-5:]) < np.mean(diffusion[:3])
+    pipeline = HartPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    image = pipeline("a red circle", generator=torch.Generator().manual_seed(0)).images[0]
+    assert image.size == (32, 32)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"residual": {"kind": "wide", "width": 32, "depth": 2, "repeats": 2}},
+        {"residual": None, "thinning": {}},
+        {"thinning": {}, "cache": False},
+        {"conditioning": {"kind": "label", "num_classes": 8}},
+    ],
+    ids=["wide", "no-residual", "thinned", "label"],
+)
+def test_every_kind_of_generator_runs(corpus, trained_tokenizer, tmp_path, values):
+    recipe = generator_recipe(corpus, tmp_path, trained_tokenizer[0], steps=3, **values)
+    recipe["sample_prompts"] = []
+    folder = generator.train(write_recipe(tmp_path / "recipe.yaml", recipe), quiet=True)
+    pipeline = HartPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    asked = {"class_labels": 3} if pipeline.label_encoder else {"prompt": "a red circle"}
+    assert pipeline(**asked, output_type="pt").images.isfinite().all()
+
+
+def test_a_resumed_generator_run_has_the_same_losses_to_the_bit(
+    corpus, trained_tokenizer, tmp_path
+):
+    losses = []
+    for name, stops in (("whole", []), ("stopped", [2, 4])):
+        output = tmp_path / name
+        output.mkdir()
+        values = generator_recipe(corpus, output, trained_tokenizer[0], steps=6, thinning={})
+        values["run"] |= {"save_every": 1, "sample_every": 2}
+        recipe = write_recipe(output / "recipe.yaml", values)
+        for step in stops:
+            stop_at(generator, recipe, step)
+        generator.train(recipe, quiet=True)
+        losses.append((logged(output, "loss"), logged(output, "gradient_norm")))
+    assert losses[0] == losses[1]
+
+
+def test_batches_depend_on_seed_and_step_only():
+    def taken(**settings):
+        batches = iter(EndlessBatches(10, 4, **settings))
+        return [next(batches) for _ in range(6)]
+
+    assert taken(seed=1)[3:] == taken(seed=1, first=3)[:3]
+    assert taken(seed=1) != taken(seed=2)
+    assert sorted(sum(taken(seed=1), [])[:10]) == list(range(10))
+    halves = [
+        [next(b) for _ in range(3)]
+        for b in (iter(EndlessBatches(10, 2, 1, rank=rank, world=2)) for rank in (0, 1))
+    ]
+    assert [a + b for a, b in zip(*halves, strict=True)] == taken(seed=1)[:3]
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"run.speed": 3}, "run.speed"),
+        ({"run.seed": "many"}, "run.seed"),
+        ({"data.train": "/no/such/folder"}, "no image folder"),
+        ({"model.base_channels": 33}, "multiple of 32"),
+        ({"model.scales": [1, 8, 4]}, "largest"),
+        ({"losses.perceptual": "vgg"}, "perceptual"),
+        ({"phases": []}, "phases"),
+    ],
+)
+def test_a_bad_recipe_is_told_before_anything_starts(corpus, tmp_path, change, word):
+    output = tmp_path / "out"
+    recipe = write_recipe(tmp_path / "recipe.yaml", tokenizer_recipe(corpus, output))
+    overrides = [f"{name}={yaml.safe_dump(value).strip()}" for name, value in change.items()]
+    overrides = [text.removesuffix("\n...") for text in overrides]
+    with pytest.raises(UserError, match=word):
+        tokenizer.train(recipe, overrides, quiet=True)
+    assert not output.exists()

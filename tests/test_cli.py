@@ -95,9 +95,7 @@ def test_generate_classes(capsys, label_model, tmp_path):
 
 def test_a_long_prompt_warns_in_one_line(capsys, text_model, tmp_path):
     text = "a very long story about a cat and a dog and their friends"
-    code, _, stderr = run(
-        capsys, "generate", text, "--model", text_model, "-o", tmp_path, "--quiet"
-    )
+    code, _, stderr = run(capsys, "generate", text, "--model", text_model, "-o", tmp_path, "--quiet")
     assert code == 0
     assert stderr.startswith("openhart: warning: prompt cut")
     assert len(stderr.splitlines()) == 1
@@ -187,9 +185,7 @@ def test_unknown_device(capsys, text_model, tmp_path):
 def test_reconstruct(capsys, text_model, photo, tmp_path):
     out = tmp_path / "pair.png"
     for flags in ([], ["--discrete"]):
-        code, stdout, _ = run(
-            capsys, "reconstruct", photo, "-o", out, "--model", text_model, *flags
-        )
+        code, stdout, _ = run(capsys, "reconstruct", photo, "-o", out, "--model", text_model, *flags)
         assert code == 0
         assert "PSNR" in stdout
         assert "40×30: its middle was resized to 32×32" in stdout

@@ -64,9 +64,7 @@ def test_images_of_a_prompt_lie_together(text_pipeline):
     images = text_pipeline(
         ["a cat", "a dog"], num_images_per_prompt=2, generator=generators, output_type="pt"
     ).images
-    torch.testing.assert_close(
-        images[2:3], picture(text_pipeline, "a dog", seed=2), atol=1e-4, rtol=0
-    )
+    torch.testing.assert_close(images[2:3], picture(text_pipeline, "a dog", seed=2), atol=1e-4, rtol=0)
 
 
 def test_an_empty_prompt_is_the_empty_condition(text_pipeline):
@@ -86,9 +84,7 @@ def test_embeds_stand_for_their_prompt(text_pipeline):
 def test_classes(label_pipeline):
     images = picture(label_pipeline, class_labels=[0, 4])
     assert images.shape[0] == 2
-    torch.testing.assert_close(
-        images[:1], picture(label_pipeline, class_labels=0), atol=1e-4, rtol=0
-    )
+    torch.testing.assert_close(images[:1], picture(label_pipeline, class_labels=0), atol=1e-4, rtol=0)
     torch.testing.assert_close(
         picture(label_pipeline, class_labels=torch.tensor([5]), guidance_scale=0.0),
         picture(label_pipeline, class_labels=5),

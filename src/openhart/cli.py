@@ -97,9 +97,7 @@ def _add_generate(commands: Any) -> None:
 def _add_reconstruct(commands: Any) -> None:
     parser = commands.add_parser("reconstruct", help="an image through the image tokenizer")
     parser.add_argument("image", type=Path)
-    parser.add_argument(
-        "-o", "--output", type=Path, required=True, help="original | reconstruction"
-    )
+    parser.add_argument("-o", "--output", type=Path, required=True, help="original | reconstruction")
     parser.add_argument("--discrete", action="store_true", help="through the codes alone")
     _add_model(parser)
 

@@ -31,11 +31,7 @@ def generate(options: Namespace) -> None:
     pipeline = HartPipeline.from_pretrained(options.model, dtype=dtype).to(device)
     pipeline.set_progress_bar_config(disable=options.quiet, leave=False)
     first = torch.seed() % 2**32 if options.seed is None else options.seed
-    jobs = [
-        (value, first + number)
-        for _, value in conditions
-        for number in range(options.images_per_prompt)
-    ]
+    jobs = [(value, first + number) for _, value in conditions for number in range(options.images_per_prompt)]
     for start in range(0, len(jobs), IMAGES_AT_A_TIME):
         part = jobs[start : start + IMAGES_AT_A_TIME]
         made = _pictures(pipeline, part, options, sampling)
@@ -90,9 +86,7 @@ def _image_paths(options: Namespace, names: list[str]) -> list[Path]:
         OSError: nothing can be written there.
     """
     output, each = options.output, options.images_per_prompt
-    is_file = (output.exists() and not output.is_dir()) or (
-        bool(output.suffix) and not output.is_dir()
-    )
+    is_file = (output.exists() and not output.is_dir()) or (bool(output.suffix) and not output.is_dir())
     if is_file:
         if len(names) * each > 1:
             raise UsageError(f"{len(names) * each} images need a folder, but {output} is a file")

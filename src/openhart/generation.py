@@ -60,9 +60,7 @@ class SamplingSettings:
         if not 0 <= self.top_p <= 1:
             raise UserError(f"top_p must lie in [0, 1], got {self.top_p}")
         if not math.isfinite(self.temperature) or self.temperature <= 0:
-            raise UserError(
-                f"temperature must be positive (top_k=1 is greedy), got {self.temperature}"
-            )
+            raise UserError(f"temperature must be positive (top_k=1 is greedy), got {self.temperature}")
         if self.last_scale_steps < 1:
             raise UserError(f"last_scale_steps must be at least 1, got {self.last_scale_steps}")
         if not 1 <= self.residual_steps <= 1000:
@@ -129,9 +127,7 @@ def generate(
     """
     guided = settings.guidance_scale > 0 and len(quantizer.scales) > 1
     tokens, mask = (
-        (torch.cat([a, b.to(a)]) for a, b in zip(context, empty, strict=True))
-        if guided
-        else context
+        (torch.cat([a, b.to(a)]) for a, b in zip(context, empty, strict=True)) if guided else context
     )
     conditioning = transformer.prepare(tokens, mask)
     cache = transformer.allocate_cache(len(tokens))
@@ -204,15 +200,11 @@ def _finish(parts: Parts, residual_head: Any | None, f_hat: Tensor, last: int) -
         embedding = embedding.take_along_dim(back[..., None], dim=1)
     residual = None
     if residual_head is not None and parts.settings.use_residual:
-        condition = parts.transformer.residual_condition(
-            hidden, parts.both(parts.quantizer.lookup(codes))
-        )
+        condition = parts.transformer.residual_condition(hidden, parts.both(parts.quantizer.lookup(codes)))
         residual = _residual(parts, residual_head, condition, _progress(parts, last))
         embedding = embedding + residual.to(embedding.dtype)
     assert embedding.shape[:2] == (batch, count)
-    f_hat = parts.quantizer.add_scale(
-        f_hat.to(embedding.dtype), embedding, last, blend=residual_head is None
-    )
+    f_hat = parts.quantizer.add_scale(f_hat.to(embedding.dtype), embedding, last, blend=residual_head is None)
     return ScaleState(last, codes, f_hat, residual)
 
 
@@ -223,9 +215,7 @@ def _last_hidden(parts: Parts, inputs: Tensor | None, last: int, places: Tensor 
         chosen = inputs
     else:
         chosen, places = inputs.take_along_dim(places[..., None], dim=1), parts.both(places)
-    return parts.transformer.forward_scale(
-        last, parts.both(chosen), parts.conditioning, parts.cache, places
-    )
+    return parts.transformer.forward_scale(last, parts.both(chosen), parts.conditioning, parts.cache, places)
 
 
 def _random_orders(parts: Parts, count: int) -> Tensor:
@@ -318,9 +308,7 @@ def draw_codes(logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     return torch.stack(drawn).to(logits.device)
 
 
-def sample_codes(
-    logits: Tensor, generators: Sequence[torch.Generator], top_k: int, top_p: float
-) -> Tensor:
+def sample_codes(logits: Tensor, generators: Sequence[torch.Generator], top_k: int, top_p: float) -> Tensor:
     """Truncate and draw, (B, N, V) → (B, N)."""
     return draw_codes(truncate(logits, top_k, top_p), generators)
 

@@ -31,9 +31,7 @@ def find_model(name: str | Path | None = None) -> Path:
     """
     if name is None:
         if not (DEFAULT_MODEL / "model_index.json").is_file():
-            raise UserError(
-                "this installation carries no default model: name a model folder or a hub id"
-            )
+            raise UserError("this installation carries no default model: name a model folder or a hub id")
         return DEFAULT_MODEL
     if Path(name).is_dir():
         return Path(name)

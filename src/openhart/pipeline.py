@@ -208,13 +208,9 @@ class HartPipeline(DiffusionPipeline):
             UserError: arguments that cannot be, or do not suit the model.
         """
         if output_type not in OUTPUT_TYPES:
-            raise UserError(
-                f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}"
-            )
+            raise UserError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}")
         if type(num_images_per_prompt) is not int or num_images_per_prompt < 1:
-            raise UserError(
-                f"num_images_per_prompt must be at least 1, got {num_images_per_prompt!r}"
-            )
+            raise UserError(f"num_images_per_prompt must be at least 1, got {num_images_per_prompt!r}")
         settings = self.sampling_settings(
             guidance_scale=guidance_scale, top_k=top_k, top_p=top_p, temperature=temperature,
             smooth=smooth, residual_steps=residual_steps, use_residual=use_residual,
@@ -308,8 +304,7 @@ class HartPipeline(DiffusionPipeline):
             prompt_mask = torch.ones(prompt_embeds.shape[:2])
         if prompt_mask.shape != prompt_embeds.shape[:2]:
             raise UserError(
-                f"prompt_mask must be {tuple(prompt_embeds.shape[:2])}, "
-                f"got {tuple(prompt_mask.shape)}"
+                f"prompt_mask must be {tuple(prompt_embeds.shape[:2])}, got {tuple(prompt_mask.shape)}"
             )
         device = self._execution_device
         return prompt_embeds.to(device), prompt_mask.to(device, torch.bool)

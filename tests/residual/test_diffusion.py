@@ -45,9 +45,7 @@ def test_the_sampler_finds_what_an_oracle_knows(steps):
 def test_an_oracle_has_no_noise_error():
     target, noise = torch.randn(2, 2, 12, 8).clamp(-1, 1)
     t = torch.randint(1, 900, (2, 12))
-    error, bound = diffusion_loss(
-        Oracle(target), target, torch.zeros(2, 12, 4), t, noise, SCHEDULE, SIZE
-    )
+    error, bound = diffusion_loss(Oracle(target), target, torch.zeros(2, 12, 4), t, noise, SCHEDULE, SIZE)
     assert error.max() < 1e-5
     assert bound.abs().max() < 1e-2  # the true mean, with the posterior's own variance
 

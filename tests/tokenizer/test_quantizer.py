@@ -12,9 +12,7 @@ side = st.integers(1, 6)
 @st.composite
 def any_scales(draw):
     last = draw(st.tuples(side, side))
-    coarser = draw(
-        st.lists(st.tuples(st.integers(1, last[0]), st.integers(1, last[1])), max_size=3)
-    )
+    coarser = draw(st.lists(st.tuples(st.integers(1, last[0]), st.integers(1, last[1])), max_size=3))
     return [list(size) for size in [*sorted(coarser), last]]
 
 

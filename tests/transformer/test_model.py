@@ -89,9 +89,7 @@ def test_gradients_reach_everything_with_and_without_checkpointing():
         context, mask = random_context(2)
         hidden = model(scale_inputs(), context, mask)
         told = model.residual_condition(hidden, torch.randn(2, hidden.shape[1], 8))
-        (
-            model.logits(hidden, model.prepare(context, mask)).square().mean() + told.mean()
-        ).backward()
+        (model.logits(hidden, model.prepare(context, mask)).square().mean() + told.mean()).backward()
         missing = [name for name, p in model.named_parameters() if p.grad is None]
         assert not missing
         gradients.append(model.word_embed.weight.grad)
@@ -126,9 +124,7 @@ def test_impossible_settings_are_told(settings, word):
 
 def test_a_context_of_another_shape_is_told():
     with pytest.raises(UserError, match="context must be"):
-        tiny_transformer().prepare(
-            torch.zeros(1, 4, CONTEXT[1]), torch.ones(1, 4, dtype=torch.bool)
-        )
+        tiny_transformer().prepare(torch.zeros(1, 4, CONTEXT[1]), torch.ones(1, 4, dtype=torch.bool))
 
 
 def test_rotary_scores_depend_on_distance_only():
@@ -136,12 +132,8 @@ def test_rotary_scores_depend_on_distance_only():
     q, k = torch.randn(2, 1, 1, 1, 16)
     scores = []
     for first, second in itertools.product((0, 5), (2, 7)):
-        angles = [
-            attention.context_angles(torch.tensor([[p]]), 16)[:, None] for p in (first, second)
-        ]
-        turned = [
-            attention.rotate(x, (a.cos(), a.sin())) for x, a in zip((q, k), angles, strict=True)
-        ]
+        angles = [attention.context_angles(torch.tensor([[p]]), 16)[:, None] for p in (first, second)]
+        turned = [attention.rotate(x, (a.cos(), a.sin())) for x, a in zip((q, k), angles, strict=True)]
         scores.append(((first - second), (turned[0] * turned[1]).sum()))
     by_distance = dict(scores)
     torch.testing.assert_close(by_distance[-2], scores[0][1])

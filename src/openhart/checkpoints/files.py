@@ -118,9 +118,7 @@ class Checkpoint:
         pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
         return len({match[1] for name in self._tensors if (match := pattern.match(name))})
 
-    def fill(
-        self, model: nn.Module, rules: Rules, given: Mapping[str, Tensor] | None = None
-    ) -> None:
+    def fill(self, model: nn.Module, rules: Rules, given: Mapping[str, Tensor] | None = None) -> None:
         """Give a model without weights ours, without copying them.
 
         Args:

@@ -76,9 +76,7 @@ def _appearing_whole(folder: Path) -> Iterator[Path]:
     check_destination(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            prefix=f"{folder.name}.partial-", dir=folder.parent
-        ) as beside:
+        with tempfile.TemporaryDirectory(prefix=f"{folder.name}.partial-", dir=folder.parent) as beside:
             partial = Path(beside) / "model"
             with loading(folder):
                 yield partial

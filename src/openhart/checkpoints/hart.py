@@ -43,9 +43,7 @@ CHOICES = {
 }
 
 
-def convert_hart(
-    src: Path, dst: Path, weights: str = "ema", text_encoder: str | None = None
-) -> None:
+def convert_hart(src: Path, dst: Path, weights: str = "ema", text_encoder: str | None = None) -> None:
     """Write a released HART as a pipeline folder. Tensors are mapped, so memory stays small.
 
     Args:

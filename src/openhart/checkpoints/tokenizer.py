@@ -35,8 +35,7 @@ def build_tokenizer(
     base, channels = checkpoint[f"{prefix}encoder.conv_in.weight"].shape[:2]
     levels = checkpoint.count(f"{prefix}encoder.down.")
     widths = [
-        len(checkpoint[f"{prefix}encoder.down.{level}.block.0.conv1.weight"])
-        for level in range(levels)
+        len(checkpoint[f"{prefix}encoder.down.{level}.block.0.conv1.weight"]) for level in range(levels)
     ]
     codes, code_dim = checkpoint[f"{prefix}quantize.embedding.weight"].shape
     config = {

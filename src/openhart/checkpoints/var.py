@@ -37,9 +37,7 @@ SAMPLING = {
 }
 
 
-def convert_var(
-    vae_path: Path, var_path: Path, dst: Path, scales: Sequence[int] | None = None
-) -> None:
+def convert_var(vae_path: Path, var_path: Path, dst: Path, scales: Sequence[int] | None = None) -> None:
     """Write a released VAR as a pipeline folder. Tensors keep their dtype and stay mapped.
 
     Args:
@@ -121,9 +119,5 @@ def _find_scales(levels: int, tokens: int, given: Sequence[int] | None) -> list[
         if len(scales) == levels and count_tokens(parse_scales(scales)) == tokens:
             return list(scales)
     if given is None:
-        raise UserError(
-            f"no published VAR has {levels} scales of {tokens} tokens together: name its scales"
-        )
-    raise UserError(
-        f"the weights are for {levels} scales of {tokens} tokens together, not for {list(given)}"
-    )
+        raise UserError(f"no published VAR has {levels} scales of {tokens} tokens together: name its scales")
+    raise UserError(f"the weights are for {levels} scales of {tokens} tokens together, not for {list(given)}")

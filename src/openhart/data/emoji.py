@@ -147,9 +147,7 @@ def _build(
     names = _names(_read_package(NAMES, packages, "en/data.json")["en/data.json"])
     for split in ("train", "test"):
         (folder / split).mkdir(parents=True)
-    tasks = [
-        Task(icon, size, _backgrounds_of(icon), folder / _split_of(icon.thing)) for icon in icons
-    ]
+    tasks = [Task(icon, size, _backgrounds_of(icon), folder / _split_of(icon.thing)) for icon in icons]
     drawn: dict[str, set[str]] = {style: set() for style in styles}
     for icon in icons:
         drawn[icon.style].add(icon.thing)
@@ -157,9 +155,7 @@ def _build(
     seen: set[str] = set()
     with Pool(workers) as pool:
         pictures = pool.imap(_draw, tasks, chunksize=8)
-        for task, found in tqdm(
-            zip(tasks, pictures, strict=True), "drawing", len(tasks), disable=quiet
-        ):
+        for task, found in tqdm(zip(tasks, pictures, strict=True), "drawing", len(tasks), disable=quiet):
             for background, (file_name, digest) in found.items():
                 if digest in seen:
                     (task.folder / file_name).unlink()
@@ -171,18 +167,14 @@ def _build(
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         (folder / split / "metadata.jsonl").write_text(text)
     (folder / "LICENSES.md").write_text(_licenses(sets))
-    return dict(
-        Counter(f"{split} {line['style']}" for split, lines in records.items() for line in lines)
-    )
+    return dict(Counter(f"{split} {line['style']}" for split, lines in records.items() for line in lines))
 
 
 def _require_renderer() -> None:
     try:
         import resvg_py  # noqa: F401
     except ImportError as error:
-        raise UserError(
-            "drawing emoji needs more packages: pip install 'openhart[data]'"
-        ) from error
+        raise UserError("drawing emoji needs more packages: pip install 'openhart[data]'") from error
 
 
 def _read_package(name: str, folder: Path, *files: str) -> dict[str, Any]:

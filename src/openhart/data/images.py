@@ -70,9 +70,7 @@ class ImageFolder(Dataset):
         metadata = self.path / "metadata.jsonl"
         self.records = _read_records(metadata) if metadata.is_file() else _classes(self.path)
         if not self.records:
-            raise UserError(
-                f"{self.path} has no images: it needs metadata.jsonl, or one sub-folder a class"
-            )
+            raise UserError(f"{self.path} has no images: it needs metadata.jsonl, or one sub-folder a class")
         self.records.sort(key=lambda record: record["file_name"])
 
     def __len__(self) -> int:

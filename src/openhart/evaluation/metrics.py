@@ -57,9 +57,7 @@ class SetComparison:
             from torchmetrics.image.fid import FrechetInceptionDistance
             from torchmetrics.image.kid import KernelInceptionDistance
         except ImportError as error:
-            raise UserError(
-                "evaluation needs more packages: pip install 'openhart[eval]'"
-            ) from error
+            raise UserError("evaluation needs more packages: pip install 'openhart[eval]'") from error
         features = EfficientNetFeatures()
         self.frechet = FrechetInceptionDistance(feature=_Pooled(features, middle=True))
         self.frechet.set_dtype(torch.float64)

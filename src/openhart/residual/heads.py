@@ -36,9 +36,7 @@ class WideBlock(TokenBlock):
 
     def __init__(self, width: int) -> None:
         super().__init__(width)
-        self.neighbours = nn.Conv2d(
-            width, width, NEIGHBOURHOOD, padding=NEIGHBOURHOOD // 2, groups=width
-        )
+        self.neighbours = nn.Conv2d(width, width, NEIGHBOURHOOD, padding=NEIGHBOURHOOD // 2, groups=width)
 
     def forward(self, x: Tensor, told: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, N, W), row-major on a map of ``size`` → (B, N, W).

@@ -116,9 +116,7 @@ class MultiScaleQuantizer(nn.Module):
         """Rows of the codebook, (B, N) → (B, N, z)."""
         return self.codebook(codes)
 
-    def add_scale(
-        self, f_hat: Tensor, embedding: Tensor, scale_index: int, blend: bool = True
-    ) -> Tensor:
+    def add_scale(self, f_hat: Tensor, embedding: Tensor, scale_index: int, blend: bool = True) -> Tensor:
         """Add one scale's embedded codes to the features so far (VAR, algorithm 2).
 
         Args:

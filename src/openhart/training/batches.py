@@ -54,9 +54,7 @@ def stream_batches(
     if isinstance(dataset, IterableDataset):
         skip = first
         while True:
-            loader = DataLoader(
-                dataset, batch_size, num_workers=workers, drop_last=True, collate_fn=collate
-            )
+            loader = DataLoader(dataset, batch_size, num_workers=workers, drop_last=True, collate_fn=collate)
             for batch in loader:
                 if skip:
                     skip -= 1

@@ -50,9 +50,7 @@ class CodeRevival:
         threshold: share of the average use below which a code counts as idle.
     """
 
-    def __init__(
-        self, codebook_size: int, every: int, decay: float = 0.98, threshold: float = 0.03
-    ) -> None:
+    def __init__(self, codebook_size: int, every: int, decay: float = 0.98, threshold: float = 0.03) -> None:
         self.use = torch.ones(codebook_size)
         self.every = every
         self.decay = decay
@@ -65,9 +63,7 @@ class CodeRevival:
         self.use.lerp_(share.float(), 1 - self.decay)
 
     @torch.no_grad()
-    def revive(
-        self, quantizer: MultiScaleQuantizer, quantized: Quantized, generator: torch.Generator
-    ) -> int:
+    def revive(self, quantizer: MultiScaleQuantizer, quantized: Quantized, generator: torch.Generator) -> int:
         """Move each idle code onto a random vector of a random scale; returns how many moved."""
         idle = (self.use < self.threshold).nonzero().flatten()
         table = quantizer.codebook.weight

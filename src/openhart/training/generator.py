@@ -213,7 +213,7 @@ def _residual_scale(tokenizer: HybridTokenizer, dataset: Any) -> float:
     if not isinstance(dataset, Latents):
         codes, targets = encode_images(tokenizer, torch.stack(items).to(tokenizer.device))
     else:
-        codes, targets = (torch.stack(part).to(tokenizer.device) for part in zip(*items))
+        codes, targets = (torch.stack(part).to(tokenizer.device) for part in zip(*items, strict=True))
     last = codes[:, -targets.shape[1] :]
     residual = targets.float() - tokenizer.quantizer.lookup(last).float()
     return float(residual.abs().flatten()[: 2**24].quantile(RESIDUAL_SHARE_KEPT))
@@ -261,9 +261,7 @@ def _build_conditions(
         return None, encoder, {"context_dim": width, "context_tokens": 1}
     text_tokenizer, text_encoder = load_text_encoder(settings.text_encoder)
     text_encoder.to(accelerator.device).requires_grad_(False)
-    conditions = TextConditions(
-        text_tokenizer, text_encoder, settings.max_tokens, settings.instruction
-    )
+    conditions = TextConditions(text_tokenizer, text_encoder, settings.max_tokens, settings.instruction)
     context, _ = conditions([""])
     return (
         conditions,
@@ -300,9 +298,7 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, A
     ]
 
 
-def _batches(
-    stage: Stage, dataset: Any, first: int
-) -> Iterator[tuple[Tensor, Tensor, list[dict[str, Any]]]]:
+def _batches(stage: Stage, dataset: Any, first: int) -> Iterator[tuple[Tensor, Tensor, list[dict[str, Any]]]]:
     """Codes (B, L), last targets (B, P², z) and records."""
     recipe, accelerator = stage.recipe, stage.accelerator
     cached = isinstance(dataset, Latents)

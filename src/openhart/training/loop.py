@@ -25,9 +25,7 @@ def open_run(run: Run, settings: dict[str, Any]) -> tuple[Accelerator, Path]:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make output folder {output}: {error.strerror}") from error
-    accelerator = Accelerator(
-        mixed_precision=run.precision, log_with="tensorboard", project_dir=str(output)
-    )
+    accelerator = Accelerator(mixed_precision=run.precision, log_with="tensorboard", project_dir=str(output))
     accelerator.init_trackers("log")
     return accelerator, output
 

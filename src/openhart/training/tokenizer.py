@@ -48,9 +48,7 @@ class Reconstruction(nn.Module):
         super().__init__()
         self.tokenizer = tokenizer
 
-    def forward(
-        self, image: Tensor, through_codes: Tensor, frozen: bool
-    ) -> tuple[Tensor, Tensor, Quantized]:
+    def forward(self, image: Tensor, through_codes: Tensor, frozen: bool) -> tuple[Tensor, Tensor, Quantized]:
         """Decode each sample from discrete or continuous features.
 
         Args:
@@ -165,9 +163,7 @@ def _prepare(
     )  # fmt: skip
 
 
-def _batches(
-    recipe: TokenizerRecipe, accelerator: Accelerator, dataset: Any, first: int
-) -> Iterator[Tensor]:
+def _batches(recipe: TokenizerRecipe, accelerator: Accelerator, dataset: Any, first: int) -> Iterator[Tensor]:
     stream = stream_batches(
         dataset,
         recipe.data.batch_size,
@@ -210,7 +206,7 @@ def _train_step(
     set_rate(stage.optimizer, rate_at(step, total, recipe.optimizer))
     generator = step_generator(recipe.run.seed, step, accelerator.process_index)
     metrics: dict[str, Any] = {}
-    for micro in range(recipe.run.accumulation):
+    for _ in range(recipe.run.accumulation):
         image = next(batches)
         through_codes = _choose_discrete(len(image), phase.discrete_share, generator)
         with accelerator.autocast():

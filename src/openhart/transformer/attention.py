@@ -69,20 +69,14 @@ def block_causal(lengths: Sequence[int], device: torch.device) -> Attend:
         return lambda q, k, v, scale: _attend_by_block(q, k, v, scale, lengths)
     blocks = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
     mask = (blocks[:, None] >= blocks[None, :]).to(device)
-    return lambda q, k, v, scale: F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, scale=scale
-    )
+    return lambda q, k, v, scale: F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
 
 
-def _attend_by_block(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, lengths: Sequence[int]
-) -> Tensor:
+def _attend_by_block(q: Tensor, k: Tensor, v: Tensor, scale: float, lengths: Sequence[int]) -> Tensor:
     outputs, end = [], 0
     for block in q.split(list(lengths), dim=2):
         end += block.shape[2]
-        outputs.append(
-            F.scaled_dot_product_attention(block, k[:, :, :end], v[:, :, :end], scale=scale)
-        )
+        outputs.append(F.scaled_dot_product_attention(block, k[:, :, :end], v[:, :, :end], scale=scale))
     return torch.cat(outputs, dim=2)
 
 

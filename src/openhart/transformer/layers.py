@@ -38,9 +38,7 @@ def build_mlp(kind: str, width: int, ratio: float) -> nn.Module:
         return SwiGLU(width, (int(width * ratio * 2 / 3) + 255) // 256 * 256)
     if kind == "gelu":
         hidden = round(width * ratio)
-        return nn.Sequential(
-            nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width)
-        )
+        return nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
     raise UserError(f"mlp must be swiglu or gelu, got {kind!r}")
 
 

@@ -157,9 +157,7 @@ class HartTransformer(ModelMixin, ConfigMixin):
         self.context_embed = nn.Linear(context_dim, width) if context_projection else nn.Identity()
         self.word_embed = nn.Linear(code_dim, width)
         self.level_embed = (
-            SinusoidalEmbedding(width)
-            if levels == "sinusoidal"
-            else nn.Embedding(len(self.scales), width)
+            SinusoidalEmbedding(width) if levels == "sinusoidal" else nn.Embedding(len(self.scales), width)
         )
         learned = positions == "learned"
         places = context_tokens + count_tokens(self.scales) - 1
@@ -389,13 +387,9 @@ def _check_choices(given: dict[str, str]) -> None:
             raise UserError(f"{name} must be one of {', '.join(CHOICES[name])}, got {value!r}")
 
 
-def _check_shape(
-    depth: int, width: int, num_heads: int, context_tokens: int, positions: str
-) -> None:
+def _check_shape(depth: int, width: int, num_heads: int, context_tokens: int, positions: str) -> None:
     if min(depth, width, num_heads, context_tokens) < 1:
         raise UserError("depth, width, num_heads and context_tokens must be positive")
     step = 4 if positions == "rope" else 1
     if width % (num_heads * step):
-        raise UserError(
-            f"width must be a multiple of {step} times num_heads ({num_heads}), got {width}"
-        )
+        raise UserError(f"width must be a multiple of {step} times num_heads ({num_heads}), got {width}")

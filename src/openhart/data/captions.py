@@ -11,9 +11,13 @@ STYLE_PHRASES = {
 }
 """What each style is called; the first phrase is an image's main caption."""
 
-WITHOUT_ARTICLE = frozenset(
-    ["bacon", "badminton", "bamboo", "baseball", "basketball", "bowling", "boxing", "bread", "broccoli", "butter", "cheese", "chocolate", "confetti", "coral", "cricket", "dna", "fire", "fog", "garlic", "ginger", "hockey", "honey", "ice", "lacrosse", "lightning", "mate", "milk", "money", "night", "popcorn", "rice", "sake", "salt", "snow", "soap", "softball", "spaghetti", "sunrise", "sunset", "sushi", "tea", "tennis", "thread", "tofu", "together", "volleyball", "water", "wood", "yarn"]
-)
+WITHOUT_ARTICLE_TEXT = """
+bacon badminton bamboo baseball basketball bowling boxing bread broccoli butter cheese chocolate confetti
+coral cricket dna fire fog garlic ginger hockey honey ice lacrosse lightning mate milk money night popcorn
+rice sake salt snow soap softball spaghetti sunrise sunset sushi tea tennis thread tofu together volleyball
+water wood yarn
+"""
+WITHOUT_ARTICLE = frozenset(WITHOUT_ARTICLE_TEXT.split())
 PLURAL_LOOKING = ("ss", "us", "is", "as", "os", "bus", "lens", "cactus", "tennis", "claus")
 ONLY_ONE = frozenset(["sun", "moon", "santa", "earth", "saturn"])
 

@@ -86,8 +86,8 @@ def _schedule(timesteps: Tensor, betas: Tensor) -> Schedule:
 
 def add_noise(target: Tensor, t: Tensor, noise: Tensor, schedule: Schedule) -> Tensor:
     """x_t from x_0 (DDPM, equation 4); ``t`` (B, N) or (B, 1) indexes the schedule."""
-    alpha_bar = _at(schedule.alpha_bars, t)
-    return alpha_bar.sqrt() * target + (1 - alpha_bar).sqrt() * noise
+    alpha_bars = schedule.alpha_bars
+    return _at(alpha_bars.sqrt(), t) * target + _at((1 - alpha_bars).sqrt(), t) * noise
 
 
 def diffusion_loss(
@@ -195,8 +195,8 @@ def _at(values: Tensor, t: Tensor) -> Tensor:
 
 def _clean(noisy: Tensor, noise: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
     """x_0 that noise ε and x_t imply."""
-    inverse = _at(1 / schedule.alpha_bars, t)
-    return inverse.sqrt() * noisy - _at(1 / schedule.alpha_bars - 1, t).sqrt() * noise
+    inverse = 1 / schedule.alpha_bars
+    return _at(inverse.sqrt(), t) * noisy - _at((inverse - 1).sqrt(), t) * noise
 
 
 def _posterior_mean(clean: Tensor, noisy: Tensor, t: Tensor, schedule: Schedule) -> Tensor:

@@ -37,8 +37,11 @@ def build(
     Raises:
         UserError: settings that cannot be built, or tensors that do not fit them.
     """
-    with torch.device("meta"):
-        model = kind(**config)
+    try:
+        with torch.device("meta"):
+            model = kind(**config)
+    except TypeError as error:
+        raise UserError(f"{checkpoint.where} has a setting of the wrong kind ({error})") from error
     checkpoint.fill(model, rules, given)
     return model.eval()
 

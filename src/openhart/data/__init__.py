@@ -1,14 +1,20 @@
 """Reading images with captions or labels, and building a corpus of them."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from openhart.errors import UserError
 
-def open_dataset(path: str, size: tuple[int, int]) -> Any:
+
+def open_dataset(
+    path: str, size: tuple[int, int], only: Mapping[str, Sequence[str]] | None = None
+) -> Any:
     """Open images of a folder, or of webdataset shards if ``path`` ends in ``.tar``.
 
     Args:
         path: a folder (see :class:`openhart.data.images.ImageFolder`), or a pattern of shards.
         size: height and width of the images handed out.
+        only: keep a folder's records whose fields are among those listed; shards are read whole.
 
     Raises:
         UserError: there is nothing that can be read.
@@ -16,10 +22,12 @@ def open_dataset(path: str, size: tuple[int, int]) -> Any:
     if path.endswith(".tar"):
         from openhart.data.shards import Shards
 
+        if only:
+            raise UserError("only: shards cannot be filtered, give a folder")
         return Shards(path, size)
     from openhart.data.images import ImageFolder
 
-    return ImageFolder(path, size)
+    return ImageFolder(path, size, only or {})
 
 
 def collate(samples: list[tuple[Any, dict[str, Any]]]) -> tuple[Any, list[dict[str, Any]]]:

@@ -1,6 +1,7 @@
 """Images with captions or labels from a folder, in the conventions of Hugging Face and of ImageNet."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +59,15 @@ class ImageFolder(Dataset):
     Args:
         path: the folder.
         size: height and width of the images handed out.
+        only: keep the records whose fields are among those listed.
 
     Raises:
         UserError: no such folder, no images, or a line that is no record.
     """
 
-    def __init__(self, path: Path, size: tuple[int, int]) -> None:
+    def __init__(
+        self, path: Path, size: tuple[int, int], only: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
         self.path, self.size = Path(path), size
         if not self.path.is_dir():
             raise UserError(f"there is no image folder {self.path}")
@@ -71,6 +75,10 @@ class ImageFolder(Dataset):
         self.records = _read_records(metadata) if metadata.is_file() else _classes(self.path)
         if not self.records:
             raise UserError(f"{self.path} has no images: it needs metadata.jsonl, or one sub-folder a class")
+        for field, values in (only or {}).items():
+            self.records = [record for record in self.records if record.get(field) in values]
+            if not self.records:
+                raise UserError(f"no record of {self.path} has {field} among {', '.join(values)}")
         self.records.sort(key=lambda record: record["file_name"])
 
     def __len__(self) -> int:

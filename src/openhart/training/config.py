@@ -18,10 +18,14 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    """Where images come from: a folder with ``metadata.jsonl``, class folders, or webdataset shards."""
+    """Where images come from: a folder with ``metadata.jsonl``, class folders, or webdataset shards.
+
+    ``only`` keeps a folder's records whose fields are among those listed, such as ``style: [noto]``.
+    """
 
     train: str
     test: str | None = None
+    only: dict[str, list[str]] = {}
     batch_size: PositiveInt = 32
     workers: int = Field(default=1, ge=0)
 

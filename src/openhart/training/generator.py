@@ -179,7 +179,7 @@ def train(path: Path, overrides: list[str] | None = None, quiet: bool = False) -
     recipe = load_recipe(path, GeneratorRecipe, overrides)
     set_seed(recipe.run.seed)
     tokenizer = _load_tokenizer(recipe.tokenizer)
-    dataset = open_dataset(recipe.data.train, tokenizer.image_size)
+    dataset = open_dataset(recipe.data.train, tokenizer.image_size, recipe.data.only)
     accelerator, output = open_run(recipe.run, recipe.model_dump())
     tokenizer.to(accelerator.device)
     if recipe.cache and not isinstance(dataset, IterableDataset):

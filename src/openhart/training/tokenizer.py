@@ -102,8 +102,8 @@ def train(path: Path, overrides: list[str] | None = None, quiet: bool = False) -
     set_seed(recipe.run.seed)
     tokenizer = _build_tokenizer(recipe)
     size = tokenizer.image_size
-    dataset = open_dataset(recipe.data.train, size)
-    held_out = open_dataset(recipe.data.test or recipe.data.train, size)
+    dataset = open_dataset(recipe.data.train, size, recipe.data.only)
+    held_out = open_dataset(recipe.data.test or recipe.data.train, size, recipe.data.only)
     perceptual = build_perceptual(recipe.losses.perceptual) if recipe.losses.perceptual else None
     accelerator, output = open_run(recipe.run, recipe.model_dump())
     stage = _prepare(recipe, accelerator, tokenizer, perceptual)

@@ -172,43 +172,28 @@ def _save_image(image: Any, path: Path) -> None:
 def reconstruct(options: Namespace) -> None:
     """``openhart reconstruct``: an image beside what the image tokenizer makes of it."""
     _check_image_path(options.output)
-    image = _read_image(options.image)
     import torch
-    from PIL import Image, ImageOps
+    from PIL import Image
 
+    from openhart.data.images import read_image, to_tensor
     from openhart.evaluation.metrics import psnr
     from openhart.model_files import load_image_tokenizer
 
+    image = read_image(options.image)
     tokenizer = load_image_tokenizer(options.model)
     height, width = tokenizer.image_size
-    fitted = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
-    if image.size != fitted.size:
+    if image.size != (width, height):
         print(
             f"{options.image} is {image.width}×{image.height}: its middle was resized to "
             f"{width}×{height}, what the model takes"
         )
-    pixels = torch.frombuffer(bytearray(fitted.tobytes()), dtype=torch.uint8)
-    original = pixels.view(1, height, width, 3).permute(0, 3, 1, 2) / 127.5 - 1
+    original = to_tensor(image, tokenizer.image_size)[None]
     with torch.no_grad():
         made = tokenizer(original, discrete=options.discrete or not tokenizer.hybrid)
-    array = ((made[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-    _save_image(_side_by_side([fitted, Image.fromarray(array)]), options.output)
+    pair = torch.cat([original, made], dim=3)[0]
+    array = ((pair + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    _save_image(Image.fromarray(array), options.output)
     print(f"{options.output}  PSNR {float(psnr(made, original)):.2f} dB")
-
-
-def _read_image(path: Path) -> Any:
-    """An upright RGB image, on white where it was transparent."""
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened).convert("RGBA")
-    except FileNotFoundError as error:
-        raise UserError(f"there is no image {path}") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read {path} as an image: {error}") from error
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image).convert("RGB")
 
 
 def info(options: Namespace) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -16,38 +16,34 @@ from openhart.errors import UserError
 ENDINGS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp"))
 
 
-def load_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
-    """Read an image, upright, on white where it is transparent.
-
-    Args:
-        path: any format Pillow reads.
-        size: height and width to fill: the image is scaled and cut at its centre; None keeps its own.
-
-    Returns:
-        (3, H, W) in [−1, 1].
+def read_image(path: Path) -> Image.Image:
+    """Read an image as RGB, upright, on white where it is transparent.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: there is none, or it cannot be read.
     """
     try:
         with Image.open(path) as opened:
-            return to_tensor(ImageOps.exif_transpose(opened), size)
+            return _on_white(ImageOps.exif_transpose(opened))
     except FileNotFoundError as error:
         raise UserError(f"there is no image {path}") from error
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
-        raise UserError(f"{path} is not an image that can be read: {error}") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"cannot read {path} as an image: {error}") from error
 
 
-def to_tensor(image: Image.Image, size: tuple[int, int] | None) -> Tensor:
-    """A Pillow image as (3, H, W) in [−1, 1], filled to ``size`` (height, width) if given."""
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        image = Image.new("RGBA", layer.size, "white")
-        image.alpha_composite(layer)
-    image = image.convert("RGB")
-    if size is not None and image.size != (size[1], size[0]):
+def to_tensor(image: Image.Image, size: tuple[int, int]) -> Tensor:
+    """Scale an image and cut it at its centre to height and width: (3, H, W) in [−1, 1]."""
+    if image.size != (size[1], size[0]):
         image = ImageOps.fit(image, (size[1], size[0]), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
+    return torch.from_numpy(np.array(_on_white(image))).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    layer = image.convert("RGBA")
+    ground = Image.new("RGBA", layer.size, "white")
+    return Image.alpha_composite(ground, layer).convert("RGB")
 
 
 class ImageFolder(Dataset):
@@ -86,7 +82,7 @@ class ImageFolder(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Any]]:
         record = self.records[index]
-        return load_image(self.path / record["file_name"], self.size), record
+        return to_tensor(read_image(self.path / record["file_name"]), self.size), record
 
 
 def _read_records(path: Path) -> list[dict[str, Any]]:

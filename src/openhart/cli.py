@@ -150,6 +150,9 @@ def _add_evaluate(commands: Any) -> None:
     retrieval.add_argument("--sheet", type=Path, help="a PNG of real and generated pairs")
     for kind in (reconstruction, retrieval):
         kind.add_argument("data", help="image folder or shards")
+        kind.add_argument(
+            "--only", action="append", default=[], metavar="FIELD=VALUE[,VALUE]", help="records to keep"
+        )
         kind.add_argument("-o", "--output", type=Path, help="a JSON file")
         _add_model(kind)
         _add_quiet(kind)

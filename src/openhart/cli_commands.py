@@ -298,13 +298,21 @@ def evaluate(options: Namespace) -> None:
         print(text)
 
 
+def _only(options: Namespace) -> dict[str, list[str]]:
+    pairs = [text.partition("=") for text in options.only]
+    for field, equals, values in pairs:
+        if not (field and equals and values):
+            raise UsageError("--only is written FIELD=VALUE or FIELD=VALUE,VALUE, as in --only style=noto")
+    return {field: values.split(",") for field, _, values in pairs}
+
+
 def _reconstruction(options: Namespace) -> dict[str, Any]:
     from openhart.data import open_dataset
     from openhart.evaluation.reconstruction import evaluate_reconstruction
     from openhart.model_files import load_image_tokenizer
 
     tokenizer = load_image_tokenizer(options.model)
-    dataset = open_dataset(options.data, tokenizer.image_size)
+    dataset = open_dataset(options.data, tokenizer.image_size, _only(options))
     tokenizer.to(_device(None))
     return evaluate_reconstruction(tokenizer, dataset, quiet=options.quiet)
 
@@ -315,7 +323,7 @@ def _retrieval(options: Namespace) -> dict[str, Any]:
     from openhart.pipeline import HartPipeline
 
     pipeline = HartPipeline.from_pretrained(options.model).to(_device(None))
-    dataset = open_dataset(options.data, pipeline.image_tokenizer.image_size)
+    dataset = open_dataset(options.data, pipeline.image_tokenizer.image_size, _only(options))
     settings = {"count": options.count, "seed": options.seed, "quiet": options.quiet}
     if options.sheet is None:
         return evaluate_retrieval(pipeline, dataset, **settings)

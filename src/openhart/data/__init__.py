@@ -6,9 +6,7 @@ from typing import Any
 from openhart.errors import UserError
 
 
-def open_dataset(
-    path: str, size: tuple[int, int], only: Mapping[str, Sequence[str]] | None = None
-) -> Any:
+def open_dataset(path: str, size: tuple[int, int], only: Mapping[str, Sequence[str]] | None = None) -> Any:
     """Open images of a folder, or of webdataset shards if ``path`` ends in ``.tar``.
 
     Args:

@@ -21,7 +21,9 @@ def tiny_encoder(kind, vocabulary):
         sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
         return BertModel(BertConfig(vocab_size=vocabulary, intermediate_size=16, **sizes))
     if kind == "t5":
-        return T5Model(T5Config(vocab_size=vocabulary, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2))
+        return T5Model(
+            T5Config(vocab_size=vocabulary, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+        )
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     return Qwen2Model(
         Qwen2Config(vocab_size=vocabulary, intermediate_size=16, num_key_value_heads=2, **sizes)

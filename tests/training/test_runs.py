@@ -206,6 +206,14 @@ def test_every_kind_of_generator_runs(corpus, trained_tokenizer, tmp_path, value
     assert pipeline(**asked, output_type="pt").images.isfinite().all()
 
 
+def test_a_run_can_start_from_a_trained_pipeline(corpus, trained_tokenizer, trained_generator, tmp_path):
+    values = generator_recipe(corpus, tmp_path, trained_tokenizer[0], steps=2)
+    values |= {"initial": str(trained_generator[0]), "model": {}, "sample_prompts": []}
+    generator.train(write_recipe(tmp_path / "recipe.yaml", values), quiet=True)
+    start = logged(tmp_path, "cross_entropy")[0]
+    assert start < 0.8 * logged(trained_generator[1], "cross_entropy")[0]
+
+
 def test_a_resumed_generator_run_has_the_same_losses_to_the_bit(corpus, trained_tokenizer, tmp_path):
     losses = []
     for name, stops in (("whole", []), ("stopped", [2, 4])):
@@ -246,6 +254,7 @@ def test_batches_depend_on_seed_and_step_only():
         ({"model.scales": [1, 8, 4]}, "largest"),
         ({"losses.perceptual": "vgg"}, "perceptual"),
         ({"phases": []}, "phases"),
+        ({"model.colour": 3}, "no setting colour"),
     ],
 )
 def test_a_bad_recipe_is_told_before_anything_starts(corpus, tmp_path, change, word):

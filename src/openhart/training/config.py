@@ -1,10 +1,12 @@
 """Recipes: one YAML file makes a run. Names, types and ranges are checked before anything starts."""
 
+import inspect
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError
+from torch import nn
 
 from openhart.errors import UserError
 
@@ -86,11 +88,14 @@ class TokenizerLosses(Section):
 
 
 class TokenizerRecipe(Section):
-    """Everything that makes a tokenizer: ``model`` holds HybridTokenizer's settings."""
+    """Everything that makes a tokenizer.
+
+    ``model`` holds HybridTokenizer's settings; ``initial`` names a tokenizer to start from instead.
+    """
 
     run: Run
     data: Data
-    model: dict[str, Any]
+    model: dict[str, Any] = {}
     phases: list[Phase] = Field(min_length=1)
     optimizer: Optimizer
     losses: TokenizerLosses = TokenizerLosses()
@@ -134,14 +139,15 @@ class GeneratorRecipe(Section):
     """Everything that makes a generator on a trained tokenizer.
 
     ``model`` holds HartTransformer's settings; scales, codes and context are filled in from the
-    tokenizer and the condition encoder. ``cache`` encodes the data once, before the first step.
+    tokenizer and the condition encoder. ``initial`` names a pipeline to start from instead. ``cache``
+    encodes the data once, before the first step.
     """
 
     run: Run
     data: Data
     tokenizer: str
     steps: PositiveInt
-    model: dict[str, Any]
+    model: dict[str, Any] = {}
     conditioning: Conditioning = Conditioning()
     residual: ResidualHead | None = ResidualHead()
     optimizer: Optimizer
@@ -152,6 +158,7 @@ class GeneratorRecipe(Section):
     sampling: dict[str, Any] = {}
 
 
+Model = TypeVar("Model", bound=nn.Module)
 Recipe = TypeVar("Recipe", TokenizerRecipe, GeneratorRecipe)
 
 
@@ -182,6 +189,22 @@ def load_recipe(path: Path, kind: type[Recipe], overrides: list[str] | None = No
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{path}: {place}: {first['msg']}") from error
+
+
+def build_model(kind: type[Model], settings: dict[str, Any]) -> Model:
+    """Make a model from a recipe's settings.
+
+    Raises:
+        UserError: a name that the model does not know, or a value of the wrong kind.
+    """
+    known = inspect.signature(kind).parameters
+    unknown = [name for name in settings if name not in known]
+    if unknown:
+        raise UserError(f"model: {kind.__name__} has no setting {unknown[0]}; it has {', '.join(known)}")
+    try:
+        return kind(**settings)
+    except TypeError as error:
+        raise UserError(f"model: a setting of {kind.__name__} is of the wrong kind: {error}") from error
 
 
 def _override(values: dict[str, Any], override: str) -> None:

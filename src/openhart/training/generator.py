@@ -25,7 +25,7 @@ from openhart.residual.heads import TokenResidualHead, WideResidualHead
 from openhart.scales import split_by_scale
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.training.batches import step_generator, stream_batches
-from openhart.training.config import GeneratorRecipe, ResidualHead, Thinning, load_recipe
+from openhart.training.config import GeneratorRecipe, ResidualHead, Thinning, build_model, load_recipe
 from openhart.training.latents import (
     Latents,
     TextConditions,
@@ -185,6 +185,7 @@ def train(path: Path, overrides: list[str] | None = None, quiet: bool = False) -
     if recipe.cache and not isinstance(dataset, IterableDataset):
         dataset = Latents(tokenizer, dataset, recipe.data.batch_size, recipe.data.workers, quiet)
     stage = _prepare(recipe, accelerator, tokenizer, _residual_scale(tokenizer, dataset))
+    _pipeline(stage)  # says now if the parts do not fit each other
     first = resume(accelerator, output)
     stage.ema.to(accelerator.device)
     batches = _batches(stage, dataset, first)
@@ -226,21 +227,21 @@ def _prepare(
     residual_scale: float,
 ) -> Stage:
     conditions, label_encoder, context = _build_conditions(recipe, accelerator)
-    table = tokenizer.quantizer.codebook
-    transformer = HartTransformer(
-        **recipe.model,
-        **context,
-        scales=tokenizer.config.scales,
-        codebook_size=table.num_embeddings,
-        code_dim=table.embedding_dim,
-    )
-    head = _build_head(recipe.residual, transformer, residual_scale)
+    if recipe.initial:
+        start = HartPipeline.from_pretrained(recipe.initial, text_encoder=None, text_tokenizer=None)
+        transformer, head = start.transformer.train(), start.residual_head
+        label_encoder = start.label_encoder
+    else:
+        table = tokenizer.quantizer.codebook
+        shape = {"codebook_size": table.num_embeddings, "code_dim": table.embedding_dim}
+        settings = recipe.model | context | shape | {"scales": tokenizer.config.scales}
+        transformer = build_model(HartTransformer, settings)
+        head = _build_head(recipe.residual, transformer, residual_scale)
     losses = GeneratorLosses(transformer, head, label_encoder, recipe.residual)
-    settings = recipe.optimizer
     optimizer = torch.optim.AdamW(
-        _parameter_groups(losses, settings.weight_decay),
-        lr=settings.learning_rate,
-        betas=settings.betas,
+        _parameter_groups(losses, recipe.optimizer.weight_decay),
+        lr=recipe.optimizer.learning_rate,
+        betas=recipe.optimizer.betas,
         fused=True,
     )
     model, prepared = accelerator.prepare(losses, optimizer)

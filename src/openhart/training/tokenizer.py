@@ -18,7 +18,7 @@ from openhart.tokenizer.model import HybridTokenizer
 from openhart.tokenizer.quantizer import Quantized
 from openhart.training.batches import step_generator, stream_batches
 from openhart.training.codebook import CodeRevival, start_with_kmeans
-from openhart.training.config import Phase, TokenizerRecipe, load_recipe
+from openhart.training.config import Phase, TokenizerRecipe, build_model, load_recipe
 from openhart.training.loop import (
     log_images,
     log_metrics,
@@ -129,7 +129,7 @@ def train(path: Path, overrides: list[str] | None = None, quiet: bool = False) -
 def _build_tokenizer(recipe: TokenizerRecipe) -> HybridTokenizer:
     if recipe.initial:
         return HybridTokenizer.from_pretrained(recipe.initial)
-    return HybridTokenizer(**recipe.model)
+    return build_model(HybridTokenizer, recipe.model)
 
 
 def _prepare(

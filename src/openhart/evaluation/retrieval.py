@@ -7,9 +7,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from openhart.data.images import ImageFolder
 from openhart.errors import UserError
 from openhart.features import EfficientNetFeatures
 from openhart.pipeline import HartPipeline
@@ -35,7 +35,7 @@ def choose_things(records: Sequence[dict[str, Any]], count: int, seed: int) -> l
 @torch.no_grad()
 def evaluate_retrieval(
     pipeline: HartPipeline,
-    dataset: Dataset,
+    dataset: ImageFolder,
     count: int = 256,
     batch_size: int = 16,
     seed: int = 0,
@@ -47,7 +47,7 @@ def evaluate_retrieval(
 
     Args:
         pipeline: makes the pictures.
-        dataset: map-style, with ``records``; each chosen record's ``text`` is a prompt.
+        dataset: each chosen record's ``text`` is a prompt.
         count: prompts, and real images to be found among.
         batch_size: pictures at a time.
         seed: chooses the records, and seeds picture i with ``seed + i``.

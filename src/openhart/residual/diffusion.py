@@ -168,7 +168,7 @@ def sample(
         (B, N, z), in the head's units: times its ``residual_scale`` it is the residual.
     """
     guided = unconditional is not None
-    conditions = torch.cat([condition, unconditional]) if guided else condition
+    conditions = condition if unconditional is None else torch.cat([condition, unconditional])
     embedded = head.embed_condition(conditions)
     x = noise
     for step in reversed(range(len(schedule))):

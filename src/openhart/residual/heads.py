@@ -88,11 +88,16 @@ class TokenResidualHead(ModelMixin, ConfigMixin):
 
     def _initialise(self) -> None:
         """Start as the identity (AdaLN-Zero, DiT, section 3.2), predicting no noise."""
-        zeros = [self.final_modulation, self.output, *(block.modulation for block in self.blocks)]
-        zeros += [block.neighbours for block in self.blocks if isinstance(block, WideBlock)]
+        zeros: list[nn.Linear | nn.Conv2d] = [self.final_modulation, self.output]
+        for module in self.modules():
+            if isinstance(module, TokenBlock):
+                zeros.append(module.modulation)
+            if isinstance(module, WideBlock):
+                zeros.append(module.neighbours)
         for layer in zeros:
             nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
     def embed_condition(self, condition: Tensor) -> Tensor:
         """What the transformer says of each token, once for all steps: (B, N, C) → (B, N, W)."""

@@ -178,7 +178,7 @@ class Decoder(nn.Module):
         self.unfold = nn.PixelShuffle(patch_size)
 
     @property
-    def last_layer(self) -> nn.Parameter:
+    def last_layer(self) -> Tensor:
         """Weight of the last convolution, where the adaptive adversarial weight is measured."""
         return self.conv_out.weight
 

@@ -60,7 +60,7 @@ class GeneratorLosses(nn.Module):
     def __init__(
         self,
         transformer: HartTransformer,
-        residual_head: nn.Module | None,
+        residual_head: TokenResidualHead | None,
         label_encoder: LabelEncoder | None,
         settings: ResidualHead | None,
     ) -> None:
@@ -98,8 +98,9 @@ class GeneratorLosses(nn.Module):
     def _residual(
         self, batch: "Batch", hidden: Tensor, logits: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        assert self.settings is not None
         settings, head = self.settings, self.residual_head
+        assert settings is not None
+        assert head is not None
         codes = sample_codes(
             logits.detach(),
             [generator] * len(logits),
@@ -276,7 +277,7 @@ def _build_conditions(
 
 def _build_head(
     settings: ResidualHead | None, transformer: HartTransformer, residual_scale: float
-) -> nn.Module | None:
+) -> TokenResidualHead | None:
     if settings is None:
         return None
     kinds = {"token": TokenResidualHead, "wide": WideResidualHead}
@@ -326,7 +327,8 @@ def _train_step(stage: Stage, step: int, batches: Iterator[Any]) -> dict[str, An
     generator = step_generator(recipe.run.seed, step, accelerator.process_index)
     metrics: dict[str, Any] = {}
     for _ in range(recipe.run.accumulation):
-        batch = _make_batch(stage, *next(batches), generator)
+        codes, last_target, records = next(batches)
+        batch = _make_batch(stage, codes, last_target, records, generator)
         with accelerator.autocast():
             metrics = stage.model(batch, generator)
         accelerator.backward(metrics["loss"] / recipe.run.accumulation)

@@ -52,8 +52,8 @@ class TextConditions:
             context, mask = self._encode(new)
             rows = zip(context.to(torch.bfloat16), mask, strict=True)
             self.known |= dict(zip(new, rows, strict=True))
-        context, mask = zip(*(self.known[caption] for caption in captions), strict=True)
-        return torch.stack(context).float(), torch.stack(mask)
+        contexts, masks = zip(*(self.known[caption] for caption in captions), strict=True)
+        return torch.stack(contexts).float(), torch.stack(masks)
 
     def _encode(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         return encode_prompts(*self.parts, captions, self.max_tokens, self.instruction)

@@ -38,6 +38,9 @@ CHOICES = {
 }
 
 
+ADDING_TO_THE_STREAM = ("attention.proj.weight", "mlp.down.weight", "mlp.2.weight")
+
+
 @dataclass(frozen=True)
 class Conditioning:
     """What a context means to every scale, worked out once.
@@ -182,24 +185,23 @@ class HartTransformer(ModelMixin, ConfigMixin):
     def _initialise(self, depth: int) -> None:
         """Small linear maps, smaller still where they add to the stream; open gates in tables."""
         for module in self.modules():
-            if isinstance(module, nn.Linear):
+            if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Embedding):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-            elif isinstance(module, LinearModulation):
-                nn.init.zeros_(module.linear.weight)
-        for block in self.blocks:
-            last = block.mlp.down if hasattr(block.mlp, "down") else block.mlp[-1]
-            for linear in (block.attention.proj, last):
-                nn.init.trunc_normal_(linear.weight, std=0.02 / (2 * depth) ** 0.5)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        for name, parameter in self.named_parameters():
+            if name.endswith(ADDING_TO_THE_STREAM):
+                nn.init.trunc_normal_(parameter, std=0.02 / (2 * depth) ** 0.5)
         with torch.no_grad():
+            for module in self.modules():
+                if isinstance(module, LinearModulation):
+                    module.linear.weight.zero_()
             for modulation in self.modulations or []:
-                if isinstance(modulation, TableModulation | OffsetModulation):
-                    table = next(modulation.parameters())
-                    table[:2] = 1.0
-                else:
+                if isinstance(modulation, TableModulation):
+                    modulation.table[:2] = 1.0
+                elif isinstance(modulation, OffsetModulation):
+                    modulation.offset[:2] = 1.0
+                elif isinstance(modulation, LinearModulation):
                     modulation.linear.bias[: 2 * self.config.width] = 1.0
         if self.position_embed is not None:
             nn.init.trunc_normal_(self.position_embed, std=0.02)
@@ -223,7 +225,9 @@ class HartTransformer(ModelMixin, ConfigMixin):
         pooled = pool_context(tokens, mask, self.config.pooling)
         if self.shared_modulation is not None:
             pooled = self.shared_modulation(pooled)
-        modulations = self.modulations and [part(pooled) for part in self.modulations]
+        modulations = None
+        if self.modulations is not None:
+            modulations = [part(pooled) for part in self.modulations]
         levels = self.level_embed(torch.arange(len(self.scales), device=tokens.device))
         head = self.head_modulation(tokens.amax(dim=1))
         return Conditioning(tokens, modulations, head, levels, self._rotation(mask))
@@ -260,7 +264,8 @@ class HartTransformer(ModelMixin, ConfigMixin):
         if keep is not None:
             stay = torch.cat([keep.new_ones(len(x), x.shape[1] - keep.shape[1]), keep], dim=1)
             x = x[stay].unflatten(0, (len(x), -1))
-            rotation = rotation and tuple(_keep_positions(part, stay) for part in rotation)
+            if rotation is not None:
+                rotation = (_keep_positions(rotation[0], stay), _keep_positions(rotation[1], stay))
             lengths[-1] = x.shape[1] - sum(lengths[:-1])
         attend = block_causal(lengths, x.device)
         for index, block in enumerate(self.blocks):

@@ -1,0 +1,36 @@
+"""Put a trained pipeline into the package: bfloat16 weights beside the model card.
+
+    python recipes/emoji/package_model.py runs/emoji/generator/pipeline
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+
+from openhart import HartPipeline
+
+HERE = Path(__file__).parent
+TARGET = HERE.parents[1] / "src" / "openhart" / "models" / "default"
+
+
+def main() -> None:
+    pipeline = HartPipeline.from_pretrained(sys.argv[1], text_encoder=None, text_tokenizer=None)
+    pipeline.to(dtype=torch.bfloat16)
+    shutil.rmtree(TARGET, ignore_errors=True)
+    pipeline.save_pretrained(TARGET)
+    for path in TARGET.rglob("*.json"):  # where the weights lay while training is nobody's business
+        values = json.loads(path.read_text())
+        values.pop("_name_or_path", None)
+        path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+    for path in TARGET.rglob("*.safetensors"):
+        path.chmod(0o644)
+    shutil.copy(HERE / "MODEL_CARD.md", TARGET / "README.md")
+    size = sum(path.stat().st_size for path in TARGET.rglob("*") if path.is_file())
+    print(f"{TARGET}: {size / 2**20:.1f} MiB")
+
+
+if __name__ == "__main__":
+    main()

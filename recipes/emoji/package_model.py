@@ -1,6 +1,6 @@
 """Put a trained pipeline into the package: bfloat16 weights beside the model card.
 
-    python recipes/emoji/package_model.py runs/emoji/generator/pipeline
+python recipes/emoji/package_model.py runs/emoji/generator/pipeline
 """
 
 import json
@@ -17,6 +17,7 @@ TARGET = HERE.parents[1] / "src" / "openhart" / "models" / "default"
 
 
 def main() -> None:
+    """Cast to bfloat16, save, and copy the card."""
     pipeline = HartPipeline.from_pretrained(sys.argv[1], text_encoder=None, text_tokenizer=None)
     pipeline.to(dtype=torch.bfloat16)
     shutil.rmtree(TARGET, ignore_errors=True)

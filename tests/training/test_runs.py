@@ -1,6 +1,7 @@
 """Both stages end to end on a handful of real pictures: they learn, resume to the bit, and load."""
 
 import json
+import tarfile
 
 import numpy as np
 import pytest
@@ -204,6 +205,21 @@ def test_every_kind_of_generator_runs(corpus, trained_tokenizer, tmp_path, value
     pipeline.set_progress_bar_config(disable=True)
     asked = {"class_labels": 3} if pipeline.label_encoder else {"prompt": "a red circle"}
     assert pipeline(**asked, output_type="pt").images.isfinite().all()
+
+
+def test_shards_train_both_stages(corpus, tmp_path):
+    shard = tmp_path / "train-0.tar"
+    with tarfile.open(shard, "w") as archive:
+        for image in sorted(corpus.glob("*.png")):
+            archive.add(image, image.name)
+            caption = tmp_path / f"{image.stem}.txt"
+            caption.write_text(f"a {image.stem}")
+            archive.add(caption, caption.name)
+    values = tokenizer_recipe(shard, tmp_path / "tokenizer", steps=(1, 2, 1))
+    folder = tokenizer.train(write_recipe(tmp_path / "tokenizer.yaml", values), quiet=True)
+    values = generator_recipe(shard, tmp_path / "generator", folder, steps=2, sample_prompts=[])
+    folder = generator.train(write_recipe(tmp_path / "generator.yaml", values), quiet=True)
+    assert (folder / "model_index.json").is_file()
 
 
 def test_a_run_can_start_from_a_trained_pipeline(corpus, trained_tokenizer, trained_generator, tmp_path):

@@ -1,5 +1,6 @@
 """Training the generator: codes by cross-entropy, the residual by diffusion (HART, section 3.2)."""
 
+import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ from openhart.training.state import resume, save_checkpoint
 from openhart.transformer.model import HartTransformer
 
 RESIDUAL_SHARE_KEPT = 0.995
+MEASURED_SAMPLES = 512
+LARGEST_QUANTILE = 2**24  # torch takes no more values
 
 
 class GeneratorLosses(nn.Module):
@@ -210,15 +213,16 @@ def _load_tokenizer(folder: str) -> HybridTokenizer:
 
 
 def _residual_scale(tokenizer: HybridTokenizer, dataset: Any) -> float:
-    """What residuals are divided by, so that nearly all of them lie in [−1, 1], where the sampler clamps."""
-    items = [dataset[index][0] for index in range(0, len(dataset), max(len(dataset) // 512, 1))]
-    if not isinstance(dataset, Latents):
-        codes, targets = encode_images(tokenizer, torch.stack(items).to(tokenizer.device))
+    """What residuals are divided by, so that nearly all lie in [−1, 1], where the sampler clamps."""
+    if isinstance(dataset, Latents):
+        stride = max(len(dataset) // MEASURED_SAMPLES, 1)
+        codes, targets = dataset.codes[::stride].long(), dataset.targets[::stride].float()
     else:
-        codes, targets = (torch.stack(part).to(tokenizer.device) for part in zip(*items, strict=True))
-    last = codes[:, -targets.shape[1] :]
-    residual = targets.float() - tokenizer.quantizer.lookup(last).float()
-    return float(residual.abs().flatten()[: 2**24].quantile(RESIDUAL_SHARE_KEPT))
+        images = [image for image, _ in itertools.islice(iter(dataset), MEASURED_SAMPLES)]
+        codes, targets = encode_images(tokenizer, torch.stack(images).to(tokenizer.device))
+    last = codes[:, -targets.shape[1] :].to(tokenizer.device)
+    residual = targets.to(tokenizer.device) - tokenizer.quantizer.lookup(last).float()
+    return float(residual.abs().flatten()[:LARGEST_QUANTILE].quantile(RESIDUAL_SHARE_KEPT))
 
 
 def _prepare(

@@ -83,7 +83,7 @@ class TokenizerLosses(Section):
     commitment: NonNegativeFloat = 0.25
     adversarial: NonNegativeFloat = 0.5
     adversarial_ramp_steps: PositiveInt = 500
-    discriminator_width: PositiveInt = 64
+    discriminator_width: int = Field(default=64, gt=0, multiple_of=2)
     discriminator_learning_rate: float = Field(default=1e-4, gt=0)
 
 

@@ -38,8 +38,11 @@ def test_a_red_apple_is_red_on_white(pipeline):
 
 
 def test_a_background_is_the_colour_it_was_asked_for(pipeline):
-    red, _, blue = edge(pictures(pipeline, "a red apple on a light blue background"))
-    assert blue > red + 0.1
+    black = pictures(pipeline, "a grinning face on a black background")
+    assert edge(black).max() < 0.5
+    assert middle(black).argmax() == 0
+    red, _, blue = edge(pictures(pipeline, "a red apple on a yellow background"))
+    assert red > blue + 0.25
 
 
 def test_a_green_heart_is_green_and_a_blue_one_blue(pipeline):

@@ -1,6 +1,6 @@
 """Writing files so that a reader finds all of one or none of it."""
 
-import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,21 +21,12 @@ def written_whole(path: Path) -> Iterator[Path]:
         yield path
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(path.suffix, f".{path.stem[:40]}-", path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    temporary = path.with_name(f".{path.stem[:40]}-{secrets.token_hex(4)}{path.suffix}")
+    try:  # the block makes the file, so that no interruption finds it unguarded
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def check_writable(folder: Path) -> None:

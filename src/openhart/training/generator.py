@@ -184,7 +184,7 @@ def train(path: Path, overrides: list[str] | None = None, quiet: bool = False) -
     set_seed(recipe.run.seed)
     tokenizer = _load_tokenizer(recipe.tokenizer)
     dataset = open_dataset(recipe.data.train, tokenizer.image_size, recipe.data.only)
-    accelerator, output = open_run(recipe.run, recipe.model_dump())
+    accelerator, output = open_run(recipe.run)
     tokenizer.to(accelerator.device)
     if recipe.cache and not isinstance(dataset, IterableDataset):
         dataset = Latents(tokenizer, dataset, recipe.data.batch_size, recipe.data.workers, quiet)

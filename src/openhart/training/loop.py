@@ -14,7 +14,7 @@ from openhart.errors import UserError
 from openhart.training.config import Optimizer, Run
 
 
-def open_run(run: Run, settings: dict[str, Any]) -> tuple[Accelerator, Path]:
+def open_run(run: Run) -> tuple[Accelerator, Path]:
     """Start accelerate and TensorBoard for a run and make its folder.
 
     Raises:

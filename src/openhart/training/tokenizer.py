@@ -105,7 +105,7 @@ def train(path: Path, overrides: list[str] | None = None, quiet: bool = False) -
     dataset = open_dataset(recipe.data.train, size, recipe.data.only)
     held_out = open_dataset(recipe.data.test or recipe.data.train, size, recipe.data.only)
     perceptual = build_perceptual(recipe.losses.perceptual) if recipe.losses.perceptual else None
-    accelerator, output = open_run(recipe.run, recipe.model_dump())
+    accelerator, output = open_run(recipe.run)
     stage = _prepare(recipe, accelerator, tokenizer, perceptual)
     first = resume(accelerator, output)
     stage.ema.to(accelerator.device)

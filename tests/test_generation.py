@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from openhart.conditioning.text import empty_condition
 from openhart.errors import UserError
-from openhart.generation import SamplingSettings, draw_codes, generate, truncate
+from openhart.generation import SamplingSettings, draw_codes, generate, most_distinct, truncate
 from tests.tiny import random_context, tiny_head, tiny_tokenizer, tiny_transformer
 
 
@@ -18,7 +19,7 @@ def parts():
 def run(parts, rows, head=True, **values):
     """Generate samples 0 … 2 of a fixed context, or only some of them, seeds following the rows."""
     context, mask = random_context(3)
-    nothing = torch.zeros_like(context), torch.eye(1, mask.shape[1]).bool().expand(3, -1)
+    nothing = empty_condition(1, 1, context.shape[2])
     generators = [torch.Generator().manual_seed(row) for row in rows]
     return list(
         generate(
@@ -26,7 +27,7 @@ def run(parts, rows, head=True, **values):
             parts[1],
             parts[2] if head else None,
             (context[rows], mask[rows]),
-            (nothing[0][rows], nothing[1][rows]),
+            nothing,
             generators,
             SamplingSettings(**values),
         )
@@ -40,6 +41,9 @@ WAYS = [
     {"top_k": 5, "top_p": 0.7},
     {"last_scale_steps": 3},
     {"use_residual": False},
+    {"residual_solver": "dpm++", "residual_steps": 4},
+    {"unguided_scales": 1},
+    {"unguided_scales": 2, "kept_tokens": (0.5, 0.5)},
 ]
 
 
@@ -67,6 +71,56 @@ def test_without_guidance_the_empty_condition_is_not_read(parts):
     plain = run(parts, [0], guidance_scale=0.0)[-1]
     guided = run(parts, [0], guidance_scale=1e-9)[-1]
     torch.testing.assert_close(plain.f_hat, guided.f_hat, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_one_empty_token_means_what_a_whole_empty_context_means(parts):
+    transformer = parts[0]
+    context, mask = random_context(2)
+    whole = empty_condition(2, *context.shape[1:])
+    both = transformer.prepare(*(torch.cat(pair) for pair in zip((context, mask), whole, strict=True)))
+    short = transformer.prepare(*empty_condition(1, 1, context.shape[2]))
+    caches = transformer.allocate_cache(4), transformer.allocate_cache(4)
+    expected = transformer.forward_context(both, caches[0])
+    found = transformer.forward_context(transformer.prepare(context, mask), caches[1], short)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    joined = transformer.prepare(context, mask).beside(short)
+    inputs = torch.randn(4, 4, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(
+        transformer.forward_scale(1, inputs, joined, caches[1]),
+        transformer.forward_scale(1, inputs, both, caches[0]),
+        atol=1e-5,
+        rtol=1e-5,
+    )
+
+
+def test_scales_left_unguided_change_and_earlier_ones_do_not(parts):
+    guided, partly = run(parts, [0]), run(parts, [0], unguided_scales=1)
+    for before, after in zip(guided[:-1], partly[:-1], strict=True):
+        assert torch.equal(before.codes, after.codes)
+    assert not torch.equal(guided[-1].f_hat, partly[-1].f_hat)
+
+
+def test_no_scale_guided_is_no_guidance(parts):
+    plain, none = run(parts, [0], guidance_scale=0.0), run(parts, [0], unguided_scales=4)
+    assert torch.equal(plain[-1].f_hat, none[-1].f_hat)
+
+
+def test_keeping_all_tokens_is_keeping_none_out(parts):
+    whole, kept = run(parts, [0, 1]), run(parts, [0, 1], kept_tokens=(1.0, 1.0))
+    assert torch.equal(whole[-1].f_hat, kept[-1].f_hat)
+
+
+def test_kept_tokens_are_the_ones_that_stand_out():
+    tokens = torch.zeros(1, 6, 2)
+    tokens[0, [1, 4]] = torch.tensor([[5.0, 0], [0, -4]])
+    assert most_distinct(tokens, 2).tolist() == [[1, 4]]
+
+
+def test_more_special_scales_than_there_are_is_told(parts):
+    for values in ({"unguided_scales": 5}, {"kept_tokens": (0.5,) * 5}):
+        with pytest.raises(UserError, match="4 scales"):
+            run(parts, [0], **values)
 
 
 def test_many_residual_steps_cost_nothing_but_time(parts):
@@ -101,6 +155,10 @@ def test_only_codes_in_the_nucleus_are_drawn(top_k, top_p, seed):
         ({"temperature": 0.0}, "temperature"),
         ({"last_scale_steps": 0}, "last_scale_steps"),
         ({"residual_steps": 0}, "residual_steps"),
+        ({"residual_solver": "euler"}, "ddpm, dpm"),
+        ({"unguided_scales": -1}, "unguided_scales"),
+        ({"kept_tokens": (0.0,)}, "kept_tokens"),
+        ({"kept_tokens": (0.5,), "last_scale_steps": 2}, "last_scale_steps"),
     ],
 )
 def test_impossible_values_are_told(values, word):

@@ -20,6 +20,11 @@ def picture(pipeline, *prompt, seed=0, **call):
     return pipeline(*prompt, generator=seeded(seed), output_type="pt", **call).images
 
 
+def assert_same_picture(found, expected):
+    """Equal but for rounding: where weights lie in memory changes the order of a sum."""
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
 def test_output_types(text_pipeline):
     def call(kind):
         return text_pipeline("a red apple", generator=seeded(), output_type=kind).images
@@ -115,11 +120,11 @@ def test_sampling_defaults_come_from_the_model(text_pipeline):
     assert text_pipeline.sampling_settings(top_p=None).temperature == 1.0
 
 
-def test_save_and_load_give_the_same_bits(text_pipeline, text_model):
+def test_save_and_load_give_the_same_picture(text_pipeline, text_model):
     assert not (text_model / "text_encoder").exists()
     loaded = HartPipeline.from_pretrained(text_model)
     loaded.set_progress_bar_config(disable=True)
-    assert torch.equal(picture(loaded, "a cat"), picture(text_pipeline, "a cat"))
+    assert_same_picture(picture(loaded, "a cat"), picture(text_pipeline, "a cat"))
     assert loaded.config.sampling == text_pipeline.config.sampling
     assert text_pipeline.config.text_encoder[0] == "transformers"
 
@@ -130,13 +135,13 @@ def test_a_text_encoder_without_a_name_is_saved(text_pipeline, tmp_path):
     unnamed.save_pretrained(tmp_path)
     loaded = HartPipeline.from_pretrained(tmp_path)
     loaded.set_progress_bar_config(disable=True)
-    assert torch.equal(picture(loaded, "a cat"), picture(unnamed, "a cat"))
+    assert_same_picture(picture(loaded, "a cat"), picture(unnamed, "a cat"))
 
 
 def test_label_models_are_saved_and_loaded(label_pipeline, label_model):
     loaded = HartPipeline.from_pretrained(label_model)
     loaded.set_progress_bar_config(disable=True)
-    assert torch.equal(picture(loaded, class_labels=1), picture(label_pipeline, class_labels=1))
+    assert_same_picture(picture(loaded, class_labels=1), picture(label_pipeline, class_labels=1))
 
 
 def test_bfloat16(text_model, tmp_path):
@@ -147,7 +152,7 @@ def test_bfloat16(text_model, tmp_path):
     cast.save_pretrained(tmp_path)
     loaded = HartPipeline.from_pretrained(tmp_path, dtype=torch.bfloat16)
     loaded.set_progress_bar_config(disable=True)
-    assert torch.equal(picture(loaded, "a cat"), image)
+    assert_same_picture(picture(loaded, "a cat"), image)
 
 
 def test_callback_previews_and_interruption(text_pipeline):
@@ -205,7 +210,7 @@ def test_bad_classes(label_pipeline, labels):
 def test_without_a_text_encoder_only_the_empty_prompt_works(text_pipeline, text_model):
     bare = HartPipeline.from_pretrained(text_model, text_encoder=None, text_tokenizer=None)
     bare.set_progress_bar_config(disable=True)
-    assert torch.equal(picture(bare, ""), picture(text_pipeline, ""))
+    assert_same_picture(picture(bare, ""), picture(text_pipeline, ""))
     with pytest.raises(UserError, match="without a text encoder"):
         bare("a cat")
 

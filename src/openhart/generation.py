@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from openhart.errors import UserError
-from openhart.residual.diffusion import Schedule, cosine_schedule, respace, sample
+from openhart.residual.diffusion import SOLVERS, cosine_schedule
+from openhart.scales import Scales
 from openhart.tokenizer.quantizer import MultiScaleQuantizer
 from openhart.transformer.attention import KVCache
 from openhart.transformer.model import Conditioning, HartTransformer
@@ -36,6 +38,10 @@ class SamplingSettings:
         last_scale_steps: steps in which the last scale is decoded, in random order (MaskGIT).
         use_residual: add the residual; without it the picture is the codes' alone.
         residual_steps: diffusion steps of the residual.
+        residual_solver: how they are taken: ``ddpm``, as HART does, or ``dpm++``, good in fewer.
+        unguided_scales: how many of the last scales go without guidance, at half the work.
+        kept_tokens: share of the tokens worked out at each of the last scales, the last one last; the
+            others take the state of the scale before.
 
     Raises:
         UserError: a value that cannot be.
@@ -51,6 +57,9 @@ class SamplingSettings:
     last_scale_steps: int = 1
     use_residual: bool = True
     residual_steps: int = 8
+    residual_solver: str = "ddpm"
+    unguided_scales: int = 0
+    kept_tokens: Sequence[float] = ()
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.guidance_scale) or self.guidance_scale < 0:
@@ -65,6 +74,16 @@ class SamplingSettings:
             raise UserError(f"last_scale_steps must be at least 1, got {self.last_scale_steps}")
         if not 1 <= self.residual_steps <= 1000:
             raise UserError(f"residual_steps must lie in 1 … 1000, got {self.residual_steps}")
+        if self.residual_solver not in SOLVERS:
+            raise UserError(
+                f"residual_solver must be one of {', '.join(SOLVERS)}, got {self.residual_solver!r}"
+            )
+        if self.unguided_scales < 0:
+            raise UserError(f"unguided_scales must not be negative, got {self.unguided_scales}")
+        if not all(0 < share <= 1 for share in self.kept_tokens):
+            raise UserError(f"kept_tokens must lie in (0, 1], got {list(self.kept_tokens)}")
+        if self.last_scale_steps > 1 and self.kept_tokens:
+            raise UserError("kept_tokens cannot be combined with last_scale_steps")
 
 
 @dataclass(frozen=True)
@@ -86,19 +105,36 @@ class ScaleState:
 
 @dataclass(frozen=True)
 class Parts:
-    """What the loop works with; ``guided`` tells that rows B … 2B are the unconditional half."""
+    """What the loop works with.
+
+    ``guidances`` holds g of each scale, 0 where there is none. ``conditioning`` and ``cache`` hold B samples,
+    and as many unconditional ones after them if any scale is guided.
+    """
 
     transformer: HartTransformer
     quantizer: MultiScaleQuantizer
     conditioning: Conditioning
     cache: KVCache
-    guided: bool
+    guidances: Sequence[float]
     generators: Sequence[torch.Generator]
     settings: SamplingSettings
 
-    def both(self, tensor: Tensor) -> Tensor:
-        """Give the unconditional half, if there is one, the same rows."""
-        return torch.cat([tensor, tensor]) if self.guided else tensor
+    @property
+    def last(self) -> int:
+        """Index of the last scale."""
+        return len(self.quantizer.scales) - 1
+
+    def copies(self, index: int) -> int:
+        """2 while this scale or a later one is guided, since then both halves go on; else 1."""
+        return 2 if any(self.guidances[index:]) else 1
+
+    def kept(self, index: int) -> int | None:
+        """How many tokens of a scale are worked out; None for all."""
+        shares = self.settings.kept_tokens
+        place = index - (self.last + 1 - len(shares))
+        if index == 0 or place < 0 or shares[place] == 1:
+            return None
+        return max(1, round(shares[place] * math.prod(self.quantizer.scales[index])))
 
 
 @torch.no_grad()
@@ -118,44 +154,105 @@ def generate(
         quantizer: turns codes into features.
         residual_head: completes the last scale, or None: then its codes pass through φ like the others'.
         context: context tokens (B, T, D) and their mask (B, T).
-        empty: the same for the empty condition.
+        empty: the one token that fills the empty condition, (1, 1, D), and its mask (1, 1).
         generators: one a sample, so that a sample does not depend on the others.
         settings: how to draw.
 
     Yields:
         the state after each scale.
+
+    Raises:
+        UserError: settings that do not suit the scales.
     """
-    guided = settings.guidance_scale > 0 and len(quantizer.scales) > 1
-    tokens, mask = (
-        (torch.cat([a, b.to(a)]) for a, b in zip(context, empty, strict=True)) if guided else context
-    )
-    conditioning = transformer.prepare(tokens, mask)
-    cache = transformer.allocate_cache(len(tokens))
-    parts = Parts(transformer, quantizer, conditioning, cache, guided, generators, settings)
-    f_hat = quantizer.empty(len(generators)).float()
-    last = len(quantizer.scales) - 1
-    for index in range(last):
-        codes, embedding = _predict_scale(parts, f_hat, index)
+    guidances = _guidances(settings, len(quantizer.scales))
+    conditioning, unconditional = transformer.prepare(*context), None
+    if any(guidances):
+        unconditional = transformer.prepare(*empty)
+    batch = len(generators)
+    cache = transformer.allocate_cache(batch * (1 if unconditional is None else 2))
+    hidden = transformer.forward_context(conditioning, cache, unconditional)
+    if unconditional is not None:
+        conditioning = conditioning.beside(unconditional)
+    parts = Parts(transformer, quantizer, conditioning, cache, guidances, generators, settings)
+    f_hat = quantizer.empty(batch).float()
+    for index in range(parts.last):
+        hidden = _hidden(parts, f_hat, index, hidden)
+        codes, embedding = _choose(parts, hidden, index)
         f_hat = quantizer.add_scale(f_hat.to(embedding.dtype), embedding, index).float()
         yield ScaleState(index, codes, f_hat)
-    yield _finish(parts, residual_head, f_hat, last)
+    yield _finish(parts, residual_head, f_hat, hidden)
 
 
-def _predict_scale(parts: Parts, f_hat: Tensor, index: int) -> tuple[Tensor, Tensor]:
-    """Codes (B, n) of one scale and their embedding (B, n, z)."""
+def _guidances(settings: SamplingSettings, scales: int) -> list[float]:
+    """g of each scale, growing linearly from 0 (HART and VAR)."""
+    if settings.unguided_scales > scales or len(settings.kept_tokens) > scales:
+        raise UserError(
+            f"unguided_scales and kept_tokens must not exceed the model's {scales} scales, "
+            f"got {settings.unguided_scales} and {len(settings.kept_tokens)}"
+        )
+    guided = scales - settings.unguided_scales if scales > 1 else 0
+    return [
+        settings.guidance_scale * _progress(settings, index, scales) if index < guided else 0.0
+        for index in range(scales)
+    ]
+
+
+def _progress(settings: SamplingSettings, index: int, scales: int) -> float:
+    """k/(K − 1), which guidance and smoothing follow."""
+    last = scales - 1
+    if index == last and settings.last_scale_holds_back:
+        index = max(last - 1, 0)
+    return index / max(last, 1)
+
+
+def _hidden(parts: Parts, f_hat: Tensor, index: int, before: Tensor) -> Tensor:
+    """Hidden states (B or 2B, n, C) of one scale; ``before`` holds those of the scale before it."""
     if index == 0:
-        hidden = parts.transformer.forward_context(parts.conditioning, parts.cache)
-    else:
-        inputs = parts.both(parts.quantizer.next_input(f_hat, index))
-        hidden = parts.transformer.forward_scale(index, inputs, parts.conditioning, parts.cache)
-    return _choose(parts, hidden, index)
+        return before
+    inputs, kept = parts.quantizer.next_input(f_hat, index), parts.kept(index)
+    if kept is None:
+        return _forward(parts, inputs, index)
+    places = most_distinct(inputs, kept)
+    found = _forward(parts, inputs.take_along_dim(places[..., None], dim=1), index, places)
+    hidden = _resize(before[: len(found)], parts.quantizer.scales, index)
+    places = places.repeat(parts.copies(index), 1)
+    return hidden.scatter(1, places[..., None].expand_as(found), found)
+
+
+def _forward(parts: Parts, inputs: Tensor, index: int, places: Tensor | None = None) -> Tensor:
+    """Run one scale's tokens (B, n, z), and the same again without condition while it is guided."""
+    copies = parts.copies(index)
+    conditioning = parts.conditioning.rows(copies * len(inputs))
+    places = None if places is None else places.repeat(copies, 1)
+    return parts.transformer.forward_scale(
+        index, inputs.repeat(copies, 1, 1), conditioning, parts.cache, places
+    )
+
+
+def most_distinct(tokens: Tensor, count: int) -> Tensor:
+    """Places of the ``count`` tokens farthest from the mean token, (B, N, z) → (B, n), in order.
+
+    At a large scale flat areas hardly change; these tokens carry what does (FastVAR, arXiv 2503.23367,
+    section 3.2).
+    """
+    distance = (tokens - tokens.mean(dim=1, keepdim=True)).square().sum(dim=-1)
+    return distance.topk(count, dim=1).indices.sort(dim=1).values
+
+
+def _resize(hidden: Tensor, scales: Scales, index: int) -> Tensor:
+    """What the scale before says of this scale's places, (B, m, C) → (B, n, C)."""
+    grid = hidden.transpose(1, 2).unflatten(2, scales[index - 1])
+    return F.interpolate(grid, size=scales[index], mode="nearest").flatten(2).transpose(1, 2)
 
 
 def _choose(parts: Parts, hidden: Tensor, index: int) -> tuple[Tensor, Tensor]:
-    ratio = _progress(parts, index)
-    logits = parts.transformer.logits(hidden, parts.conditioning)
-    if parts.guided:
-        logits = guide(logits, parts.settings.guidance_scale * ratio)
+    """Codes (B, n) of one scale and their embedding (B, n, z)."""
+    guidance, batch = parts.guidances[index], len(parts.generators)
+    if not guidance:
+        hidden = hidden[:batch]
+    logits = parts.transformer.logits(hidden, parts.conditioning.rows(len(hidden)))
+    if guidance:
+        logits = guide(logits, guidance)
     settings = parts.settings
     top_k = settings.top_k
     if index >= LATE_SCALE and settings.late_top_k is not None:
@@ -164,58 +261,47 @@ def _choose(parts: Parts, hidden: Tensor, index: int) -> tuple[Tensor, Tensor]:
     codes = draw_codes(logits, parts.generators)
     if not settings.smooth:
         return codes, parts.quantizer.lookup(codes)
-    weights = _gumbel_softmax(logits, ratio, parts.generators)
+    weights = _gumbel_softmax(logits, _progress(settings, index, parts.last + 1), parts.generators)
     table = parts.quantizer.codebook.weight
     return codes, weights.to(table.dtype) @ table
 
 
-def _progress(parts: Parts, index: int) -> float:
-    """k/(K − 1), which guidance and smoothing follow."""
-    last = len(parts.quantizer.scales) - 1
-    if index == last and parts.settings.last_scale_holds_back:
-        index = max(last - 1, 0)
-    return index / max(last, 1)
-
-
-def _finish(parts: Parts, residual_head: Any | None, f_hat: Tensor, last: int) -> ScaleState:
+def _finish(parts: Parts, residual_head: Any | None, f_hat: Tensor, before: Tensor) -> ScaleState:
     """Decode the last scale, in one step or several, and add its residual."""
-    height, width = parts.quantizer.size
-    batch, count = len(parts.generators), height * width
-    orders = _random_orders(parts, count) if parts.settings.last_scale_steps > 1 else None
-    inputs = parts.quantizer.next_input(f_hat, last) if last else None
-    hidden_parts, codes_parts, embedded_parts = [], [], []
-    for places in _last_scale_places(parts.settings.last_scale_steps, count, orders):
-        hidden = _last_hidden(parts, inputs, last, places)
-        codes, embedding = _choose(parts, hidden, last)
-        hidden_parts.append(hidden)
-        codes_parts.append(codes)
-        embedded_parts.append(embedding)
-    hidden, codes, embedding = (
-        torch.cat(part, dim=1) for part in (hidden_parts, codes_parts, embedded_parts)
-    )
-    if orders is not None:
-        back = orders.argsort(dim=1)
-        hidden = hidden.take_along_dim(parts.both(back)[..., None], dim=1)
-        codes = codes.take_along_dim(back, dim=1)
-        embedding = embedding.take_along_dim(back[..., None], dim=1)
+    if parts.settings.last_scale_steps > 1 and parts.last:
+        hidden, codes, embedding = _last_scale_in_steps(parts, f_hat)
+    else:
+        hidden = _hidden(parts, f_hat, parts.last, before)
+        codes, embedding = _choose(parts, hidden, parts.last)
     residual = None
     if residual_head is not None and parts.settings.use_residual:
-        condition = parts.transformer.residual_condition(hidden, parts.both(parts.quantizer.lookup(codes)))
-        residual = _residual(parts, residual_head, condition, _progress(parts, last))
+        if not parts.guidances[parts.last]:
+            hidden = hidden[: len(codes)]
+        words = parts.quantizer.lookup(codes).repeat(len(hidden) // len(codes), 1, 1)
+        condition = parts.transformer.residual_condition(hidden, words)
+        residual = _residual(parts, residual_head, condition)
         embedding = embedding + residual.to(embedding.dtype)
-    assert embedding.shape[:2] == (batch, count)
-    f_hat = parts.quantizer.add_scale(f_hat.to(embedding.dtype), embedding, last, blend=residual_head is None)
-    return ScaleState(last, codes, f_hat, residual)
+    blend = residual_head is None
+    f_hat = parts.quantizer.add_scale(f_hat.to(embedding.dtype), embedding, parts.last, blend=blend)
+    return ScaleState(parts.last, codes, f_hat, residual)
 
 
-def _last_hidden(parts: Parts, inputs: Tensor | None, last: int, places: Tensor | None) -> Tensor:
-    if inputs is None:
-        return parts.transformer.forward_context(parts.conditioning, parts.cache)
-    if places is None:
-        chosen = inputs
-    else:
-        chosen, places = inputs.take_along_dim(places[..., None], dim=1), parts.both(places)
-    return parts.transformer.forward_scale(last, parts.both(chosen), parts.conditioning, parts.cache, places)
+def _last_scale_in_steps(parts: Parts, f_hat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Hidden states, codes and embedding of the last scale, decoded in random order, a part at a time."""
+    inputs = parts.quantizer.next_input(f_hat, parts.last)
+    orders = _random_orders(parts, inputs.shape[1])
+    found = []
+    for places in _places_of_steps(parts.settings.last_scale_steps, orders):
+        hidden = _forward(parts, inputs.take_along_dim(places[..., None], dim=1), parts.last, places)
+        found.append((hidden, *_choose(parts, hidden, parts.last)))
+    hidden, codes, embedding = (torch.cat(part, dim=1) for part in zip(*found, strict=True))
+    back = orders.argsort(dim=1)
+    rows = back.repeat(len(hidden) // len(back), 1)
+    return (
+        hidden.take_along_dim(rows[..., None], dim=1),
+        codes.take_along_dim(back, dim=1),
+        embedding.take_along_dim(back[..., None], dim=1),
+    )
 
 
 def _random_orders(parts: Parts, count: int) -> Tensor:
@@ -224,11 +310,9 @@ def _random_orders(parts: Parts, count: int) -> Tensor:
     return torch.stack([order.to(device) for order in orders])
 
 
-def _last_scale_places(steps: int, count: int, orders: Tensor | None) -> Iterator[Tensor | None]:
+def _places_of_steps(steps: int, orders: Tensor) -> Iterator[Tensor]:
     """Which tokens each step decodes, few at first (cosine, MaskGIT, arXiv 2202.04200, section 3.3)."""
-    if orders is None:
-        yield None
-        return
+    count = orders.shape[1]
     left = [count * math.cos(math.pi / 2 * (step + 1) / steps) for step in range(steps)]
     start = 0
     for step in range(steps):
@@ -240,30 +324,20 @@ def _last_scale_places(steps: int, count: int, orders: Tensor | None) -> Iterato
         start = max(start, end)
 
 
-def _residual(parts: Parts, head: Any, condition: Tensor, ratio: float) -> Tensor:
+def _residual(parts: Parts, head: Any, condition: Tensor) -> Tensor:
     """Residual of the last scale, (B, P², z), in the features' units."""
-    schedule = _schedule(parts.settings.residual_steps)
-    with_condition, without = condition.chunk(2) if parts.guided else (condition, None)
+    guidance = parts.guidances[parts.last]
+    with_condition, without = condition.chunk(2) if guidance else (condition, None)
     shape = (with_condition.shape[1], head.config.code_dim)
 
     def draw() -> Tensor:
         return normal(shape, parts.generators).to(condition.device)
 
-    found = sample(
-        head,
-        with_condition,
-        without,
-        parts.settings.guidance_scale * ratio,
-        draw(),
-        draw,
-        schedule,
-        parts.quantizer.size,
-    )
+    solver = SOLVERS[parts.settings.residual_solver]
+    schedule = solver.respace(cosine_schedule(), parts.settings.residual_steps)
+    size = parts.quantizer.size
+    found = solver.sample(head, with_condition, without, guidance, draw(), draw, schedule, size)
     return found * head.config.residual_scale
-
-
-def _schedule(steps: int) -> Schedule:
-    return respace(cosine_schedule(), steps)
 
 
 def guide(logits: Tensor, guidance: float) -> Tensor:

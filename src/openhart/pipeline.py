@@ -309,12 +309,12 @@ class HartPipeline(DiffusionPipeline):
         device = self._execution_device
         return prompt_embeds.to(device), prompt_mask.to(device, torch.bool)
 
-    def _empty_condition(self, condition: Condition) -> Condition:
-        context, _ = condition
+    def _empty_condition(self) -> Condition:
+        """The token that fills the empty condition, (1, 1, D), and its mask."""
         if self.label_encoder is not None:
-            return self.label_encoder.empty(len(context))
-        nothing, mask = empty_condition(*context.shape)
-        return nothing.to(context), mask.to(context.device)
+            return self.label_encoder.empty(1)
+        context, mask = self._no_text(1)
+        return context[:, :1], mask[:, :1]
 
     def _generate(
         self,
@@ -332,7 +332,7 @@ class HartPipeline(DiffusionPipeline):
             quantizer,
             self.residual_head,
             condition,
-            self._empty_condition(condition),
+            self._empty_condition(),
             generators,
             settings,
         )

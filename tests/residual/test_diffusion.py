@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from openhart.errors import UserError
-from openhart.residual.diffusion import cosine_schedule, diffusion_loss, respace, sample
+from openhart.residual.diffusion import SOLVERS, cosine_schedule, diffusion_loss, respace, solve
 from openhart.residual.heads import TokenResidualHead, WideResidualHead
 from tests.tiny import tiny_head
 
@@ -25,18 +25,47 @@ class Oracle:
         return torch.cat([noise, -torch.ones_like(noise)], dim=-1)
 
 
+class GaussianOracle:
+    """The best guess of noise in a value that was drawn from a normal distribution around 0."""
+
+    def __init__(self, deviation):
+        self.deviation = deviation
+
+    def embed_condition(self, condition):
+        return condition
+
+    def __call__(self, x, t, embedded, size):
+        alpha_bar = SCHEDULE.alpha_bars.float()[t][..., None]
+        share = (1 - alpha_bar) / (alpha_bar * self.deviation**2 + 1 - alpha_bar)
+        noise = x * share / (1 - alpha_bar).sqrt()
+        return torch.cat([noise, -torch.ones_like(noise)], dim=-1)
+
+
+def test_the_fast_solver_follows_the_exact_path_of_a_normal_distribution():
+    noise = torch.randn(2, 12, 8, generator=torch.Generator().manual_seed(0))
+    exact, errors = 0.2 * noise, []
+    for steps in (4, 8, 24):
+        schedule = SOLVERS["dpm++"].respace(SCHEDULE, steps)
+        given = (GaussianOracle(0.2), torch.zeros(2, 12, 4), None, 0.0, noise)
+        found = solve(*given, lambda: pytest.fail("it drew noise"), schedule, SIZE)
+        errors.append((found - exact).abs().max().item())
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 0.02
+
+
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
 @pytest.mark.parametrize("steps", [1, 2, 8, 50])
-def test_the_sampler_finds_what_an_oracle_knows(steps):
+def test_the_samplers_find_what_an_oracle_knows(steps, solver):
     generator = torch.Generator().manual_seed(0)
     target = torch.rand(2, 12, 8, generator=generator) * 1.8 - 0.9
-    found = sample(
+    found = solver.sample(
         Oracle(target),
         torch.zeros(2, 12, 4),
         None,
         0.0,
         torch.randn(2, 12, 8, generator=generator),
         lambda: torch.randn(2, 12, 8, generator=generator),
-        respace(SCHEDULE, steps),
+        solver.respace(SCHEDULE, steps),
         SIZE,
     )
     torch.testing.assert_close(found, target, atol=5e-3, rtol=0)

@@ -2,6 +2,9 @@ import itertools
 
 import pytest
 import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from openhart.errors import UserError
 from openhart.transformer import attention
@@ -138,3 +141,19 @@ def test_rotary_scores_depend_on_distance_only():
     by_distance = dict(scores)
     torch.testing.assert_close(by_distance[-2], scores[0][1])
     torch.testing.assert_close(scores[0][1], scores[3][1])
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 40), st.integers(1, 70)),
+    st.integers(1, 4000),
+)
+def test_attention_in_blocks_is_attention(sizes, scores):
+    batch, heads, queries, keys = sizes
+    generator = torch.Generator().manual_seed(sum(sizes))
+    q = torch.randn(batch, queries, heads, 8, generator=generator).transpose(1, 2)
+    k, v = torch.randn(2, batch, heads, keys, 8, generator=generator)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "SCORES_AT_A_TIME", scores)
+        found = attention.attend_in_blocks(q, k, v, 0.3)
+    torch.testing.assert_close(found, F.scaled_dot_product_attention(q, k, v, scale=0.3))

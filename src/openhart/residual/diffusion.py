@@ -17,6 +17,8 @@ from openhart.errors import UserError
 Head = Any  # forward(x, t, embedded condition, size) → (B, N, 2z); embed_condition(condition)
 Size = tuple[int, int]
 
+LEAST_LAMBDA = -4.0
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -70,9 +72,28 @@ def respace(schedule: Schedule, steps: int) -> Schedule:
     Raises:
         UserError: fewer than one step, or more than the schedule has.
     """
+    _check_steps(schedule, steps)
+    return _keep(schedule, torch.linspace(0, len(schedule) - 1, steps, dtype=torch.float64).round().long())
+
+
+def respace_evenly_in_noise(schedule: Schedule, steps: int) -> Schedule:
+    """Keep steps of nearly even distance in half log signal-to-noise ratio λ, from −4 (all but noise) on.
+
+    Raises:
+        UserError: fewer than one step, or more than the schedule has.
+    """
+    _check_steps(schedule, steps)
+    lambdas = (schedule.alpha_bars / (1 - schedule.alpha_bars)).log() / 2
+    wanted = torch.linspace(LEAST_LAMBDA, float(lambdas[0]), steps, dtype=torch.float64)
+    return _keep(schedule, (lambdas[:, None] - wanted).abs().argmin(dim=0).unique())
+
+
+def _check_steps(schedule: Schedule, steps: int) -> None:
     if not 1 <= steps <= len(schedule):
         raise UserError(f"residual steps must lie in 1 … {len(schedule)}, got {steps}")
-    kept = torch.linspace(0, len(schedule) - 1, steps, dtype=torch.float64).round().long()
+
+
+def _keep(schedule: Schedule, kept: Tensor) -> Schedule:
     alpha_bars = schedule.alpha_bars[kept]
     before = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bars[:-1]])
     return _schedule(schedule.timesteps[kept], 1 - alpha_bars / before)
@@ -167,25 +188,81 @@ def sample(
     Returns:
         (B, N, z), in the head's units: times its ``residual_scale`` it is the residual.
     """
-    guided = unconditional is not None
-    conditions = condition if unconditional is None else torch.cat([condition, unconditional])
-    embedded = head.embed_condition(conditions)
+    predict = _guided(head, condition, unconditional, guidance, size)
     x = noise
     for step in reversed(range(len(schedule))):
         t = torch.full((len(x), 1), step, device=x.device)
-        timestep = schedule.timesteps.to(x.device)[t]
-        inputs, times = (torch.cat([x, x]), torch.cat([timestep] * 2)) if guided else (x, timestep)
-        predicted, variance = head(inputs, times, embedded, size).float().chunk(2, dim=-1)
-        if guided:
-            with_condition, without = predicted.chunk(2)
-            predicted = (1 + guidance) * with_condition - guidance * without
-            variance = variance[: len(x)]
+        predicted, variance = predict(x, schedule.timesteps.to(x.device)[t])
         guess = _clean(x, predicted, t, schedule).clamp(-1, 1)
         x_mean = _posterior_mean(guess, x, t, schedule)
         if step == 0:
             return x_mean
         x = x_mean + (0.5 * _log_variance(variance, t, schedule)).exp() * draw()
     return x
+
+
+def solve(
+    head: Head,
+    condition: Tensor,
+    unconditional: Tensor | None,
+    guidance: float,
+    noise: Tensor,
+    draw: Callable[[], Tensor],
+    schedule: Schedule,
+    size: Size,
+) -> Tensor:
+    """As :func:`sample`, without fresh noise: DPM-Solver++ of second order (arXiv 2211.01095, algorithm 2).
+
+    λ is the half log signal-to-noise ratio; the last step goes to the clean value itself.
+    """
+    predict = _guided(head, condition, unconditional, guidance, size)
+    signals, noises = schedule.alpha_bars.sqrt(), (1 - schedule.alpha_bars).sqrt()
+    lambdas = (signals / noises).log()
+    x, before = noise, None
+    for step in reversed(range(len(schedule))):
+        t = torch.full((len(x), 1), step, device=x.device)
+        predicted, _ = predict(x, schedule.timesteps.to(x.device)[t])
+        guess = _clean(x, predicted, t, schedule).clamp(-1, 1)
+        if step == 0:
+            return guess
+        ahead = float(lambdas[step - 1] - lambdas[step])
+        slope = guess
+        if before is not None:
+            ratio = float(lambdas[step] - lambdas[step + 1]) / ahead
+            slope = (1 + 1 / (2 * ratio)) * guess - 1 / (2 * ratio) * before
+        x = float(noises[step - 1] / noises[step]) * x - float(signals[step - 1]) * math.expm1(-ahead) * slope
+        before = guess
+    return x
+
+
+@dataclass(frozen=True)
+class Solver:
+    """Which of the training schedule's steps to take, and how."""
+
+    respace: Callable[[Schedule, int], Schedule]
+    sample: Callable[..., Tensor]
+
+
+SOLVERS = {"ddpm": Solver(respace, sample), "dpm++": Solver(respace_evenly_in_noise, solve)}
+
+
+def _guided(
+    head: Head, condition: Tensor, unconditional: Tensor | None, guidance: float, size: Size
+) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """A function of noisy tokens and their timesteps that gives guided noise, and variance."""
+    conditions = condition if unconditional is None else torch.cat([condition, unconditional])
+    embedded = head.embed_condition(conditions)
+
+    def predict(x: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        copies = len(conditions) // len(x)
+        output = head(x.repeat(copies, 1, 1), timestep.repeat(copies, 1), embedded, size).float()
+        predicted, variance = output.chunk(2, dim=-1)
+        if unconditional is not None:
+            with_condition, without = predicted.chunk(2)
+            predicted = (1 + guidance) * with_condition - guidance * without
+        return predicted, variance[: len(x)]
+
+    return predict
 
 
 def _at(values: Tensor, t: Tensor) -> Tensor:

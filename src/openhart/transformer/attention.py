@@ -11,6 +11,7 @@ from openhart.scales import Scales
 
 ROPE_BASE = 10_000.0
 MASK_LIMIT = 2048
+SCORES_AT_A_TIME = 2_500_000
 
 Rotation = tuple[Tensor, Tensor]
 Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
@@ -80,6 +81,33 @@ def _attend_by_block(q: Tensor, k: Tensor, v: Tensor, scale: float, lengths: Seq
     return torch.cat(outputs, dim=2)
 
 
+def attend_all(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """Softmax attention without a mask, (B, H, N, d) over (B, H, M, d) → (B, H, N, d).
+
+    The one place that chooses how: torch's fused kernel, but for bfloat16 on a CPU, where matrix products in
+    blocks are faster than it.
+    """
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and not torch.is_grad_enabled():
+        return attend_in_blocks(q, k, v, scale)
+    return F.scaled_dot_product_attention(q, k, v, scale=scale)
+
+
+def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """As :func:`attend_all`, some heads and queries at a time, so that their scores stay in the cache."""
+    batch, heads, queries, _ = q.shape
+    out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    rows = max(SCORES_AT_A_TIME // k.shape[2], 1)
+    heads_at_a_time = min(max(rows // queries, 1), heads)
+    for b in range(batch):
+        for h in range(0, heads, heads_at_a_time):
+            group = slice(h, h + heads_at_a_time)
+            keys, values = k[b, group].transpose(1, 2), v[b, group]
+            for n in range(0, queries, rows):
+                scores = torch.bmm(q[b, group, n : n + rows] * scale, keys)
+                torch.bmm(scores.softmax(dim=-1), values, out=out[b, group, n : n + rows])
+    return out
+
+
 class KVCache:
     """Keys and values of every layer, allocated once and owned by the caller.
 
@@ -103,7 +131,21 @@ class KVCache:
             keys, values = self.store[layer, :, : len(k), :, :end]
             keys[:, :, self.length :] = k
             values[:, :, self.length :] = v
-            return F.scaled_dot_product_attention(q, keys, values, scale=scale)
+            return attend_all(q, keys, values, scale)
+
+        return attend
+
+    def attend_context(self, layer: int, rows: slice, positions: int) -> Attend:
+        """Attention of the first positions among themselves, for some of the batch's rows.
+
+        A single row or position given for several stands for all of them.
+        """
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+            keys, values = self.store[layer, :, rows, :, :positions]
+            keys.copy_(k)
+            values.copy_(v)
+            return attend_all(q, k, v, scale)
 
         return attend
 
@@ -133,10 +175,18 @@ class Attention(nn.Module):
         )
         self.scale = 1.0 if normalize else 0.25 / math.sqrt(width // num_heads)
 
+    @property
+    def qkv_bias(self) -> Tensor:
+        """(3C,); keys have none."""
+        return torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+
+    def project(self, x: Tensor) -> Tensor:
+        """Queries, keys and values side by side, (B, N, C) → (B, N, 3C)."""
+        return F.linear(x, self.qkv.weight, self.qkv_bias)
+
     def forward(self, x: Tensor, rotation: Rotation | None, attend: Attend) -> Tensor:
         """(B, N, C) → (B, N, C)."""
-        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv = F.linear(x, self.qkv.weight, bias).unflatten(-1, (3, self.num_heads, -1))
+        qkv = self.project(x).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         if self.log_temperature is not None:
             temperature = self.log_temperature.clamp_max(math.log(100)).exp()

@@ -1,5 +1,6 @@
 """The transformer that predicts each scale's codes from context and coarser scales (HART, 3.2)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from openhart.errors import UserError
-from openhart.scales import count_tokens, parse_scales
+from openhart.scales import count_tokens, parse_scales, split_by_scale
 from openhart.sinusoids import SinusoidalEmbedding
 from openhart.transformer.attention import (
     Attend,
@@ -50,14 +51,40 @@ class Conditioning:
         modulations: a tensor a block, (B, 6, C), or None: gates, scales and shifts of both halves.
         head: (B, 2, C), scale and shift before the logits.
         levels: (K, C), embedding of each scale's index; the context's is the first.
-        rotation: cosines and sines of all positions, (B, 1, T + Σ_{k≥2} h_k·w_k, d), or None.
+        rotations: cosines and sines of the context, (B, 1, T, d), and of scales 2 … K,
+            (B, 1, h_k·w_k, d); or None.
     """
 
     tokens: Tensor
     modulations: list[Tensor] | None
     head: Tensor
     levels: Tensor
-    rotation: Rotation | None
+    rotations: list[Rotation] | None
+
+    def rows(self, count: int) -> "Conditioning":
+        """The first ``count`` samples alone."""
+        return Conditioning(
+            self.tokens[:count],
+            self.modulations and [part[:count] for part in self.modulations],
+            self.head[:count],
+            self.levels,
+            self.rotations and [(cos[:count], sin[:count]) for cos, sin in self.rotations],
+        )
+
+    def beside(self, other: "Conditioning") -> "Conditioning":
+        """These samples, then as many of another conditioning, which may be one sample and one token."""
+
+        def join(mine: Tensor, theirs: Tensor) -> Tensor:
+            return torch.cat([mine, theirs.expand_as(mine)])
+
+        modulations, rotations = self.modulations, self.rotations
+        if modulations is not None and other.modulations is not None:
+            modulations = [join(*pair) for pair in zip(modulations, other.modulations, strict=True)]
+        if rotations is not None and other.rotations is not None:
+            pairs = zip(rotations, other.rotations, strict=True)
+            rotations = [(join(mine[0], theirs[0]), join(mine[1], theirs[1])) for mine, theirs in pairs]
+        tokens, head = join(self.tokens, other.tokens), join(self.head, other.head)
+        return Conditioning(tokens, modulations, head, self.levels, rotations)
 
 
 class Block(nn.Module):
@@ -210,14 +237,14 @@ class HartTransformer(ModelMixin, ConfigMixin):
         """Work out once what every scale needs of a context.
 
         Args:
-            context: (B, T, D).
-            mask: (B, T) bool, real positions. Attention does not mask the others; pooling does.
+            context: (B, T, D); or (B, 1, D), a token that stands in all T places, at position 0.
+            mask: (B, T) or (B, 1) bool, real positions. Attention does not mask the others; pooling does.
 
         Raises:
             UserError: the context has another shape than the transformer was built for.
         """
         expected = (self.config.context_tokens, self.config.context_dim)
-        if tuple(context.shape[1:]) != expected:
+        if context.ndim != 3 or context.shape[1] not in (1, expected[0]) or context.shape[2] != expected[1]:
             raise UserError(
                 f"context must be (batch, {expected[0]}, {expected[1]}), got {tuple(context.shape)}"
             )
@@ -230,18 +257,18 @@ class HartTransformer(ModelMixin, ConfigMixin):
             modulations = [part(pooled) for part in self.modulations]
         levels = self.level_embed(torch.arange(len(self.scales), device=tokens.device))
         head = self.head_modulation(tokens.amax(dim=1))
-        return Conditioning(tokens, modulations, head, levels, self._rotation(mask))
+        return Conditioning(tokens, modulations, head, levels, self._rotations(mask))
 
-    def _rotation(self, mask: Tensor) -> Rotation | None:
+    def _rotations(self, mask: Tensor) -> list[Rotation] | None:
         if self.position_embed is not None:
             return None
         head_dim = self.config.width // self.config.num_heads
         ids = mask.cumsum(dim=1) - 1
         parts = [context_angles(ids, head_dim)]
         if len(self.scales) > 1:
-            parts.append(scale_angles(self.scales[1:], ids[:, -1], head_dim))
-        angles = torch.cat(parts, dim=1)[:, None]
-        return angles.cos(), angles.sin()
+            angles = scale_angles(self.scales[1:], ids[:, -1], head_dim)
+            parts += split_by_scale(angles, self.scales[1:])
+        return [(part[:, None].cos(), part[:, None].sin()) for part in parts]
 
     def forward(
         self, scale_inputs: Tensor, context: Tensor, mask: Tensor, keep: Tensor | None = None
@@ -260,7 +287,7 @@ class HartTransformer(ModelMixin, ConfigMixin):
         """
         conditioning = self.prepare(context, mask)
         x, lengths = self._inputs(scale_inputs, conditioning)
-        rotation = conditioning.rotation
+        rotation = None if conditioning.rotations is None else _join_rotations(conditioning.rotations)
         if keep is not None:
             stay = torch.cat([keep.new_ones(len(x), x.shape[1] - keep.shape[1]), keep], dim=1)
             x = x[stay].unflatten(0, (len(x), -1))
@@ -294,10 +321,38 @@ class HartTransformer(ModelMixin, ConfigMixin):
         weight = self.word_embed.weight
         return KVCache(shape, weight.device, weight.dtype)
 
-    def forward_context(self, conditioning: Conditioning, cache: KVCache) -> Tensor:
-        """Let the context be seen; hidden state of its last position, (B, 1, C)."""
+    def forward_context(
+        self, conditioning: Conditioning, cache: KVCache, empty: Conditioning | None = None
+    ) -> Tensor:
+        """Let contexts be seen.
+
+        Args:
+            conditioning: of B samples.
+            cache: of as many sequences, or of twice as many with ``empty``.
+            empty: of the empty context, (1, 1, D), alike for all samples and in all places: what it
+                means is worked out for one token, and kept in the cache for each.
+
+        Returns:
+            hidden states of the last position, (B, 1, C) or (2B, 1, C).
+        """
+        batch = len(conditioning.tokens)
+        last = self._see_context(conditioning, cache, slice(0, batch))
+        if empty is not None:
+            nothing = self._see_context(empty, cache, slice(batch, 2 * batch))
+            last = torch.cat([last, nothing.expand_as(last)])
+        cache.advance(self.config.context_tokens)
+        return last
+
+    def _see_context(self, conditioning: Conditioning, cache: KVCache, rows: slice) -> Tensor:
+        positions = self.config.context_tokens
         x = conditioning.tokens + conditioning.levels[0]
-        return self._forward_cached(x, conditioning, cache)[:, -1:]
+        if self.position_embed is not None:
+            x = x + self.position_embed[:positions]
+        rotation = conditioning.rotations and conditioning.rotations[0]
+        for index, block in enumerate(self.blocks):
+            modulation = conditioning.modulations and conditioning.modulations[index]
+            x = block(x, modulation, rotation, cache.attend_context(index, rows, positions))
+        return x[:, -1:]
 
     def forward_scale(
         self,
@@ -319,29 +374,14 @@ class HartTransformer(ModelMixin, ConfigMixin):
         Returns:
             (B, n, C).
         """
-        words = self.word_embed(scale_input.to(self.word_embed.weight.dtype))
-        return self._forward_cached(
-            words + conditioning.levels[scale_index], conditioning, cache, scale_index, places
-        )
-
-    def _forward_cached(
-        self,
-        x: Tensor,
-        conditioning: Conditioning,
-        cache: KVCache,
-        scale_index: int = 0,
-        places: Tensor | None = None,
-    ) -> Tensor:
-        start = 0 if scale_index == 0 else self._scale_start(scale_index)
-        rows = torch.arange(start, start + x.shape[1], device=x.device).expand(len(x), -1)
-        if places is not None:
-            rows = start + places
+        x = self.word_embed(scale_input.to(self.word_embed.weight.dtype)) + conditioning.levels[scale_index]
+        rotation = None if conditioning.rotations is None else conditioning.rotations[scale_index]
+        if rotation is not None and places is not None:
+            rotation = (_take_places(rotation[0], places), _take_places(rotation[1], places))
         if self.position_embed is not None:
-            x = x + self.position_embed[rows]
-        rotation = conditioning.rotation and tuple(
-            part.expand(len(x), -1, -1, -1).take_along_dim(rows[:, None, :, None], dim=2)
-            for part in conditioning.rotation
-        )
+            start, count = self._scale_start(scale_index), math.prod(self.scales[scale_index])
+            embedded = self.position_embed[start : start + count]
+            x = x + (embedded if places is None else embedded[places])
         for index, block in enumerate(self.blocks):
             modulation = conditioning.modulations and conditioning.modulations[index]
             x = block(x, modulation, rotation, cache.attend(index))
@@ -370,6 +410,16 @@ class HartTransformer(ModelMixin, ConfigMixin):
         """
         words = self.word_embed(code_embedding.to(self.word_embed.weight.dtype))
         return self.residual_norm(hidden + words)
+
+
+def _join_rotations(rotations: list[Rotation]) -> Rotation:
+    cos, sin = zip(*rotations, strict=True)
+    return torch.cat(cos, dim=2), torch.cat(sin, dim=2)
+
+
+def _take_places(part: Tensor, places: Tensor) -> Tensor:
+    """Cosines or sines (B, 1, N, d) of the places (B, n), (B, 1, n, d)."""
+    return part.expand(len(places), -1, -1, -1).take_along_dim(places[:, None, :, None], dim=2)
 
 
 def _keep_positions(part: Tensor, stay: Tensor) -> Tensor:

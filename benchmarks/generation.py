@@ -1,12 +1,20 @@
-"""Seconds an image on this machine: the whole command from cold, and a loaded pipeline, with peak memory.
+"""Seconds a picture, where they go, and how far from the least there could be.
+
+Of a model that is at hand (default: the packaged one), the whole command from cold and a loaded pipeline:
 
     python benchmarks/generation.py -o benchmarks/results/generation.json
 
-Each pipeline runs in a process of its own, so that its peak memory is its own. Medians of several runs.
+Of a published size with random weights, beside the program its authors released (a checkout of it elsewhere):
+
+    python benchmarks/generation.py --shape hart-0.7b-256 --reference ../hart -o hart-256.json
+
+Each program runs in a process of its own, in turn with the others, so that peak memory is its own and a busy
+spell of the machine meets them all. Figures are medians.
 """
 
 import argparse
 import json
+import math
 import platform
 import resource
 import statistics
@@ -16,35 +24,57 @@ import tempfile
 import time
 from datetime import date
 from pathlib import Path
+from typing import Any
+
+import torch
 
 PROMPT = "a red apple"
+PROGRAMS = {
+    "float32": ("float32", None),
+    "float32 exact": ("float32", "exact"),
+    "bfloat16": ("bfloat16", None),
+    "bfloat16 exact": ("bfloat16", "exact"),
+    "fast": ("bfloat16", "fast"),
+    "fastest": ("bfloat16", "fastest"),
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", help="folder or hub id (default: the packaged model)")
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("-o", "--output", type=Path)
-    parser.add_argument("--warm", nargs=2, metavar=("DTYPE", "BATCH"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.warm:
-        print(json.dumps(time_warm(options.model, options.warm[0], int(options.warm[1]), options.runs)))
+    options = parse()
+    if options.one:
+        print(json.dumps(run_one(options)))
         return
-    report = {"machine": machine(), "date": str(date.today()), "prompt": PROMPT, "runs": options.runs}
-    report["cold_command_seconds"] = time_cold(options.model, options.runs)
-    report["warm"] = [
-        run_apart(options, dtype, batch) for dtype in ("float32", "bfloat16") for batch in options.batches
-    ]
-    text = json.dumps(report, indent=2)
+    report: dict[str, Any] = {"machine": machine(), "date": str(date.today()), "runs": options.runs}
+    report |= compare(options) if options.shape else time_model(options)
+    text = json.dumps(report, indent=1)
     print(text)
     if options.output:
         options.output.write_text(text + "\n")
+        if options.shape:
+            from plots import plot_phases
+
+            plot_phases(report, options.output.with_suffix(".png"))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", help="folder or hub id (default: the packaged model)")
+    parser.add_argument("--shape", help="a published size, such as hart-0.7b-1024 or var-d16-256")
+    parser.add_argument("--reference", type=Path, help="a checkout of HART or VAR, to run beside ours")
+    parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=list(PROGRAMS))
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--warm-ups", type=int, default=1, help="runs not counted, a process")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1])
+    parser.add_argument("-o", "--output", type=Path)
+    parser.add_argument("--one", nargs=2, metavar=("PROGRAM", "BATCH"), help=argparse.SUPPRESS)
+    parser.add_argument("--codes", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
+    return parser.parse_args()
 
 
 def machine() -> dict[str, object]:
-    import torch
-
     names = [
         line.split(":", 1)[1].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()
@@ -55,6 +85,113 @@ def machine() -> dict[str, object]:
         "cores": len(names),
         "torch": torch.__version__,
         "python": platform.python_version(),
+    }
+
+
+def call(options: argparse.Namespace, program: str, batch: int, *rest: str) -> dict[str, Any]:
+    """One program's figures, from a process of its own."""
+    command = [sys.executable, __file__, "--one", program, str(batch), *rest]
+    for name in ("model", "shape", "reference"):
+        if value := getattr(options, name):
+            command += [f"--{name}", str(value)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    figures = json.loads(done.stdout.splitlines()[-1])
+    seconds = round(figures.get("seconds", figures.get("seconds_an_image", 0)), 2)
+    print(f"{program}, batch {batch}: {seconds} s", file=sys.stderr, flush=True)
+    return figures
+
+
+def run_one(options: argparse.Namespace) -> dict[str, Any]:
+    program, batch = options.one[0], int(options.one[1])
+    if not options.shape:
+        return time_warm(options, *PROGRAMS[program], batch)
+    import programs
+    from shapes import SHAPES
+
+    shape = SHAPES[options.shape]
+    if program == "reference":
+        reference = programs.hart_reference if shape.family == "hart" else programs.var_reference
+        run = reference(options.reference, shape, batch)
+    else:
+        run = programs.ours(shape, *PROGRAMS[program], batch)
+    given = torch.load(options.codes) if options.codes and options.codes.exists() else None
+    codes = given and given["codes"]
+    for _ in range(options.warm_ups):
+        run(options.seed, codes)
+    result = run(options.seed, codes)
+    figures: dict[str, Any] = {
+        "seconds": result.seconds, "phases": result.phases, "peak_gib": result.peak_gib
+    }  # fmt: skip
+    images = result.images.float()
+    if given is None:
+        torch.save({"codes": result.codes, "images": images}, options.codes)
+        return figures
+    difference = images - given["images"]
+    equal = [(a == b).flatten() for a, b in zip(result.codes, codes, strict=True)]
+    return figures | {
+        "largest_difference": difference.abs().max().item(),
+        "psnr": -10 * math.log10(max(difference.square().mean().item(), 1e-20)),
+        "codes_agree": torch.cat(equal).float().mean().item(),
+    }
+
+
+def compare(options: argparse.Namespace) -> dict[str, Any]:
+    """Programs in turn, on the same weights, condition, noise and codes; the first sets the codes."""
+    from floor import count_flops, matmul_rate
+    from shapes import SHAPES
+
+    names = [*(["reference"] if options.reference else []), *options.programs]
+    report: dict[str, Any] = {"shape": options.shape, "batches": []}
+    for batch in options.batches:
+        rates = [matmul_rate(dtype) for dtype in (torch.float32, torch.bfloat16)]
+        found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+        with tempfile.TemporaryDirectory() as folder:
+            for run in range(options.runs):
+                for name in names:
+                    rest = ["--warm-ups", str(options.warm_ups), "--seed", str(run)]
+                    codes = f"{folder}/{run}.pt"
+                    found[name].append(call(options, name, batch, *rest, "--codes", codes))
+        again = [matmul_rate(dtype) for dtype in (torch.float32, torch.bfloat16)]
+        rates = [max(pair) for pair in zip(rates, again, strict=True)]
+        flops = count_flops(SHAPES[options.shape], batch)
+        entry: dict[str, Any] = {"batch": batch, "teraflop": sum(flops.values()) / 1e12}
+        entry["teraflop_by_phase"] = {phase: value / 1e12 for phase, value in flops.items()}
+        for name, rate in zip(("float32", "bfloat16"), rates, strict=True):
+            entry[f"{name}_gigaflop_a_second"] = rate / 1e9
+            entry[f"{name}_floor_seconds"] = sum(flops.values()) / rate
+        entry["programs"] = [summarize(name, runs, found[names[0]], entry) for name, runs in found.items()]
+        report["batches"].append(entry)
+    return report
+
+
+def summarize(name: str, runs: list[Any], first: list[Any], entry: dict[str, Any]) -> dict[str, Any]:
+    seconds = statistics.median(run["seconds"] for run in runs)
+    dtype = PROGRAMS[name][0] if name in PROGRAMS else "float32"
+    summary = {
+        "program": name,
+        "seconds": seconds,
+        "times_as_fast": statistics.median(run["seconds"] for run in first) / seconds,
+        "times_the_floor": seconds / entry[f"{dtype}_floor_seconds"],
+        "peak_gib": max(run["peak_gib"] for run in runs),
+        "phases": {
+            phase: statistics.median(run["phases"][phase] for run in runs) for phase in runs[0]["phases"]
+        },
+    }
+    for figure, worst in (("largest_difference", max), ("psnr", min), ("codes_agree", min)):
+        if figure in runs[0]:
+            summary[figure] = worst(run[figure] for run in runs)
+    return summary
+
+
+def time_model(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "prompt": PROMPT,
+        "cold_command_seconds": time_cold(options.model, options.runs),
+        "warm": [
+            call(options, program, batch, "--runs", str(options.runs))
+            for program in options.programs
+            for batch in options.batches
+        ],
     }
 
 
@@ -71,32 +208,24 @@ def time_cold(model: str | None, runs: int) -> float:
     return statistics.median(seconds)
 
 
-def run_apart(options: argparse.Namespace, dtype: str, batch: int) -> dict[str, object]:
-    command = [sys.executable, __file__, "--warm", dtype, str(batch), "--runs", str(options.runs)]
-    command += ["--model", options.model] if options.model else []
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def time_warm(model: str | None, dtype: str, batch: int, runs: int) -> dict[str, object]:
-    import torch
-
+def time_warm(options: argparse.Namespace, dtype: str, level: str | None, batch: int) -> dict[str, Any]:
     from openhart import HartPipeline
 
-    pipeline = HartPipeline.from_pretrained(model, dtype=getattr(torch, dtype))
+    pipeline = HartPipeline.from_pretrained(options.model, dtype=getattr(torch, dtype))
+    if level is not None:
+        pipeline.optimize(level)
     pipeline.set_progress_bar_config(disable=True)
     seconds = []
-    for run in range(runs + 1):
+    for run in range(options.runs + 1):
         generators = [torch.Generator().manual_seed(run * batch + place) for place in range(batch)]
         start = time.perf_counter()
         pipeline([PROMPT] * batch, generator=generators)
         seconds.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
-        "dtype": dtype,
+        "program": options.one[0],
         "batch": batch,
         "seconds_an_image": statistics.median(seconds[1:]) / batch,
-        "peak_memory_mib": round(peak),
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }
 
 

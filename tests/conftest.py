@@ -1,5 +1,9 @@
 """Tiny whole models, in folders, with the packaged text encoder."""
 
+import os
+
+os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton: no GPU is needed
+
 import pytest
 import torch
 

@@ -87,9 +87,18 @@ def _add_generate(commands: Any) -> None:
     add("--smooth", action=argparse.BooleanOptionalAction, help="mix codes instead of choosing")
     add("--last-scale-steps", type=int, metavar="N", help="decode the last scale in N steps")
     add("--residual-steps", type=int, metavar="N", help="diffusion steps of the residual")
+    add("--residual-solver", choices=["ddpm", "dpm++"], help="how the residual's steps are taken")
+    add("--unguided-scales", type=int, metavar="N", help="leave the last N scales without guidance")
+    add("--kept-tokens", type=float, nargs="+", metavar="SHARE", help="tokens worked out at the last scales")
     add("--no-residual", action="store_true", help="the picture of the codes alone")
     _add_model(parser)
     add("--dtype", choices=["float32", "bfloat16"], default="float32")
+    add(
+        "--optimize",
+        choices=["exact", "fast", "fastest"],
+        metavar="LEVEL",
+        help="exact: the same sooner; fast, fastest: at a cost in quality (docs/speed.md)",
+    )
     add("--device", help="cpu, cuda, mps (default: the fastest there is)")
     _add_quiet(parser)
 

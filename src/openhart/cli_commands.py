@@ -29,6 +29,8 @@ def generate(options: Namespace) -> None:
     from openhart.pipeline import HartPipeline
 
     pipeline = HartPipeline.from_pretrained(options.model, dtype=dtype).to(device)
+    if options.optimize:
+        pipeline.optimize(options.optimize)
     pipeline.set_progress_bar_config(disable=options.quiet, leave=False)
     first = torch.seed() % 2**32 if options.seed is None else options.seed
     jobs = [(value, first + number) for _, value in conditions for number in range(options.images_per_prompt)]
@@ -61,7 +63,7 @@ def _slug(prompt: str) -> str:
 def _sampling(options: Namespace) -> dict[str, Any]:
     names = (
         "guidance_scale", "top_k", "top_p", "temperature", "smooth", "residual_steps",
-        "last_scale_steps",
+        "last_scale_steps", "residual_solver", "unguided_scales", "kept_tokens",
     )  # fmt: skip
     values = {name: getattr(options, name) for name in names}
     values["use_residual"] = False if options.no_residual else None

@@ -12,6 +12,7 @@ from diffusers import DiffusionPipeline, ImagePipelineOutput
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from openhart.acceleration.levels import find_level, speed_up
 from openhart.conditioning.label import LabelEncoder
 from openhart.conditioning.text import empty_condition, encode_prompts, load_text_encoder
 from openhart.errors import UserError
@@ -88,6 +89,7 @@ class HartPipeline(DiffusionPipeline):
             instruction=instruction,
             sampling=dict(sampling or {}),
         )
+        self._level_sampling: dict[str, Any] = {}
         self.sampling_settings()
         self._interrupted = False
 
@@ -137,14 +139,35 @@ class HartPipeline(DiffusionPipeline):
         finally:
             self.register_to_config(**kept)
 
+    def optimize(self, level: str = "exact") -> "HartPipeline":
+        """Make the pipeline faster, in place, where it is now; afterwards it only generates.
+
+        Args:
+            level: ``exact``: the same pictures up to rounding. ``fast``: bfloat16, and the last scale without
+                guidance. ``fastest``: also the one before, and only part of their tokens. What each
+                costs and gains is measured in ``docs/speed.md``.
+
+        Returns:
+            the pipeline itself.
+
+        Raises:
+            UserError: no such level.
+        """
+        chosen = find_level(level)
+        if chosen.dtype is not None:
+            self.to(dtype=chosen.dtype)
+        self._level_sampling = dict(chosen.sampling)
+        speed_up(self.image_tokenizer, self.transformer, self.residual_head)
+        return self
+
     def sampling_settings(self, **given: Any) -> SamplingSettings:
-        """The model's sampling defaults, with what is given (and not None) in their place.
+        """The model's sampling defaults, or the level's, with what is given (and not None) in their place.
 
         Raises:
             UserError: a name that is no setting, or a value that cannot be.
         """
         given = {name: value for name, value in given.items() if value is not None}
-        values = {**self.config.sampling}
+        values = {**self.config.sampling, **self._level_sampling}
         if "top_k" in given:
             values.pop("late_top_k", None)
         values |= given
@@ -172,6 +195,9 @@ class HartPipeline(DiffusionPipeline):
         residual_steps: int | None = None,
         use_residual: bool | None = None,
         last_scale_steps: int | None = None,
+        residual_solver: str | None = None,
+        unguided_scales: int | None = None,
+        kept_tokens: Sequence[float] | None = None,
         generator: Generators = None,
         output_type: str = "pil",
         return_dict: bool = True,
@@ -185,7 +211,7 @@ class HartPipeline(DiffusionPipeline):
             prompt_embeds: instead of a prompt, context tokens (B, T, D).
             prompt_mask: (B, T) bool, true where ``prompt_embeds`` are real; None for everywhere.
             num_images_per_prompt: images of each condition.
-            guidance_scale: see :class:`SamplingSettings`, as the next seven.
+            guidance_scale: see :class:`SamplingSettings`, as the next ten.
             top_k: codes that may be drawn; 0 for all.
             top_p: probability that may be drawn.
             temperature: divides the scores.
@@ -193,6 +219,9 @@ class HartPipeline(DiffusionPipeline):
             residual_steps: diffusion steps of the residual.
             use_residual: without it, the picture is the codes' alone.
             last_scale_steps: steps of the last scale.
+            residual_solver: how the residual's steps are taken.
+            unguided_scales: last scales that go without guidance.
+            kept_tokens: share of the tokens worked out at the last scales.
             generator: one, which gives each image a seed in order; or one an image, so that it is
                 the same alone or in any batch; None for images that differ with each call.
             output_type: ``pil``; ``np``, (B, H, W, 3) in [0, 1]; ``pt``, (B, 3, H, W) in [0, 1]; or
@@ -214,7 +243,8 @@ class HartPipeline(DiffusionPipeline):
         settings = self.sampling_settings(
             guidance_scale=guidance_scale, top_k=top_k, top_p=top_p, temperature=temperature,
             smooth=smooth, residual_steps=residual_steps, use_residual=use_residual,
-            last_scale_steps=last_scale_steps,
+            last_scale_steps=last_scale_steps, residual_solver=residual_solver,
+            unguided_scales=unguided_scales, kept_tokens=kept_tokens,
         )  # fmt: skip
         condition = self.encode_condition(prompt, class_labels, prompt_embeds, prompt_mask)
         context, mask = (part.repeat_interleave(num_images_per_prompt, 0) for part in condition)

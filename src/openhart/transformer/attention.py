@@ -155,7 +155,7 @@ class KVCache:
 
 
 class Attention(nn.Module):
-    """Multi-head attention with rotary positions; who sees whom is the caller's.
+    """Both ends of multi-head attention with rotary positions; who sees whom is the caller's.
 
     Args:
         width: C.
@@ -184,8 +184,8 @@ class Attention(nn.Module):
         """Queries, keys and values side by side, (B, N, C) → (B, N, 3C)."""
         return F.linear(x, self.qkv.weight, self.qkv_bias)
 
-    def forward(self, x: Tensor, rotation: Rotation | None, attend: Attend) -> Tensor:
-        """(B, N, C) → (B, N, C)."""
+    def heads(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of tokens in their places, (B, N, C) → (B, H, N, d) each."""
         qkv = self.project(x).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         if self.log_temperature is not None:
@@ -194,5 +194,8 @@ class Attention(nn.Module):
             k = F.normalize(k, dim=-1).to(v.dtype)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
-        mixed = attend(q, k, v, self.scale)
+        return q, k, v
+
+    def merge(self, mixed: Tensor) -> Tensor:
+        """What the heads found, (B, H, N, d) → (B, N, C)."""
         return self.proj(mixed.transpose(1, 2).flatten(2))

@@ -88,7 +88,10 @@ class Conditioning:
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind one shared norm and its part of the modulation."""
+    """Attention and MLP, each behind one shared norm and its part of the modulation.
+
+    A modulation (B, 6, C) holds gate₁ gate₂ scale₁ scale₂ shift₁ shift₂.
+    """
 
     def __init__(
         self, width: int, num_heads: int, mlp: str, mlp_ratio: float, norm: nn.Module, unit: bool
@@ -102,12 +105,27 @@ class Block(nn.Module):
         self, x: Tensor, modulation: Tensor | None, rotation: Rotation | None, attend: Attend
     ) -> Tensor:
         """(B, N, C) → (B, N, C)."""
+        q, k, v = self.before(x, modulation, rotation)
+        return self.after(x, attend(q, k, v, self.attention.scale), modulation)
+
+    def before(
+        self, x: Tensor, modulation: Tensor | None, rotation: Rotation | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, (B, H, N, d) each; every token by itself."""
+        return self.attention.heads(self._norm(x, modulation, 0), rotation)
+
+    def after(self, x: Tensor, mixed: Tensor, modulation: Tensor | None) -> Tensor:
+        """Take in what attention found, (B, H, N, d), then the MLP; every token by itself."""
         if modulation is None:
-            x = x + self.attention(self.norm(x), rotation, attend)
+            x = x + self.attention.merge(mixed)
             return x + self.mlp(self.norm(x))
-        gate1, gate2, scale1, scale2, shift1, shift2 = modulation[:, :, None].unbind(1)
-        x = x + gate1 * self.attention(self.norm(x) * (1 + scale1) + shift1, rotation, attend)
-        return x + gate2 * self.mlp(self.norm(x) * (1 + scale2) + shift2)
+        x = x + modulation[:, 0, None] * self.attention.merge(mixed)
+        return x + modulation[:, 1, None] * self.mlp(self._norm(x, modulation, 1))
+
+    def _norm(self, x: Tensor, modulation: Tensor | None, half: int) -> Tensor:
+        if modulation is None:
+            return self.norm(x)
+        return self.norm(x) * (1 + modulation[:, 2 + half, None]) + modulation[:, 4 + half, None]
 
 
 class HartTransformer(ModelMixin, ConfigMixin):
@@ -336,6 +354,8 @@ class HartTransformer(ModelMixin, ConfigMixin):
             hidden states of the last position, (B, 1, C) or (2B, 1, C).
         """
         batch = len(conditioning.tokens)
+        if empty is not None and self.config.context_tokens == 1:  # one pass reads the weights once
+            conditioning, empty, batch = conditioning.beside(empty), None, 2 * batch
         last = self._see_context(conditioning, cache, slice(0, batch))
         if empty is not None:
             nothing = self._see_context(empty, cache, slice(batch, 2 * batch))

@@ -1,0 +1,72 @@
+"""The least time a picture can take: its floating-point operations over the machine's own matmul rate."""
+
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from shapes import Shape, build_meta
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def count_flops(shape: Shape, batch: int, guided: bool = True, steps: int = 8) -> dict[str, int]:
+    """Operations of a guided picture by phase, counted on the meta device.
+
+    The empty context is worked out once, as it is the same in all its places.
+    """
+    tokenizer, transformer, head = build_meta(shape)
+    copies = 2 if guided else 1
+    flops: dict[str, int] = {}
+
+    def count(phase: str, work: Callable[[], object]) -> None:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            work()
+        flops[phase] = flops.get(phase, 0) + counter.get_total_flops()
+
+    with torch.device("meta"):
+        config = transformer.config
+        full = (
+            torch.empty(batch, config.context_tokens, config.context_dim),
+            torch.ones(batch, config.context_tokens, dtype=torch.bool),
+        )
+        empty = torch.empty(1, 1, config.context_dim), torch.ones(1, 1, dtype=torch.bool)
+        cache = transformer.allocate_cache(copies * batch)
+        conditioning, nothing = transformer.prepare(*full), transformer.prepare(*empty)
+        count("scale 1", lambda: transformer.prepare(*full))
+        both = conditioning.beside(nothing) if guided else conditioning
+        count(
+            "scale 1",
+            lambda: transformer.logits(transformer.forward_context(conditioning, cache, nothing), both),
+        )
+        for index, side in enumerate(shape.scales[1:], start=1):
+            inputs = torch.empty(copies * batch, side * side, config.code_dim)
+
+            def one_scale(index: int = index, inputs: torch.Tensor = inputs) -> None:
+                hidden = transformer.forward_scale(index, inputs, both, cache)
+                transformer.logits(hidden, both)
+
+            count(f"scale {index + 1}", one_scale)
+        size = tokenizer.quantizer.size
+        if head is not None:
+            tokens = size[0] * size[1]
+            embedded = head.embed_condition(torch.empty(copies * batch, tokens, config.width))
+            noisy, t = torch.empty(copies * batch, tokens, config.code_dim), torch.ones(copies * batch, 1)
+            count("residual", lambda: [head(noisy, t, embedded, size) for _ in range(steps)])
+        count("decoder", lambda: tokenizer.decode(torch.empty(batch, config.code_dim, *size)))
+    return flops
+
+
+def matmul_rate(dtype: torch.dtype) -> float:
+    """Operations a second of the fastest way to multiply matrices that torch has here, at a large size."""
+    x, weight = torch.randn(2048, 4096).to(dtype), torch.randn(4096, 4096).to(dtype)
+    ways = [lambda: F.linear(x, weight)]
+    if torch.backends.mkldnn.is_available():
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, 1024)
+        ways.append(lambda: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], ""))
+    best = 0.0
+    with torch.no_grad():
+        for way in ways * 5:
+            start = time.perf_counter()
+            way()
+            best = max(best, 2 * 2048 * 4096 * 4096 / (time.perf_counter() - start))
+    return best

@@ -1,0 +1,40 @@
+"""Pictures of what was measured."""
+
+from pathlib import Path
+from typing import Any
+
+
+def plot_phases(report: dict[str, Any], path: Path) -> None:
+    """A bar a program, cut into phases, with the floor of its precision as a mark."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    entry = report["batches"][0]
+    programs = entry["programs"]
+    phases = list(programs[0]["phases"] | programs[-1]["phases"])
+    scales = [phase for phase in phases if phase.startswith("scale")]
+    shades = pyplot.get_cmap("viridis")
+    colours: dict[str, Any] = {scale: shades(place / len(scales)) for place, scale in enumerate(scales)}
+    colours |= {"residual": "tab:orange", "decoder": "tab:red", "other": "lightgrey"}
+    figure, axes = pyplot.subplots(figsize=(9, 0.6 * len(programs) + 1.6), layout="constrained")
+    for row, program in enumerate(reversed(programs)):
+        measured = dict(program["phases"])
+        measured["other"] = max(program["seconds"] - sum(measured.values()), 0.0)
+        left = 0.0
+        for phase, seconds in measured.items():
+            axes.barh(row, seconds, left=left, color=colours[phase], height=0.7)
+            left += seconds
+        dtype = "bfloat16" if program["program"].startswith(("bf", "fast")) else "float32"
+        axes.plot([entry[f"{dtype}_floor_seconds"]] * 2, [row - 0.45, row + 0.45], color="black", lw=2)
+        axes.text(left, row, f"  {program['seconds']:.3g} s, {program['times_as_fast']:.2f}×", va="center")
+    axes.set_yticks(range(len(programs)), [program["program"] for program in reversed(programs)])
+    axes.set_xlim(0, 1.18 * max(program["seconds"] for program in programs))
+    axes.set_xlabel("seconds a picture; the black mark is the floor, operations over matmul rate")
+    axes.set_title(f"{report['shape']}, batch {entry['batch']}, {report['machine']['cores']} CPU cores")
+    shown = [scales[0], scales[-1], *(phase for phase in ("residual", "decoder", "other"))]
+    handles = [pyplot.Rectangle((0, 0), 1, 1, color=colours[phase]) for phase in shown]
+    figure.legend(handles, shown, loc="outside lower center", ncols=len(shown), frameon=False)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)

@@ -1,0 +1,299 @@
+"""The programs that are timed, all behind one call: ours, and the reference programs for CPU.
+
+A run is greedy and takes its noise from a seed, so that two programs can make the same picture; codes can be
+given, so that a run in bfloat16 is compared on the same codes.
+"""
+
+import contextlib
+import resource
+import sys
+import time
+import types
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from shapes import Shape, build
+from torch import Tensor
+
+GUIDANCE = 4.0
+STEPS = 8
+LABEL = 207
+
+
+def peak_memory() -> float:
+    """The most memory this process has held, in GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+@dataclass
+class Run:
+    """One picture, or a batch: seconds in all and by phase, codes a scale, images, peak memory."""
+
+    seconds: float
+    phases: dict[str, float]
+    codes: list[Tensor]
+    images: Tensor
+    peak_gib: float = field(
+        default_factory=lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    )
+
+
+class Stopwatch:
+    """Seconds by phase; a phase is all calls of a function, or the time up to a mark."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self.phases: dict[str, float] = defaultdict(float)
+        self.since = time.perf_counter()
+
+    def watch(self, owner: Any, name: str, phase: str) -> None:
+        """Count the calls of a method of ``owner`` as a phase."""
+        original = getattr(owner, name)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            result = original(*args, **kwargs)
+            self.phases[phase] += time.perf_counter() - start
+            return result
+
+        setattr(owner, name, timed)
+
+    def mark(self, phase: str) -> None:
+        """End a phase that began at the mark before."""
+        now = time.perf_counter()
+        self.phases[phase] += now - self.since
+        self.since = now
+
+
+class Noise:
+    """Normal noise in the order it is asked for, the same for every program."""
+
+    def __init__(self) -> None:
+        self.generator = torch.Generator()
+
+    def draw(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, generator=self.generator)
+
+
+def context(shape: Shape, batch: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Random context tokens (B, 300, 1536), 40 of them real."""
+    tokens = torch.randn(batch, 300, 1536, generator=torch.Generator().manual_seed(seed + 17))
+    return tokens, (torch.arange(300) < 40).expand(batch, -1)
+
+
+def ours(shape: Shape, dtype: str, level: str | None, batch: int) -> Callable[..., Run]:
+    """Our pipeline; ``level`` as :meth:`HartPipeline.optimize` takes it, None for none."""
+    import openhart.generation
+
+    pipeline = build(shape).to(dtype=getattr(torch, dtype))
+    if level is not None:
+        pipeline.optimize(level)
+    pipeline.set_progress_bar_config(disable=True)
+    watch, noise = Stopwatch(), Noise()
+    drawn: list[Tensor] = []
+    given: list[Tensor] = []
+    if pipeline.residual_head is not None:
+        watch.watch(pipeline.residual_head, "forward", "residual")
+    watch.watch(pipeline.image_tokenizer, "decode", "decoder")
+
+    def draw_codes(logits: Tensor, generators: Any) -> Tensor:
+        watch.mark(f"scale {len(drawn) + 1}")
+        drawn.append(logits.argmax(dim=-1))
+        return given[len(drawn) - 1] if given else drawn[-1]
+
+    openhart.generation.draw_codes = draw_codes
+    openhart.generation.normal = lambda size, generators: torch.stack([noise.draw(*size) for _ in generators])
+
+    def run(seed: int, codes: list[Tensor] | None = None) -> Run:
+        drawn.clear()
+        given[:] = codes or []
+        noise.generator.manual_seed(seed)
+        condition: dict[str, Any] = {"class_labels": [LABEL] * batch}
+        if shape.family == "hart":
+            tokens, mask = context(shape, batch, seed)
+            condition = {"prompt_embeds": tokens, "prompt_mask": mask}
+        start = time.perf_counter()
+        watch.clear()
+        images = pipeline(
+            **condition, guidance_scale=GUIDANCE, top_k=1, residual_steps=STEPS, output_type="pt"
+        ).images
+        return Run(time.perf_counter() - start, dict(watch.phases), list(drawn), images)
+
+    return run
+
+
+@contextlib.contextmanager
+def without_cuda() -> Iterator[None]:
+    """Let a program that moves everything to a GPU leave it where it is."""
+    torch.Tensor.cuda = lambda self, *args, **kwargs: self
+    torch.nn.Module.cuda = lambda self, *args, **kwargs: self
+    torch.cuda.amp.autocast = lambda *args, **kwargs: contextlib.nullcontext()
+    yield
+
+
+def random_weights(shape: Shape) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Our random weights under the released names: of the tokenizer, and of all the rest."""
+    from openhart.checkpoints import keys
+
+    pipeline = build(shape)
+    phis = r"quant_resi.qresi_ls.\1"
+    tokenizer = {
+        keys.rename(name, keys.tokenizer_rules(5, phis, "")): value
+        for name, value in pipeline.image_tokenizer.state_dict().items()
+    }
+    attention = keys.ROTARY_ATTENTION if shape.family == "hart" else keys.PLAIN_ATTENTION
+    rest = {
+        keys.rename(name, [*attention, *keys.TRANSFORMER]): value
+        for name, value in pipeline.transformer.state_dict().items()
+    }
+    if pipeline.residual_head is not None:
+        head = pipeline.residual_head.state_dict().items()
+        rest |= {keys.rename(name, keys.RESIDUAL_HEAD): value for name, value in head}
+    if pipeline.label_encoder is not None:
+        rest["class_emb.weight"] = pipeline.label_encoder.embedding.weight.detach()
+        positions = rest.pop("position_embed")
+        rest |= {"pos_1LC": positions[None], "pos_start": torch.zeros(1, 1, positions.shape[1])}
+        rest = {name: value for name, value in rest.items() if not name.startswith("decoder_norm")}
+    return tokenizer, rest
+
+
+def place(model: torch.nn.Module, weights: dict[str, Tensor]) -> None:
+    """Load weights; only buffers, which the program makes itself, may be missing."""
+    shapes = model.state_dict()
+    weights = {name: value.reshape(shapes[name].shape) for name, value in weights.items()}
+    missing = set(torch.nn.Module.load_state_dict(model, weights, strict=False).missing_keys)
+    left = missing & {name for name, _ in model.named_parameters()}
+    if left:
+        raise SystemExit(f"the reference has weights we do not: {', '.join(sorted(left)[:5])}")
+
+
+def hart_reference(folder: Path, shape: Shape, batch: int) -> Callable[..., Run]:
+    """github.com/mit-han-lab/hart from a checkout, its fused kernels replaced by plain torch."""
+    sys.path.insert(0, str(folder))
+    backend = types.ModuleType("hart_backend")
+    backend.fused_kernels = types.ModuleType("hart_backend.fused_kernels")
+    backend.fused_kernels.rms_norm = _rms_norm
+    sys.modules |= {"hart_backend": backend, "hart_backend.fused_kernels": backend.fused_kernels}
+    with without_cuda(), contextlib.redirect_stdout(None):
+        import hart.modules.models.autoencoder.hart_autoencoder_with_disc as autoencoders
+        import hart.modules.models.transformer.hart_transformer_t2i as program
+        import hart.modules.networks.basic_hart as networks
+        from hart.modules.models.autoencoder.configuration import HARTAutoEncoderWithDiscConfig
+        from hart.modules.models.transformer.configuration import HARTForT2IConfig
+
+        autoencoders.create_discriminator = lambda: torch.nn.Identity()
+        plain = networks.SelfAttention.forward
+        networks.SelfAttention.forward = lambda self, x, attn_bias, **rest: plain(self, x, attn_bias)
+        config = HARTAutoEncoderWithDiscConfig(
+            vocab_size=4096, z_channels=32, ch=160, ch_mult=[1, 1, 2, 2, 4], quantizer_type="var_hybrid",
+            hybrid=True, v_patch_nums=list(shape.scales),
+        )  # fmt: skip
+        tokenizer = autoencoders.HARTAutoEncoderWithDisc(config).eval()
+        program.HARTAutoEncoderWithDisc.from_pretrained = classmethod(lambda cls, *_, **__: tokenizer)
+        program.HARTForT2I.gradient_checkpointing = False
+        config = HARTForT2IConfig(
+            vae_path="", context_token=300, context_dim=1536, depth=shape.depth, embed_dim=1536,
+            num_heads=24, attn_type="llama", mlp_type="llama", disable_aln=True, shared_aln=True,
+            use_timestep_embed=True, sep_aln_pooling_mode="avg", use_context_norm=True,
+            patch_nums=list(shape.scales), diff_width=1024, diff_depth=6, num_sampling_steps=str(STEPS),
+        )  # fmt: skip
+        model = program.HARTForT2I(config).eval()
+    weights = random_weights(shape)
+    place(tokenizer.vae, weights[0])
+    place(model, weights[1])
+    del weights
+    noise, watch = Noise(), Stopwatch()
+    drawn = _draw_greedily(program, model, watch)
+    watch.watch(model.diffloss, "sample", "residual")
+    watch.watch(tokenizer.vae, "fhat_to_img", "decoder")
+
+    def run(seed: int, codes: list[Tensor] | None = None) -> Run:
+        tokens, mask = context(shape, batch, seed)
+        drawn.clear()
+        noise.generator.manual_seed(seed)
+        with _own_noise(noise, batch, shape.scales[-1] ** 2), torch.no_grad():
+            start = time.perf_counter()
+            watch.clear()
+            images = model.autoregressive_infer_cfg(
+                batch, tokens, cfg=GUIDANCE, context_position_ids=mask.cumsum(1) - 1, context_mask=mask
+            )
+            seconds = time.perf_counter() - start
+        return Run(seconds, dict(watch.phases), list(drawn), images)
+
+    return run
+
+
+def var_reference(folder: Path, shape: Shape, batch: int) -> Callable[..., Run]:
+    """github.com/FoundationVision/VAR from a checkout."""
+    sys.path.insert(0, str(folder))
+    with without_cuda(), contextlib.redirect_stdout(None):
+        import models
+        import models.var as program
+
+        tokenizer, model = models.build_vae_var("cpu", patch_nums=shape.scales, depth=shape.depth)
+    weights = random_weights(shape)
+    place(tokenizer, weights[0])
+    place(model, weights[1])
+    del weights
+    watch = Stopwatch()
+    drawn = _draw_greedily(program, model.eval(), watch)
+    watch.watch(tokenizer.eval(), "fhat_to_img", "decoder")
+
+    def run(seed: int, codes: list[Tensor] | None = None) -> Run:
+        drawn.clear()
+        with torch.no_grad():
+            start = time.perf_counter()
+            watch.clear()
+            images = model.autoregressive_infer_cfg(batch, torch.tensor([LABEL] * batch), cfg=GUIDANCE)
+            seconds = time.perf_counter() - start
+        return Run(seconds, dict(watch.phases), list(drawn), images)
+
+    return run
+
+
+def _draw_greedily(program: Any, model: Any, watch: Stopwatch) -> list[Tensor]:
+    """Replace a reference's random draw; returns the list that its codes, a tensor a scale, go to."""
+    drawn: list[Tensor] = []
+    score = model.get_logits
+
+    def get_logits(*args: Any) -> Tensor:
+        logits = score(*args)
+        watch.mark(f"scale {len(drawn) + 1}")
+        return logits
+
+    def draw(logits: Tensor, *_: Any, **__: Any) -> Tensor:
+        drawn.append(logits.argmax(dim=-1))
+        return drawn[-1][..., None]
+
+    model.get_logits, program.sample_with_top_k_top_p_ = get_logits, draw
+    return drawn
+
+
+def _rms_norm(out: Tensor, x: Tensor, weight: Tensor, eps: float, _: Any) -> None:
+    out.copy_(x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight)
+
+
+@contextlib.contextmanager
+def _own_noise(noise: Noise, batch: int, tokens: int) -> Iterator[None]:
+    """Let the reference's residual take its noise as ours does; both halves of its batch share it."""
+    randn, randn_like = torch.randn, torch.randn_like
+
+    def first(*shape: int, **_: Any) -> Tensor:
+        return torch.stack([noise.draw(tokens, shape[1]) for _ in range(batch)]).flatten(0, 1)
+
+    def later(x: Tensor, **_: Any) -> Tensor:
+        half = first(len(x) // 2, x.shape[1])
+        return torch.cat([half, half])
+
+    noise.draw = lambda *shape: randn(*shape, generator=noise.generator)  # type: ignore[method-assign]
+    torch.randn, torch.randn_like = first, later
+    try:
+        yield
+    finally:
+        torch.randn, torch.randn_like = randn, randn_like

@@ -1,0 +1,85 @@
+"""Published sizes with random weights, so that speed can be measured without anybody's files."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from openhart.conditioning.label import LabelEncoder
+from openhart.pipeline import HartPipeline
+from openhart.residual.heads import TokenResidualHead
+from openhart.tokenizer.model import HybridTokenizer
+from openhart.transformer.model import HartTransformer
+
+SCALES = {
+    256: (1, 2, 3, 4, 5, 6, 8, 10, 13, 16),
+    512: (1, 2, 3, 4, 6, 9, 13, 18, 24, 32),
+    1024: (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64),
+    2048: (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64, 96, 128),
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A published model at a side in pixels."""
+
+    family: str
+    depth: int
+    pixels: int
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        return SCALES[self.pixels]
+
+
+SHAPES = {f"hart-0.7b-{pixels}": Shape("hart", 24, pixels) for pixels in SCALES}
+SHAPES |= {f"var-d{depth}-256": Shape("var", depth, 256) for depth in (16, 20, 24, 30)}
+
+
+def build_meta(shape: Shape) -> tuple[HybridTokenizer, HartTransformer, TokenResidualHead | None]:
+    """The parts of this shape, without weights."""
+    common: dict[str, Any] = {"scales": shape.scales, "depth": shape.depth}
+    with torch.device("meta"):
+        tokenizer = HybridTokenizer(scales=shape.scales, hybrid=shape.family == "hart")
+        if shape.family == "hart":
+            return tokenizer, HartTransformer(**common), TokenResidualHead()
+        width = 64 * shape.depth
+        transformer = HartTransformer(
+            **common, width=width, num_heads=shape.depth, context_dim=width, context_tokens=1,
+            norm="layer", mlp="gelu", modulation="per_block", levels="learned", positions="learned",
+            normalize_attention=True, context_norm=False, context_projection=False,
+        )  # fmt: skip
+        return tokenizer, transformer, None
+
+
+def build(shape: Shape, seed: int = 0) -> HartPipeline:
+    """A pipeline of this shape, its weights drawn from a seed."""
+    tokenizer, transformer, head = build_meta(shape)
+    labels = LabelEncoder(1000, transformer.config.width) if shape.family == "var" else None
+    for place, part in enumerate((tokenizer, transformer, head, labels)):
+        if part is not None:
+            randomise(part, seed * 101 + place)
+    return HartPipeline(
+        image_tokenizer=tokenizer,
+        transformer=transformer,
+        residual_head=head,
+        label_encoder=labels,
+        max_tokens=transformer.config.context_tokens,
+        sampling={"last_scale_holds_back": shape.family == "hart"},
+    )
+
+
+def randomise(module: nn.Module, seed: int) -> None:
+    """Draw weights that keep the size of what passes through them."""
+    module.to_empty(device="cpu").eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if parameter.ndim > 1 and not name.endswith((".table", "log_temperature", "position_embed")):
+                deviation = parameter[0].numel() ** -0.5
+                parameter.normal_(0, 1.0 if "codebook" in name else deviation, generator=generator)
+            else:
+                parameter.normal_(0, 0.1, generator=generator)
+            if "norm" in name and name.endswith("weight"):
+                parameter += 1

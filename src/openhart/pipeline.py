@@ -20,6 +20,7 @@ from openhart.generation import SamplingSettings, ScaleState, generate
 from openhart.model_files import check_part, find_model, loading, read_index
 from openhart.residual.heads import TokenResidualHead
 from openhart.tokenizer.model import HybridTokenizer
+from openhart.tokenizer.tiling import decode_in_tiles
 from openhart.transformer.model import HartTransformer
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
@@ -90,6 +91,7 @@ class HartPipeline(DiffusionPipeline):
             sampling=dict(sampling or {}),
         )
         self._level_sampling: dict[str, Any] = {}
+        self._tile: tuple[int, int] | None = None
         self.sampling_settings()
         self._interrupted = False
 
@@ -384,11 +386,38 @@ class HartPipeline(DiffusionPipeline):
         """The pictures, as PIL images, that the scales so far amount to."""
         return self._finish(state.f_hat, "pil")
 
+    def enable_tiling(self, tile: int = 1024, overlap: int = 128) -> None:
+        """Decode images larger than a tile in parts, in memory that does not grow with them.
+
+        Args:
+            tile: side in pixels.
+            overlap: pixels that neighbouring tiles share and blend in.
+
+        Raises:
+            UserError: tiles that do not exceed their overlap, or the model's patches.
+        """
+        factor = self.image_tokenizer.downsample_factor
+        if not factor <= tile or not 0 <= overlap < tile:
+            raise UserError(
+                f"a tile must be at least {factor} pixels and larger than its overlap, "
+                f"got {tile} and {overlap}"
+            )
+        self._tile = tile // factor, overlap // factor
+
+    def disable_tiling(self) -> None:
+        """Decode every image whole again."""
+        self._tile = None
+
+    def _decode(self, features: Tensor) -> Tensor:
+        if self._tile is None:
+            return self.image_tokenizer.decode(features)
+        return decode_in_tiles(self.image_tokenizer, features, *self._tile)
+
     @torch.no_grad()
     def _finish(self, features: Tensor, output_type: str) -> Any:
         if output_type == "latent":
             return features
-        images = (self.image_tokenizer.decode(features).float() / 2 + 0.5).clamp(0, 1)
+        images = (self._decode(features).float() / 2 + 0.5).clamp(0, 1)
         if output_type == "pt":
             return images
         arrays = images.permute(0, 2, 3, 1).cpu().numpy()

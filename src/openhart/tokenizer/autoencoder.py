@@ -184,7 +184,14 @@ class Decoder(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, z, h, w) → (B, 3, h·f, w·f)."""
-        h = self.middle(self.conv_in(features))
-        for level in self.levels:
+        return self.fine(self.coarse(features))
+
+    def coarse(self, features: Tensor) -> Tensor:
+        """What is done at the features' own resolution, (B, z, h, w) → (B, widest, h, w)."""
+        return self.levels[0](self.middle(self.conv_in(features)))
+
+    def fine(self, h: Tensor) -> Tensor:
+        """The other levels, (B, widest, h, w) → (B, 3, h·f, w·f)."""
+        for level in self.levels[1:]:
             h = level(h)
         return self.unfold(self.conv_out(F.silu(self.norm_out(h))))

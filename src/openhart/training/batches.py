@@ -1,9 +1,10 @@
 """Batches in an order that depends only on seed and step, so that a resumed run sees the same ones."""
 
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from openhart.data import collate
@@ -65,6 +66,28 @@ def stream_batches(
     yield from DataLoader(dataset, batch_sampler=order, num_workers=workers, collate_fn=collate)
 
 
-def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
-    """The source of all of one step's random choices: a resumed run draws the same ones."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 4_099 + rank)
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """The source of choices that a step makes for all its samples, the same on every process."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 4_099)
+
+
+def sample_generators(seed: int, first: int, count: int) -> list[torch.Generator]:
+    """One source of random choices a sample, by its place in the run: however batches are split over
+    processes, and wherever a run resumes, a sample draws the same.
+
+    Args:
+        seed: the run's.
+        first: samples that the whole run saw before these.
+        count: samples.
+    """
+    return [torch.Generator().manual_seed(((seed + 1) << 40) + first + place) for place in range(count)]
+
+
+def drawn(make: Callable[..., Tensor], shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
+    """What each sample's generator makes, stacked: (B, *shape)."""
+    return torch.stack([make(*shape, generator=generator) for generator in generators])
+
+
+def names_of(records: Sequence[dict[str, Any]]) -> list[str]:
+    """File names of records, for messages."""
+    return [str(record.get("file_name", "a sample")) for record in records]

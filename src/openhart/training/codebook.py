@@ -4,10 +4,12 @@ Left to the gradient alone, most codes die early and the coarse scales collapse 
 common in the field (Jukebox, arXiv 2005.00341, section 3.1; SoundStream, arXiv 2107.03312, section III-C).
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from openhart.tokenizer.quantizer import MultiScaleQuantizer, Quantized
+from openhart.tokenizer.quantizer import MultiScaleQuantizer
 
 
 @torch.no_grad()
@@ -56,20 +58,31 @@ class CodeRevival:
         self.decay = decay
         self.threshold = threshold
 
-    def count(self, quantized: Quantized) -> None:
-        """Take one step's codes into the running count (1 is the average use)."""
-        codes = torch.cat([found.flatten() for found in quantized.codes]).cpu()
-        share = torch.bincount(codes, minlength=len(self.use)) * (len(self.use) / len(codes))
+    def count(self, codes: Sequence[Tensor]) -> None:
+        """Take one step's codes, of all processes, into the running count (1 is the average use)."""
+        flat = torch.cat([found.flatten() for found in codes]).cpu()
+        share = torch.bincount(flat, minlength=len(self.use)) * (len(self.use) / len(flat))
         self.use.lerp_(share.float(), 1 - self.decay)
 
     @torch.no_grad()
-    def revive(self, quantizer: MultiScaleQuantizer, quantized: Quantized, generator: torch.Generator) -> int:
-        """Move each idle code onto a random vector of a random scale; returns how many moved."""
+    def revive(
+        self, quantizer: MultiScaleQuantizer, searched: Sequence[Tensor], generator: torch.Generator
+    ) -> int:
+        """Move each idle code onto a random vector of a random scale.
+
+        Args:
+            quantizer: changed in place.
+            searched: vectors that each scale looked up, of all processes, (B, n_k, z).
+            generator: the same on all processes.
+
+        Returns:
+            how many moved.
+        """
         idle = (self.use < self.threshold).nonzero().flatten()
         table = quantizer.codebook.weight
         for code in idle.tolist():
-            scale = int(torch.randint(len(quantized.searched), (), generator=generator))
-            vectors = quantized.searched[scale].flatten(0, 1)
+            scale = int(torch.randint(len(searched), (), generator=generator))
+            vectors = searched[scale].flatten(0, 1)
             pick = int(torch.randint(len(vectors), (), generator=generator))
             table[code] = vectors[pick].to(table.dtype)
         self.use[idle] = 1.0

@@ -44,7 +44,11 @@ class Optimizer(Section):
 
 
 class Run(Section):
-    """What every recipe says about its run."""
+    """What every recipe says about its run.
+
+    ``max_skipped`` steps in a row may have a loss that is not finite; ``parallel`` says how several processes
+    share the generator: each has all of it, or a part (FSDP2).
+    """
 
     output: str
     seed: int = 0
@@ -55,6 +59,9 @@ class Run(Section):
     save_every: PositiveInt = 200
     sample_every: PositiveInt = 500
     keep_checkpoints: PositiveInt = 2
+    max_skipped: PositiveInt = 10
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    gradient_checkpointing: bool = False
 
 
 class Phase(Section):
@@ -100,6 +107,7 @@ class TokenizerRecipe(Section):
     optimizer: Optimizer
     losses: TokenizerLosses = TokenizerLosses()
     revive_every: PositiveInt = 50
+    revival_memory: float = Field(default=0.98, ge=0, lt=1)
     initial: str | None = None
 
 

@@ -1,9 +1,9 @@
 """Training the generator: codes by cross-entropy, the residual by diffusion (HART, section 3.2)."""
 
 import itertools
-import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from openhart.residual.diffusion import cosine_schedule, diffusion_loss
 from openhart.residual.heads import TokenResidualHead, WideResidualHead
 from openhart.scales import split_by_scale
 from openhart.tokenizer.model import HybridTokenizer
-from openhart.training.batches import step_generator, stream_batches
+from openhart.training.batches import drawn, names_of, sample_generators, step_generator, stream_batches
 from openhart.training.config import GeneratorRecipe, ResidualHead, Thinning, build_model, load_recipe
 from openhart.training.latents import (
     Latents,
@@ -42,6 +42,8 @@ from openhart.training.loop import (
     set_rate,
     steps_with_progress,
 )
+from openhart.training.parallel import Skips, syncing
+from openhart.training.sharding import ShardedState, WholeAverages, shard, whole
 from openhart.training.state import resume, save_checkpoint
 from openhart.transformer.model import HartTransformer
 
@@ -74,8 +76,8 @@ class GeneratorLosses(nn.Module):
         self.settings = settings
         self.schedule = cosine_schedule()
 
-    def forward(self, batch: "Batch", generator: torch.Generator) -> dict[str, Tensor]:
-        """Losses of one batch; ``generator`` draws codes, noise and times.
+    def forward(self, batch: "Batch") -> dict[str, Tensor]:
+        """Losses of one batch; its generators draw codes, noise and times.
 
         Returns:
             ``loss`` and its parts: cross-entropy over all scales and of each, diffusion.
@@ -94,19 +96,17 @@ class GeneratorLosses(nn.Module):
         loss = report["cross_entropy"]
         if self.residual_head is not None and self.settings is not None:
             count = losses.shape[1] - sum(sizes)
-            report |= self._residual(batch, hidden[:, -count:], logits[:, -count:], generator)
+            report |= self._residual(batch, hidden[:, -count:], logits[:, -count:])
             loss = loss + self.settings.weight * report["diffusion"]
         return report | {"loss": loss}
 
-    def _residual(
-        self, batch: "Batch", hidden: Tensor, logits: Tensor, generator: torch.Generator
-    ) -> dict[str, Tensor]:
+    def _residual(self, batch: "Batch", hidden: Tensor, logits: Tensor) -> dict[str, Tensor]:
         settings, head = self.settings, self.residual_head
         assert settings is not None
         assert head is not None
         codes = sample_codes(
             logits.detach(),
-            [generator] * len(logits),
+            batch.generators,
             top_k=settings.condition_top_k,
             top_p=settings.condition_top_p,
         )
@@ -114,9 +114,11 @@ class GeneratorLosses(nn.Module):
         target = (_kept(batch.last_target, batch.keep) - embedding) / head.config.residual_scale
         condition = self.transformer.residual_condition(hidden, embedding)
         repeated = [part.repeat(settings.repeats, 1, 1) for part in (target, condition)]
-        shape = repeated[0].shape[:2] if settings.kind == "token" else (len(repeated[0]), 1)
-        t = torch.randint(len(self.schedule), shape, generator=generator).to(target.device)
-        noise = torch.randn(repeated[0].shape, generator=generator).to(target.device)
+        times = partial(torch.randint, len(self.schedule))
+        size = (settings.repeats, target.shape[1] if settings.kind == "token" else 1)
+        t = drawn(lambda *size, generator: times(size, generator=generator), size, batch.generators)
+        noise = drawn(torch.randn, (settings.repeats, *target.shape[1:]), batch.generators)
+        t, noise = (part.transpose(0, 1).flatten(0, 1).to(target.device) for part in (t, noise))
         mse, bound = diffusion_loss(
             head, repeated[0], repeated[1], t, noise, self.schedule, size=batch.last_size
         )
@@ -140,6 +142,7 @@ class Batch:
         keep: (B, P²) bool, tokens of the last scale that stay, or None for all.
         codebook: (V, z), frozen.
         last_size: height and width of the last scale.
+        generators: a source of random choices a sample.
     """
 
     codes: list[Tensor]
@@ -150,6 +153,7 @@ class Batch:
     keep: Tensor | None
     codebook: Tensor
     last_size: tuple[int, int]
+    generators: list[torch.Generator]
 
 
 @dataclass
@@ -163,6 +167,7 @@ class Stage:
     model: nn.Module
     optimizer: Any
     ema: EMAModel
+    skips: Skips
     conditions: TextConditions | None
 
 
@@ -189,7 +194,7 @@ def train(path: Path, overrides: list[str] | None = None, quiet: bool = False) -
     if recipe.cache and not isinstance(dataset, IterableDataset):
         dataset = Latents(tokenizer, dataset, recipe.data.batch_size, recipe.data.workers, quiet)
     stage = _prepare(recipe, accelerator, tokenizer, _residual_scale(tokenizer, dataset))
-    _pipeline(stage)  # says now if the parts do not fit each other
+    _pipeline(stage, stage.losses)  # says now if the parts do not fit each other
     first = resume(accelerator, output)
     stage.ema.to(accelerator.device)
     batches = _batches(stage, dataset, first)
@@ -242,17 +247,28 @@ def _prepare(
         settings = recipe.model | context | shape | {"scales": tokenizer.config.scales}
         transformer = build_model(HartTransformer, settings)
         head = _build_head(recipe.residual, transformer, residual_scale)
+    if recipe.run.gradient_checkpointing:
+        transformer.enable_gradient_checkpointing()
     losses = GeneratorLosses(transformer, head, label_encoder, recipe.residual)
+    spread = recipe.run.parallel == "fsdp" and accelerator.num_processes > 1
+    if spread:
+        shard(accelerator, losses.to(accelerator.device))
     optimizer = torch.optim.AdamW(
         _parameter_groups(losses, recipe.optimizer.weight_decay),
         lr=recipe.optimizer.learning_rate,
         betas=recipe.optimizer.betas,
         fused=True,
     )
-    model, prepared = accelerator.prepare(losses, optimizer)
+    model: nn.Module = losses
+    prepared: Any = optimizer
+    if not spread:
+        model, prepared = accelerator.prepare(losses, optimizer)
     ema = EMAModel(losses.parameters(), decay=recipe.run.ema_decay, use_ema_warmup=True)
-    accelerator.register_for_checkpointing(ema)
-    return Stage(recipe, accelerator, tokenizer, losses, model, prepared, ema, conditions)
+    skips = Skips(recipe.run.max_skipped)
+    accelerator.register_for_checkpointing(WholeAverages(ema), skips)
+    if spread:
+        accelerator.register_for_checkpointing(ShardedState(losses, optimizer))
+    return Stage(recipe, accelerator, tokenizer, losses, model, prepared, ema, skips, conditions)
 
 
 def _build_conditions(
@@ -328,21 +344,30 @@ def _batches(stage: Stage, dataset: Any, first: int) -> Iterator[tuple[Tensor, T
 def _train_step(stage: Stage, step: int, batches: Iterator[Any]) -> dict[str, Any]:
     recipe, accelerator = stage.recipe, stage.accelerator
     set_rate(stage.optimizer, rate_at(step, recipe.steps, recipe.optimizer))
-    generator = step_generator(recipe.run.seed, step, accelerator.process_index)
+    common = step_generator(recipe.run.seed, step)
     metrics: dict[str, Any] = {}
-    for _ in range(recipe.run.accumulation):
+    names: list[str] = []
+    for part in range(recipe.run.accumulation):
         codes, last_target, records = next(batches)
-        batch = _make_batch(stage, codes, last_target, records, generator)
-        with accelerator.autocast():
-            metrics = stage.model(batch, generator)
-        accelerator.backward(metrics["loss"] / recipe.run.accumulation)
-    metrics["gradient_norm"] = accelerator.clip_grad_norm_(
-        stage.losses.parameters(), recipe.optimizer.max_gradient_norm
-    )
-    stage.optimizer.step()
+        names += names_of(records)
+        place = step * recipe.run.accumulation + part
+        first = (place * accelerator.num_processes + accelerator.process_index) * len(codes)
+        generators = sample_generators(recipe.run.seed, first, len(codes))
+        batch = _make_batch(stage, codes, last_target, records, generators, common)
+        with syncing(accelerator, stage.model, part + 1 == recipe.run.accumulation):
+            with accelerator.autocast():
+                metrics = stage.model(batch)
+            accelerator.backward(metrics["loss"] / recipe.run.accumulation)
+    norm = accelerator.clip_grad_norm_(stage.losses.parameters(), recipe.optimizer.max_gradient_norm)
+    metrics["gradient_norm"] = whole(norm)
+    if stage.skips.allows(accelerator, step, metrics["loss"], metrics["gradient_norm"], names):
+        stage.optimizer.step()
+        stage.ema.step(stage.losses.parameters())
     stage.optimizer.zero_grad()
-    stage.ema.step(stage.losses.parameters())
-    return metrics | {"learning_rate": rate_at(step, recipe.steps, recipe.optimizer)}
+    return metrics | {
+        "learning_rate": rate_at(step, recipe.steps, recipe.optimizer),
+        "skipped": stage.skips.total,
+    }
 
 
 @torch.no_grad()
@@ -351,36 +376,41 @@ def _make_batch(
     codes: Tensor,
     last_target: Tensor,
     records: list[dict[str, Any]],
-    generator: torch.Generator,
+    generators: list[torch.Generator],
+    common: torch.Generator,
 ) -> Batch:
     quantizer = stage.tokenizer.quantizer
     by_scale = split_by_scale(codes, quantizer.scales)
-    context, mask = _condition(stage, records, generator)
+    context, mask = _condition(stage, records, generators)
     return Batch(
         codes=by_scale,
         scale_inputs=quantizer.code_inputs(by_scale),
         last_target=last_target,
         context=context.to(codes.device),
         mask=mask.to(codes.device),
-        keep=_choose_kept(codes, quantizer.size, stage.recipe.thinning, generator),
+        keep=_choose_kept(codes, quantizer.size, stage.recipe.thinning, generators, common),
         codebook=quantizer.codebook.weight,
         last_size=quantizer.size,
+        generators=generators,
     )
 
 
 def _condition(
-    stage: Stage, records: list[dict[str, Any]], generator: torch.Generator
+    stage: Stage, records: list[dict[str, Any]], generators: list[torch.Generator]
 ) -> tuple[Tensor, Tensor]:
     """One caption (or the label) a sample, some replaced by the empty condition."""
     settings = stage.recipe.conditioning
-    dropped = torch.rand(len(records), generator=generator) < settings.drop
+    dropped = drawn(torch.rand, (1,), generators)[:, 0] < settings.drop
     if stage.conditions is None:
         assert settings.num_classes is not None
         labels = torch.tensor([label_of(record) for record in records])
         labels[dropped] = settings.num_classes
         return labels, torch.ones(len(records), 1, dtype=torch.bool)
-    choice = random.Random(int(torch.randint(2**31, (), generator=generator)))
-    context, mask = stage.conditions([choice.choice(captions_of(record)) for record in records])
+    chosen = []
+    for record, generator in zip(records, generators, strict=True):
+        captions = captions_of(record)
+        chosen.append(captions[int(torch.randint(len(captions), (), generator=generator))])
+    context, mask = stage.conditions(chosen)
     nothing, nothing_mask = empty_condition(*context.shape)
     return (
         torch.where(dropped[:, None, None], nothing, context),
@@ -389,17 +419,21 @@ def _condition(
 
 
 def _choose_kept(
-    codes: Tensor, size: tuple[int, int], thinning: Thinning | None, generator: torch.Generator
+    codes: Tensor,
+    size: tuple[int, int],
+    thinning: Thinning | None,
+    generators: list[torch.Generator],
+    common: torch.Generator,
 ) -> Tensor | None:
     """Which tokens of the last scale stay, as many in each sample, (B, P²); None for all."""
     if thinning is None:
         return None
     count = size[0] * size[1]
     dropped = torch.nn.init.trunc_normal_(
-        torch.empty(()), thinning.mean, thinning.deviation, thinning.least, 1.0, generator
+        torch.empty(()), thinning.mean, thinning.deviation, thinning.least, 1.0, common
     )
     kept = max(1, round(count * (1 - float(dropped))))
-    order = torch.rand(len(codes), count, generator=generator).argsort(dim=1)
+    order = drawn(torch.rand, (count,), generators).argsort(dim=1)
     return (order < kept).to(codes.device)
 
 
@@ -408,8 +442,8 @@ def _kept(tokens: Tensor, keep: Tensor | None) -> Tensor:
     return tokens if keep is None else tokens[keep].unflatten(0, (len(tokens), -1))
 
 
-def _pipeline(stage: Stage) -> HartPipeline:
-    settings, parts = stage.recipe.conditioning, stage.losses
+def _pipeline(stage: Stage, parts: GeneratorLosses) -> HartPipeline:
+    settings = stage.recipe.conditioning
     text_tokenizer, text_encoder = stage.conditions.parts if stage.conditions else (None, None)
     return HartPipeline(
         image_tokenizer=stage.tokenizer,
@@ -426,29 +460,45 @@ def _pipeline(stage: Stage) -> HartPipeline:
 
 
 @torch.no_grad()
+def _averaged(stage: Stage) -> GeneratorLosses:
+    """The averaged weights in modules of their own; every process must ask."""
+    weights = [whole(part) for part in stage.ema.shadow_params]
+    parts = stage.losses
+    fresh = [_fresh(part) for part in (parts.transformer, parts.residual_head, parts.label_encoder)]
+    averaged = GeneratorLosses(fresh[0], fresh[1], fresh[2], parts.settings)
+    averaged.to(stage.accelerator.device).eval()
+    for parameter, weight in zip(averaged.parameters(), weights, strict=True):
+        parameter.copy_(weight)
+    return averaged
+
+
+def _fresh(part: Any) -> Any:
+    """A new model of the same settings."""
+    return None if part is None else type(part).from_config(part.config)
+
+
+@torch.no_grad()
 def _log_samples(stage: Stage, step: int) -> None:
     """Pictures for the recipe's prompts, always from the same seeds, by the averaged weights."""
     prompts = stage.recipe.sample_prompts
-    if not prompts or not stage.accelerator.is_main_process:
+    if not prompts:
         return
-    stage.ema.store(stage.losses.parameters())
-    stage.ema.copy_to(stage.losses.parameters())
-    stage.losses.eval()
-    pipeline = _pipeline(stage)
+    averaged = _averaged(stage)
+    if not stage.accelerator.is_main_process:
+        return
+    pipeline = _pipeline(stage, averaged)
     pipeline.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(seed) for seed in range(len(prompts))]
     images = pipeline(prompts, generator=generators, output_type="pt").images
-    stage.losses.train()
-    stage.ema.restore(stage.losses.parameters())
     log_images(stage.accelerator, "samples", images * 2 - 1, step)
 
 
 def _finish(stage: Stage, output: Path) -> Path:
     """Save the averaged weights as a pipeline; a named text encoder stays a name."""
     folder = output / "pipeline"
+    averaged = _averaged(stage)
     if stage.accelerator.is_main_process:
-        stage.ema.copy_to(stage.losses.parameters())
-        _pipeline(stage).save_pretrained(folder)
+        _pipeline(stage, averaged).save_pretrained(folder)
     stage.accelerator.wait_for_everyone()
     stage.accelerator.end_training()
     return folder

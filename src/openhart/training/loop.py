@@ -5,13 +5,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor
 from torch.optim import Optimizer as TorchOptimizer
 from tqdm.auto import tqdm
 
 from openhart.errors import UserError
 from openhart.training.config import Optimizer, Run
+from openhart.training.parallel import mean_over_processes
 
 
 def open_run(run: Run) -> tuple[Accelerator, Path]:
@@ -25,7 +27,13 @@ def open_run(run: Run) -> tuple[Accelerator, Path]:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make output folder {output}: {error.strerror}") from error
-    accelerator = Accelerator(mixed_precision=run.precision, log_with="tensorboard", project_dir=str(output))
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # else several processes on CPUs are not seen
+        mixed_precision=run.precision,
+        log_with="tensorboard",
+        project_dir=str(output),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)],
+    )
     accelerator.init_trackers("log")
     return accelerator, output
 
@@ -59,11 +67,10 @@ def steps_with_progress(
 def log_metrics(
     accelerator: Accelerator, metrics: dict[str, Any], step: int, bar: Any, shown: Iterable[str]
 ) -> None:
-    """Send numbers to TensorBoard and a few of them to the progress bar."""
-    values = {
-        name: float(value.detach()) if isinstance(value, Tensor) else float(value)
-        for name, value in metrics.items()
-    }
+    """Send numbers, averaged over processes, to TensorBoard and a few of them to the progress bar."""
+    numbers = [float(torch.as_tensor(value).detach()) for value in metrics.values()]
+    means = mean_over_processes(accelerator, torch.tensor(numbers, device=accelerator.device)).tolist()
+    values = dict(zip(metrics, means, strict=True))
     accelerator.log(values, step=step)
     bar.set_postfix({name: f"{values[name]:.4g}" for name in shown if name in values})
 

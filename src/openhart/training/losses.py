@@ -1,5 +1,7 @@
 """What the tokenizer is trained for: likeness, perceived likeness, realism (VQGAN, arXiv 2012.09841)."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,10 +39,21 @@ def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
     return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
 
 
-def adaptive_weight(likeness: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
-    """Balance of the adversarial term: ratio of both gradients at the last layer (VQGAN, equation 7)."""
-    wanted = torch.autograd.grad(likeness, last_layer, retain_graph=True)[0].norm()
-    given = torch.autograd.grad(adversarial, last_layer, retain_graph=True)[0].norm()
+def adaptive_weight(
+    likeness: Tensor, adversarial: Tensor, last_layer: Tensor, average: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Balance of the adversarial term: ratio of both gradients at the last layer (VQGAN, equation 7).
+
+    Args:
+        likeness: a scalar.
+        adversarial: a scalar.
+        last_layer: the decoder's last weight.
+        average: takes the mean of a gradient over all processes.
+    """
+    wanted, given = (
+        average(torch.autograd.grad(loss, last_layer, retain_graph=True)[0]).norm()
+        for loss in (likeness, adversarial)
+    )
     return (wanted / (given + 1e-4)).clamp(0, 1e4).detach()
 
 

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from openhart.data import open_dataset
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.tokenizer.quantizer import Quantized
-from openhart.training.batches import step_generator, stream_batches
+from openhart.training.batches import names_of, step_generator, stream_batches
 from openhart.training.codebook import CodeRevival, start_with_kmeans
 from openhart.training.config import Phase, TokenizerRecipe, build_model, load_recipe
 from openhart.training.loop import (
@@ -36,6 +37,7 @@ from openhart.training.losses import (
     quantization_loss,
     straight_through,
 )
+from openhart.training.parallel import Skips, average_gradients, mean_over_processes, syncing
 from openhart.training.state import resume, save_checkpoint
 
 KMEANS_BATCHES = 16
@@ -48,21 +50,27 @@ class Reconstruction(nn.Module):
         super().__init__()
         self.tokenizer = tokenizer
 
-    def forward(self, image: Tensor, through_codes: Tensor, frozen: bool) -> tuple[Tensor, Tensor, Quantized]:
+    def forward(
+        self, image: Tensor, through_codes: Tensor, frozen: bool, learns_codes: bool
+    ) -> tuple[Tensor, Tensor, Quantized]:
         """Decode each sample from discrete or continuous features.
 
         Args:
             image: (B, 3, H, W) in [−1, 1].
             through_codes: (B,) bool, samples decoded from their codes alone.
             frozen: encoder, codes and φ get no gradient.
+            learns_codes: codes and φ get one.
 
         Returns:
             reconstruction (B, 3, H, W), features (B, z, P, P), and what the codes keep of them.
         """
         with torch.set_grad_enabled(not frozen and torch.is_grad_enabled()):
             features = self.tokenizer.encode(image)
-            with torch.autocast(image.device.type, enabled=False):
-                quantized = self.tokenizer.quantize(features.float())
+        with (
+            torch.autocast(image.device.type, enabled=False),
+            torch.set_grad_enabled(learns_codes and torch.is_grad_enabled()),
+        ):
+            quantized = self.tokenizer.quantize(features.float())
         discrete = straight_through(features, quantized.f_hats[-1].to(features.dtype))
         mixed = torch.where(through_codes[:, None, None, None], discrete, features)
         return self.tokenizer.decode_unclamped(mixed), features, quantized
@@ -82,6 +90,7 @@ class Stage:
     discriminator_optimizer: Any
     ema: EMAModel
     revival: CodeRevival
+    skips: Skips
 
 
 def train(path: Path, overrides: list[str] | None = None, quiet: bool = False) -> Path:
@@ -149,21 +158,27 @@ def _prepare(
     discriminator_optimizer: Any = torch.optim.AdamW(
         discriminator.parameters(), lr=losses.discriminator_learning_rate, betas=(0.5, 0.9)
     )
-    model, prepared, discriminator, discriminator_optimizer = accelerator.prepare(
-        Reconstruction(tokenizer), optimizer, discriminator, discriminator_optimizer
+    discriminator.to(accelerator.device)
+    model, prepared, discriminator_optimizer = accelerator.prepare(
+        Reconstruction(tokenizer), optimizer, discriminator_optimizer
     )
     ema = EMAModel(tokenizer.parameters(), decay=recipe.run.ema_decay, use_ema_warmup=True)
-    revival = CodeRevival(tokenizer.quantizer.codebook.num_embeddings, recipe.revive_every)
-    accelerator.register_for_checkpointing(ema, revival)
+    codes = tokenizer.quantizer.codebook.num_embeddings
+    revival = CodeRevival(codes, recipe.revive_every, recipe.revival_memory)
+    skips = Skips(recipe.run.max_skipped)
+    accelerator.register_for_checkpointing(ema, revival, skips, discriminator)
     if perceptual is not None:
         perceptual.to(accelerator.device)
     return Stage(
         recipe, accelerator, tokenizer, model, prepared, perceptual,
-        discriminator, discriminator_optimizer, ema, revival,
+        discriminator, discriminator_optimizer, ema, revival, skips,
     )  # fmt: skip
 
 
-def _batches(recipe: TokenizerRecipe, accelerator: Accelerator, dataset: Any, first: int) -> Iterator[Tensor]:
+def _batches(
+    recipe: TokenizerRecipe, accelerator: Accelerator, dataset: Any, first: int
+) -> Iterator[tuple[Tensor, list[str]]]:
+    """Images (B, 3, H, W) and their names."""
     stream = stream_batches(
         dataset,
         recipe.data.batch_size,
@@ -173,7 +188,7 @@ def _batches(recipe: TokenizerRecipe, accelerator: Accelerator, dataset: Any, fi
         accelerator.process_index,
         accelerator.num_processes,
     )
-    return (images.to(accelerator.device) for images, _ in stream)
+    return ((images.to(accelerator.device), names_of(records)) for images, records in stream)
 
 
 def _phase_at(phases: list[Phase], step: int) -> tuple[Phase, int]:
@@ -188,7 +203,8 @@ def _enter_phase(stage: Stage, phase: Phase, dataset: Any, step: int) -> None:
         batches = _batches(stage.recipe, stage.accelerator, dataset, step)
         with torch.no_grad():
             images = itertools.islice(batches, KMEANS_BATCHES)
-            features = torch.cat([stage.tokenizer.encode(image) for image in images])
+            encoded = [stage.tokenizer.encode(image) for image, _ in images]
+        features = torch.cat([stage.accelerator.gather(part) for part in encoded])
         start_with_kmeans(stage.tokenizer.quantizer, features, generator)
     if phase.train == "decoder":  # what freezes is what the averaged weights have become
         stage.ema.copy_to(stage.tokenizer.parameters())
@@ -200,40 +216,61 @@ def _train_step(
     phase_step: int,
     step: int,
     total: int,
-    batches: Iterator[Tensor],
+    batches: Iterator[tuple[Tensor, list[str]]],
 ) -> dict[str, Any]:
     recipe, accelerator = stage.recipe, stage.accelerator
     set_rate(stage.optimizer, rate_at(step, total, recipe.optimizer))
-    generator = step_generator(recipe.run.seed, step, accelerator.process_index)
+    common = step_generator(recipe.run.seed, step)
     metrics: dict[str, Any] = {}
-    for _ in range(recipe.run.accumulation):
-        image = next(batches)
-        through_codes = _choose_discrete(len(image), phase.discrete_share, generator)
-        with accelerator.autocast():
-            output, features, quantized = stage.model(
-                image, through_codes.to(image.device), frozen=phase.train == "decoder"
-            )
-            loss, metrics = _losses(stage, phase, phase_step, image, output, features, quantized)
-        accelerator.backward(loss / recipe.run.accumulation)
+    names: list[str] = []
+    for part in range(recipe.run.accumulation):
+        image, image_names = next(batches)
+        names += image_names
+        through_codes = _choose_discrete(accelerator, len(image), phase.discrete_share, common)
+        with syncing(accelerator, stage.model, part + 1 == recipe.run.accumulation):
+            with accelerator.autocast():
+                output, features, quantized = stage.model(
+                    image,
+                    through_codes.to(image.device),
+                    frozen=phase.train == "decoder",
+                    learns_codes=_learns_codes(phase),
+                )
+                loss, metrics = _losses(stage, phase, phase_step, image, output, features, quantized)
+            accelerator.backward(loss / recipe.run.accumulation)
         if phase.adversarial:
             metrics["discriminator"] = _discriminator_backward(stage, image, output)
+    metrics["loss"] = loss
     metrics["gradient_norm"] = accelerator.clip_grad_norm_(
         stage.tokenizer.parameters(), recipe.optimizer.max_gradient_norm
     )
-    for optimizer in (stage.optimizer, stage.discriminator_optimizer):
-        optimizer.step()
-        optimizer.zero_grad()
-    stage.ema.step(stage.tokenizer.parameters())
-    if phase.train == "all" and phase.discrete_share:
-        metrics |= _keep_codes_alive(stage, quantized, step, generator)
-    return metrics | code_use(stage.tokenizer.quantizer, quantized.codes)
+    average_gradients(accelerator, stage.discriminator)
+    if stage.skips.allows(accelerator, step, loss, metrics["gradient_norm"], names):
+        stage.optimizer.step()
+        stage.discriminator_optimizer.step()
+        stage.ema.step(stage.tokenizer.parameters())
+        if _learns_codes(phase):
+            metrics |= _keep_codes_alive(stage, quantized, step, common)
+    stage.optimizer.zero_grad()
+    stage.discriminator_optimizer.zero_grad()
+    metrics["skipped"] = stage.skips.total
+    if step % recipe.run.log_every == 0:
+        codes = [accelerator.gather(found) for found in quantized.codes]
+        metrics |= code_use(stage.tokenizer.quantizer, codes)
+    return metrics
 
 
-def _choose_discrete(batch: int, share: float, generator: torch.Generator) -> Tensor:
-    """Which samples go through their codes: as many as the share says, the fraction by chance."""
-    wanted = share * batch
-    count = int(wanted) + int(torch.rand((), generator=generator) < wanted % 1)
-    return torch.randperm(batch, generator=generator) < count
+def _learns_codes(phase: Phase) -> bool:
+    return phase.train == "all" and phase.discrete_share > 0
+
+
+def _choose_discrete(
+    accelerator: Accelerator, batch: int, share: float, generator: torch.Generator
+) -> Tensor:
+    """Which samples go through their codes: as many of all as the share says, the fraction by chance."""
+    total = batch * accelerator.num_processes
+    count = int(share * total) + int(torch.rand((), generator=generator) < share * total % 1)
+    chosen = torch.randperm(total, generator=generator) < count
+    return chosen[accelerator.process_index * batch :][:batch]
 
 
 def _losses(
@@ -252,36 +289,39 @@ def _losses(
         likeness = likeness + weights.perceptual_weight * stage.perceptual(output, image).mean()
     loss = likeness
     metrics = {"likeness": likeness, "psnr": -10 * (squared.detach() / 4).log10()}
-    if phase.train == "all" and phase.discrete_share:
+    if _learns_codes(phase):
         pull = quantization_loss(features, quantized, weights.commitment)
         loss = loss + weights.quantization * pull
         metrics["quantization"] = pull
     if phase.adversarial:
+        stage.discriminator.requires_grad_(False)
         adversarial = -stage.discriminator(output).mean()
+        stage.discriminator.requires_grad_(True)
         ramp = min(1.0, phase_step / weights.adversarial_ramp_steps)
-        balance = adaptive_weight(likeness, adversarial, stage.tokenizer.decoder.last_layer)
+        average = partial(mean_over_processes, stage.accelerator)
+        balance = adaptive_weight(likeness, adversarial, stage.tokenizer.decoder.last_layer, average)
         loss = loss + weights.adversarial * ramp * balance * adversarial
         metrics |= {"adversarial": adversarial, "adversarial_balance": balance}
     return loss, metrics
 
 
 def _discriminator_backward(stage: Stage, image: Tensor, output: Tensor) -> Tensor:
-    stage.discriminator_optimizer.zero_grad()  # what the generator's loss left there
     with stage.accelerator.autocast():
         real, fake = stage.discriminator(image), stage.discriminator(output.detach())
         loss = discriminator_loss(real.float(), fake.float())
-    stage.accelerator.backward(loss)
+    stage.accelerator.backward(loss / stage.recipe.run.accumulation)
     return loss
 
 
 def _keep_codes_alive(
     stage: Stage, quantized: Quantized, step: int, generator: torch.Generator
 ) -> dict[str, float]:
-    stage.revival.count(quantized)
+    stage.revival.count([stage.accelerator.gather(found) for found in quantized.codes])
     alive = float((stage.revival.use >= stage.revival.threshold).float().mean())
     moved = 0
     if (step + 1) % stage.revival.every == 0:
-        moved = stage.revival.revive(stage.tokenizer.quantizer, quantized, generator)
+        searched = [stage.accelerator.gather(tokens.detach()) for tokens in quantized.searched]
+        moved = stage.revival.revive(stage.tokenizer.quantizer, searched, generator)
     return {"codes_alive": alive, "codes_revived": moved}
 
 

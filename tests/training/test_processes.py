@@ -1,0 +1,66 @@
+"""Two processes with half a batch each are one process with all of it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.training.corpus import draw_corpus, generator_recipe, logged, tokenizer_recipe, write_recipe
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return draw_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+def train(kind, recipe, processes, *overrides):
+    launch = (
+        [] if processes == 1 else ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    )
+    command = [sys.executable, "-m", *launch, "openhart", "train", kind, str(recipe), *overrides, "--quiet"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[:3000]
+
+
+def losses(kind, values, output, name, processes, *overrides):
+    folder = output / name
+    folder.mkdir()
+    values = {**values, "run": {**values["run"], "output": str(folder)}}
+    values["data"] = {**values["data"], "batch_size": 8 // processes}
+    train(kind, write_recipe(folder / "recipe.yaml", values), processes, *overrides)
+    return folder
+
+
+def test_two_processes_train_a_tokenizer_as_one_does(corpus, tmp_path):
+    values = tokenizer_recipe(corpus, tmp_path, steps=(2, 10, 3))
+    values |= {"revive_every": 3, "revival_memory": 0.3}
+    folders = [losses("tokenizer", values, tmp_path, str(n), n) for n in (1, 2)]
+    for name in ("loss", "gradient_norm", "codes_alive", "codes_revived"):
+        one, two = (logged(folder, name) for folder in folders)
+        assert one == pytest.approx(two, rel=1e-5, abs=1e-5), name
+    assert sum(logged(folders[1], "codes_revived")) > 0
+
+
+@pytest.fixture(scope="module")
+def image_tokenizer(corpus, tmp_path_factory):
+    output = tmp_path_factory.mktemp("tokenizer")
+    values = tokenizer_recipe(corpus, output, steps=(4, 4, 1))
+    train("tokenizer", write_recipe(output / "recipe.yaml", values), 1)
+    return output / "image_tokenizer"
+
+
+@pytest.fixture(scope="module")
+def alone(corpus, image_tokenizer, tmp_path_factory):
+    output = tmp_path_factory.mktemp("generator")
+    values = generator_recipe(corpus, output, image_tokenizer, steps=5, thinning={})
+    return values, losses("generator", values, output, "1", 1)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_train_a_generator_as_one_does(alone, tmp_path, parallel):
+    values, folder = alone
+    other = losses("generator", values, tmp_path, "2", 2, f"run.parallel={parallel}")
+    for name in ("loss", "gradient_norm", "diffusion", "cross_entropy/scale_3"):
+        assert logged(folder, name) == pytest.approx(logged(other, name), rel=1e-5, abs=1e-5), name

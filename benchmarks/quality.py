@@ -125,10 +125,11 @@ def fixed_codes(known: list[Tensor]) -> Iterator[None]:
     original, again = openhart.generation.draw_codes, iter(list(known))
 
     def draw(logits: Tensor, generators: Any) -> Tensor:
+        fresh = original(logits, generators)  # always, so that the noise after it is the same too
         drawn = next(again, None)
         if drawn is None:
-            drawn = original(logits, generators)
-            known.append(drawn)
+            known.append(fresh)
+            return fresh
         return drawn
 
     openhart.generation.draw_codes = draw

@@ -49,7 +49,7 @@ def _show_warnings_plainly() -> None:
         _complain(f"warning: {message}")
 
     warnings.filterwarnings("ignore")
-    warnings.filterwarnings("always", message="prompt cut")
+    warnings.filterwarnings("always", message="prompt cut|cannot save|skipped an image")
     warnings.showwarning = show
 
 
@@ -146,6 +146,9 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("kind", choices=["tokenizer", "generator"])
     parser.add_argument("recipe", type=Path)
     parser.add_argument("overrides", nargs="*", metavar="section.name=value")
+    parser.add_argument(
+        "--plot", type=Path, metavar="PNG", help="train nothing: draw curves of the recipe's run"
+    )
     _add_quiet(parser)
 
 

@@ -255,7 +255,12 @@ def data(options: Namespace) -> None:
 
 def train(options: Namespace) -> None:
     """``openhart train``: a recipe's run, from the start or from where it stopped."""
-    _check_overrides(options)
+    recipe = _recipe(options)
+    if options.plot:
+        from openhart.training.history import plot
+
+        plot(Path(recipe.run.output), options.plot)
+        return
     if options.kind == "tokenizer":
         from openhart.training.tokenizer import train as run
     else:
@@ -265,14 +270,14 @@ def train(options: Namespace) -> None:
         print(folder)
 
 
-def _check_overrides(options: Namespace) -> None:
-    """A recipe that is spoilt by its overrides alone is wrong usage."""
+def _recipe(options: Namespace) -> Any:
+    """The recipe, checked; one that is spoilt by its overrides alone is wrong usage."""
     _need_extra("train", "accelerate", "pydantic", "yaml")
     from openhart.training.config import GeneratorRecipe, TokenizerRecipe, load_recipe
 
     kind: Any = TokenizerRecipe if options.kind == "tokenizer" else GeneratorRecipe
     try:
-        load_recipe(options.recipe, kind, options.overrides)
+        return load_recipe(options.recipe, kind, options.overrides)
     except UserError as error:
         load_recipe(options.recipe, kind)
         raise UsageError(str(error)) from error

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from openhart.errors import UserError
 from openhart.pipeline import HartPipeline
-from openhart.training import generator, tokenizer
+from openhart.training import generator, history, tokenizer
 from openhart.training.batches import EndlessBatches
 from tests.training.corpus import draw_corpus, generator_recipe, logged, tokenizer_recipe, write_recipe
 
@@ -161,6 +162,27 @@ def test_a_resumed_generator_run_has_the_same_losses_to_the_bit(corpus, trained_
         generator.train(recipe, quiet=True)
         losses.append((logged(output, "loss"), logged(output, "gradient_norm")))
     assert losses[0] == losses[1]
+
+
+def test_curves_of_a_run_are_drawn(trained_generator, tmp_path):
+    _, output = trained_generator
+    told = history.read(output)
+    assert [line["cross_entropy"] for line in told] == pytest.approx(logged(output, "cross_entropy"))
+    history.plot(output, tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert min(picture.size) > 500
+    with pytest.raises(UserError, match="no run has measured"):
+        history.plot(tmp_path, tmp_path / "none.png")
+
+
+def test_a_resumed_run_measures_no_step_twice(tmp_path):
+    for step in range(5):
+        history.append(tmp_path, step, {"loss": float(step)})
+    with (tmp_path / history.FILE).open("a") as file:
+        file.write('{"step": 5, "lo')
+    history.forget_from(tmp_path, 3)
+    history.append(tmp_path, 3, {"loss": 7.0})
+    assert [line["loss"] for line in history.read(tmp_path)] == [0, 1, 2, 7]
 
 
 def test_batches_depend_on_seed_and_step_only():

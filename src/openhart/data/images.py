@@ -16,19 +16,23 @@ from openhart.errors import UserError
 ENDINGS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp"))
 
 
+class BrokenImageError(UserError):
+    """An image of a data set is missing or cannot be read."""
+
+
 def read_image(path: Path) -> Image.Image:
     """Read an image as RGB, upright, on white where it is transparent.
 
     Raises:
-        UserError: there is none, or it cannot be read.
+        BrokenImageError: there is none, or it cannot be read.
     """
     try:
         with Image.open(path) as opened:
             return _on_white(ImageOps.exif_transpose(opened))
     except FileNotFoundError as error:
-        raise UserError(f"there is no image {path}") from error
+        raise BrokenImageError(f"there is no image {path}") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read {path} as an image: {error}") from error
+        raise BrokenImageError(f"cannot read {path} as an image: {error}") from error
 
 
 def to_tensor(image: Image.Image, size: tuple[int, int]) -> Tensor:

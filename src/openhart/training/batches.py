@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from openhart.data import collate
+from openhart.data.broken import BrokenImages, Sturdy
 
 
 class EndlessBatches:
@@ -50,7 +51,8 @@ def stream_batches(
 ) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
     """Stacked samples and their records for steps ``first``, ``first`` + 1, … without end.
 
-    A stream (:class:`IterableDataset`) shuffles and shards itself; its earlier batches are read past.
+    A stream (:class:`IterableDataset`) shuffles and shards itself; its earlier batches are read past. In
+    other data sets, what cannot be read is named once and replaced.
     """
     if isinstance(dataset, IterableDataset):
         skip = first
@@ -62,8 +64,10 @@ def stream_batches(
                     continue
                 yield batch
     assert isinstance(dataset, Sized)
-    order = EndlessBatches(len(dataset), batch_size, seed, first, rank, world)
-    yield from DataLoader(dataset, batch_sampler=order, num_workers=workers, collate_fn=collate)
+    order, broken = EndlessBatches(len(dataset), batch_size, seed, first, rank, world), BrokenImages()
+    for batch in DataLoader(Sturdy(dataset), batch_sampler=order, num_workers=workers, collate_fn=collate):
+        broken.note(batch[1])
+        yield batch
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:

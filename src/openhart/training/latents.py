@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from openhart.conditioning.text import encode_prompts
 from openhart.data import collate
+from openhart.data.broken import BrokenImages, Sturdy
 from openhart.errors import UserError
 from openhart.tokenizer.model import HybridTokenizer
 
@@ -103,11 +104,13 @@ class Latents(Dataset):
     ) -> None:
         codes, targets = [], []
         self.records: list[dict[str, Any]] = []
-        loader = DataLoader(dataset, batch_size, num_workers=workers, collate_fn=collate)
+        loader = DataLoader(Sturdy(dataset), batch_size, num_workers=workers, collate_fn=collate)
+        broken = BrokenImages()
         for images, records in tqdm(loader, desc="encoding", disable=quiet):
             batch_codes, batch_targets = encode_images(tokenizer, images.to(tokenizer.device))
             codes.append(batch_codes.to(torch.int32).cpu())
             targets.append(batch_targets.to(torch.bfloat16).cpu())
+            broken.note(records)
             self.records += records
         self.codes, self.targets = torch.cat(codes), torch.cat(targets)
 

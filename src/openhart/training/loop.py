@@ -12,6 +12,7 @@ from torch.optim import Optimizer as TorchOptimizer
 from tqdm.auto import tqdm
 
 from openhart.errors import UserError
+from openhart.training import history
 from openhart.training.config import Optimizer, Run
 from openhart.training.parallel import mean_over_processes
 
@@ -67,11 +68,13 @@ def steps_with_progress(
 def log_metrics(
     accelerator: Accelerator, metrics: dict[str, Any], step: int, bar: Any, shown: Iterable[str]
 ) -> None:
-    """Send numbers, averaged over processes, to TensorBoard and a few of them to the progress bar."""
+    """Send numbers, averaged over processes, to TensorBoard and the history; some to the progress bar."""
     numbers = [float(torch.as_tensor(value).detach()) for value in metrics.values()]
     means = mean_over_processes(accelerator, torch.tensor(numbers, device=accelerator.device)).tolist()
     values = dict(zip(metrics, means, strict=True))
     accelerator.log(values, step=step)
+    if accelerator.is_main_process:
+        history.append(Path(accelerator.project_dir), step, values)
     bar.set_postfix({name: f"{values[name]:.4g}" for name in shown if name in values})
 
 

@@ -18,7 +18,7 @@ from openhart.tokenizer.model import HybridTokenizer
 from openhart.tokenizer.quantizer import Quantized
 from openhart.training.batches import step_generator, stream_batches
 from openhart.training.codebook import CodeRevival, start_with_kmeans
-from openhart.training.config import Phase, TokenizerRecipe, build_model, load_recipe
+from openhart.training.config import Phase, TokenizerRecipe, load_recipe
 from openhart.training.loop import (
     log_images,
     log_metrics,
@@ -36,6 +36,7 @@ from openhart.training.losses import (
     quantization_loss,
     straight_through,
 )
+from openhart.training.parts import build_tokenizer
 from openhart.training.state import resume, save_checkpoint
 
 KMEANS_BATCHES = 16
@@ -100,7 +101,7 @@ def train(path: Path, overrides: list[str] | None = None, quiet: bool = False) -
     """
     recipe = load_recipe(path, TokenizerRecipe, overrides)
     set_seed(recipe.run.seed)
-    tokenizer = _build_tokenizer(recipe)
+    tokenizer = build_tokenizer(recipe)
     size = tokenizer.image_size
     dataset = open_dataset(recipe.data.train, size, recipe.data.only)
     held_out = open_dataset(recipe.data.test or recipe.data.train, size, recipe.data.only)
@@ -124,12 +125,6 @@ def train(path: Path, overrides: list[str] | None = None, quiet: bool = False) -
         if (step + 1) % recipe.run.save_every == 0 or step + 1 == total:
             save_checkpoint(accelerator, output, step + 1, recipe.run.keep_checkpoints)
     return _finish(stage, output)
-
-
-def _build_tokenizer(recipe: TokenizerRecipe) -> HybridTokenizer:
-    if recipe.initial:
-        return HybridTokenizer.from_pretrained(recipe.initial)
-    return build_model(HybridTokenizer, recipe.model)
 
 
 def _prepare(

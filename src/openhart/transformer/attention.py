@@ -112,6 +112,14 @@ class KVCache:
         self.length += positions
 
 
+class LinearGivenBias(nn.Linear):
+    """A linear map whose bias comes with the call, so that one kernel adds it and an adapter can wrap it."""
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:  # type: ignore[override]
+        """(…, in) → (…, out)."""
+        return F.linear(x, self.weight, bias)
+
+
 class Attention(nn.Module):
     """Multi-head attention with rotary positions; who sees whom is the caller's.
 
@@ -124,7 +132,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, num_heads: int, normalize: bool) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.qkv = LinearGivenBias(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
         self.proj = nn.Linear(width, width)
@@ -136,7 +144,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rotation: Rotation | None, attend: Attend) -> Tensor:
         """(B, N, C) → (B, N, C)."""
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv = F.linear(x, self.qkv.weight, bias).unflatten(-1, (3, self.num_heads, -1))
+        qkv = self.qkv(x, bias).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         if self.log_temperature is not None:
             temperature = self.log_temperature.clamp_max(math.log(100)).exp()

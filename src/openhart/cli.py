@@ -92,6 +92,7 @@ def _add_generate(commands: Any) -> None:
     add("--kept-tokens", type=float, nargs="+", metavar="SHARE", help="tokens worked out at the last scales")
     add("--no-residual", action="store_true", help="the picture of the codes alone")
     _add_model(parser)
+    add("--lora", type=Path, metavar="DIR", help="an adapter made by fine-tuning")
     add("--dtype", choices=["float32", "bfloat16"], default="float32")
     add(
         "--optimize",
@@ -148,6 +149,15 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("overrides", nargs="*", metavar="section.name=value")
     parser.add_argument(
         "--plot", type=Path, metavar="PNG", help="train nothing: draw curves of the recipe's run"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print what a step takes; needs neither data nor weights",
+    )
+    parser.add_argument("--gpus", type=_positive, default=1, metavar="N", help="for --dry-run")
+    parser.add_argument(
+        "--gpu-memory", type=float, metavar="GIB", help="for --dry-run: fail if a step does not fit"
     )
     _add_quiet(parser)
 

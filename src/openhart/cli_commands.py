@@ -26,9 +26,13 @@ def generate(options: Namespace) -> None:
     import torch
 
     device, dtype = _device(options.device), getattr(torch, options.dtype)
+    from openhart.model_files import load_lora
     from openhart.pipeline import HartPipeline
 
-    pipeline = HartPipeline.from_pretrained(options.model, dtype=dtype).to(device)
+    pipeline = HartPipeline.from_pretrained(options.model, dtype=dtype)
+    if options.lora is not None:
+        load_lora(pipeline.transformer, options.lora)
+    pipeline.to(device)
     if options.optimize:
         pipeline.optimize(options.optimize)
     pipeline.set_progress_bar_config(disable=options.quiet, leave=False)
@@ -256,6 +260,11 @@ def data(options: Namespace) -> None:
 def train(options: Namespace) -> None:
     """``openhart train``: a recipe's run, from the start or from where it stopped."""
     recipe = _recipe(options)
+    if options.dry_run:
+        from openhart.training.dry_run import dry_run
+
+        print(dry_run(options.recipe, options.kind, options.overrides, options.gpus, options.gpu_memory))
+        return
     if options.plot:
         from openhart.training.history import plot
 

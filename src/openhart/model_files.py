@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from openhart.errors import UserError
 from openhart.tokenizer.model import HybridTokenizer
 
 DEFAULT_MODEL = Path(__file__).parent / "models" / "default"
+LORA_FILE = "pytorch_lora_weights.safetensors"
 DOWNLOADED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md"]
 
 
@@ -165,6 +167,24 @@ def load_image_tokenizer(name: str | Path | None = None) -> HybridTokenizer:
         tokenizer = HybridTokenizer.from_pretrained(folder, low_cpu_mem_usage=False)
         check_part(folder, tokenizer)
     return tokenizer.eval()
+
+
+def load_lora(transformer: Any, folder: str | Path) -> None:
+    """Put a LoRA (arXiv 2106.09685) that ``openhart train generator`` saved on a model's transformer.
+
+    Args:
+        transformer: the pipeline's; changed in place.
+        folder: where ``pytorch_lora_weights.safetensors`` lies.
+
+    Raises:
+        UserError: there is none, peft is missing, or it was made for another model.
+    """
+    if not (Path(folder) / LORA_FILE).is_file():
+        raise UserError(f"no LoRA in {folder}: it has no {LORA_FILE}")
+    if find_spec("peft") is None:
+        raise UserError("LoRA needs peft: pip install 'openhart[lora]'")
+    with loading(folder):
+        transformer.load_lora_adapter(str(folder), prefix=None, weight_name=LORA_FILE)
 
 
 @dataclass(frozen=True)

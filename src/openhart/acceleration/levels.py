@@ -49,7 +49,11 @@ def find_level(name: str) -> Level:
 def speed_up(
     image_tokenizer: HybridTokenizer, transformer: HartTransformer, residual_head: TokenResidualHead | None
 ) -> None:
-    """Replace, in place, what has a faster form with the same result on the device the parts are on."""
+    """Replace, in place, what has a faster form with the same result on the device the parts are on.
+
+    Adapters become part of the weights they adapt.
+    """
+    _merge_adapters(transformer)
     if _can_fuse(transformer):
         from openhart.acceleration.fused import fuse
 
@@ -67,3 +71,14 @@ def speed_up(
 def _can_fuse(transformer: HartTransformer) -> bool:
     modulated = transformer.modulations is not None
     return modulated and transformer.device.type == "cuda" and find_spec("triton") is not None
+
+
+def _merge_adapters(transformer: HartTransformer) -> None:
+    if not getattr(transformer, "peft_config", None):
+        return
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in list(transformer.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
+            transformer.set_submodule(name, module.get_base_layer())

@@ -5,6 +5,9 @@ and it is where distant parts agree. The finer levels, which hold nearly all the
 tiles overlap, and are blended where they do.
 """
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -18,7 +21,7 @@ def decode_in_tiles(tokenizer: HybridTokenizer, features: Tensor, tile: int = 64
     Args:
         tokenizer: its decoder is used.
         features: (B, z, h, w).
-        tile: side of a tile in places of the feature map.
+        tile: largest side of a tile in places of the feature map.
         overlap: places that neighbouring tiles share.
 
     Returns:
@@ -36,30 +39,23 @@ def decode_in_tiles(tokenizer: HybridTokenizer, features: Tensor, tile: int = 64
     coarse = decoder.coarse(tokenizer.post_quant_conv(features.to(tokenizer.post_quant_conv.weight.dtype)))
     image = torch.zeros(len(features), 3, height * factor, width * factor, device=features.device)
     weights = torch.zeros(1, 1, height * factor, width * factor, device=features.device)
-    for top in _starts(height, tile, overlap):
-        for left in _starts(width, tile, overlap):
-            part = coarse[:, :, top : top + tile, left : left + tile]
-            painted = decoder.fine(part).float()
-            ramp = _ramp(painted.shape[-2], overlap * factor)[:, None] * _ramp(
-                painted.shape[-1], overlap * factor
-            )
-            place = (
-                ...,
-                slice(top * factor, top * factor + painted.shape[-2]),
-                slice(left * factor, left * factor + painted.shape[-1]),
-            )
-            ramp = ramp.to(image.device)
-            image[place] += painted * ramp
-            weights[place] += ramp
+    for rows in _cut(height, tile, overlap):
+        for columns in _cut(width, tile, overlap):
+            painted = decoder.fine(coarse[:, :, rows, columns]).float()
+            ramps = [_ramp(side, overlap * factor).to(image.device) for side in painted.shape[-2:]]
+            weight = ramps[0][:, None] * ramps[1]
+            place: Any = (..., *(slice(part.start * factor, part.stop * factor) for part in (rows, columns)))
+            image[place] += painted * weight
+            weights[place] += weight
     return (image / weights).clamp(-1, 1)
 
 
-def _starts(side: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles begin, the last one flush with the end."""
-    if side <= tile:
-        return [0]
-    step = tile - overlap
-    return [*range(0, side - tile, step), side - tile]
+def _cut(side: int, tile: int, overlap: int) -> list[slice]:
+    """As few parts of a side as tiles of this size allow, all of one length."""
+    count = math.ceil((max(side, tile) - overlap) / (tile - overlap))
+    length = math.ceil((side + (count - 1) * overlap) / count)
+    starts = [round(place * (side - length) / max(count - 1, 1)) for place in range(count)]
+    return [slice(start, start + length) for start in starts]
 
 
 def _ramp(side: int, overlap: int) -> Tensor:

@@ -5,7 +5,15 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 from torch import nn
 
 from openhart.errors import UserError
@@ -54,6 +62,7 @@ class Run(Section):
     seed: int = 0
     precision: Literal["no", "bf16", "fp16"] = "bf16"
     accumulation: PositiveInt = 1
+    gradient_checkpointing: bool = False
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
     log_every: PositiveInt = 20
     save_every: PositiveInt = 200
@@ -61,7 +70,6 @@ class Run(Section):
     keep_checkpoints: PositiveInt = 2
     max_skipped: PositiveInt = 10
     parallel: Literal["ddp", "fsdp"] = "ddp"
-    gradient_checkpointing: bool = False
 
 
 class Phase(Section):
@@ -77,6 +85,11 @@ class Phase(Section):
     train: Literal["all", "decoder"] = "all"
     kmeans_start: bool = False
     adversarial: bool = False
+
+    @property
+    def learns_codes(self) -> bool:
+        """Whether codes and φ get a gradient."""
+        return self.train == "all" and self.discrete_share > 0
 
 
 class TokenizerLosses(Section):
@@ -143,17 +156,32 @@ class Thinning(Section):
     least: float = Field(default=0.5, ge=0, le=1)
 
 
+class Lora(Section):
+    """Low-rank adapters (LoRA, arXiv 2106.09685) beside the transformer's linear maps; all else is frozen.
+
+    ``targets`` are ends of module names, such as ``qkv`` or ``blocks.0.mlp.up``; ``alpha / rank`` scales
+    what an adapter adds.
+    """
+
+    rank: PositiveInt = 16
+    alpha: float = Field(default=16.0, gt=0)
+    targets: list[str] = Field(default=["qkv", "proj", "gate", "up", "down"], min_length=1)
+
+
 class GeneratorRecipe(Section):
     """Everything that makes a generator on a trained tokenizer.
 
     ``model`` holds HartTransformer's settings; scales, codes and context are filled in from the
-    tokenizer and the condition encoder. ``initial`` names a pipeline to start from instead. ``cache``
-    encodes the data once, before the first step.
+    tokenizer and the condition encoder; one given all the same must agree. ``scales`` replaces the
+    tokenizer's own, for another resolution. ``initial`` names a pipeline to start from; its scales may
+    be others. ``lora`` trains adapters of it alone. ``cache`` encodes the data once, before the first
+    step.
     """
 
     run: Run
     data: Data
     tokenizer: str
+    scales: list[int | tuple[int, int]] | None = None
     steps: PositiveInt
     model: dict[str, Any] = {}
     conditioning: Conditioning = Conditioning()
@@ -162,8 +190,15 @@ class GeneratorRecipe(Section):
     thinning: Thinning | None = None
     cache: bool = True
     initial: str | None = None
+    lora: Lora | None = None
     sample_prompts: list[str] = []
     sampling: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _adapters_need_a_model(self) -> "GeneratorRecipe":
+        if self.lora is not None and self.initial is None:
+            raise ValueError("lora adapts a trained model: name it as initial")
+        return self
 
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -196,7 +231,8 @@ def load_recipe(path: Path, kind: type[Recipe], overrides: list[str] | None = No
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path}: {place}: {first['msg']}") from error
+        message = first["msg"].removeprefix("Value error, ")
+        raise UserError(": ".join(part for part in (str(path), place, message) if part)) from error
 
 
 def build_model(kind: type[Model], settings: dict[str, Any]) -> Model:

@@ -20,17 +20,20 @@ from openhart.conditioning.text import empty_condition, load_text_encoder
 from openhart.data import open_dataset
 from openhart.errors import UserError
 from openhart.generation import sample_codes
+from openhart.model_files import loading
 from openhart.pipeline import HartPipeline
 from openhart.residual.diffusion import cosine_schedule, diffusion_loss
-from openhart.residual.heads import TokenResidualHead, WideResidualHead
+from openhart.residual.heads import TokenResidualHead
 from openhart.scales import split_by_scale
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.training.batches import drawn, names_of, sample_generators, step_generator, stream_batches
 from openhart.training.config import GeneratorRecipe, ResidualHead, Thinning, build_model, load_recipe
+from openhart.training.initial import with_scales
 from openhart.training.latents import (
     Latents,
     TextConditions,
     captions_of,
+    check_records,
     encode_images,
     label_of,
 )
@@ -42,7 +45,10 @@ from openhart.training.loop import (
     set_rate,
     steps_with_progress,
 )
+from openhart.training.lora import FOLDER as LORA_FOLDER
+from openhart.training.lora import add_lora, save_lora
 from openhart.training.parallel import Skips, syncing
+from openhart.training.parts import build_head, check_same_shape, transformer_settings
 from openhart.training.sharding import ShardedState, WholeAverages, shard, whole
 from openhart.training.state import resume, save_checkpoint
 from openhart.transformer.model import HartTransformer
@@ -180,21 +186,29 @@ def train(path: Path, overrides: list[str] | None = None, quiet: bool = False) -
         quiet: show no progress bar.
 
     Returns:
-        The folder of the trained pipeline, for :meth:`HartPipeline.from_pretrained`.
+        The folder of the trained pipeline, for :meth:`HartPipeline.from_pretrained`; with ``lora``, of the
+        adapter alone, for :func:`openhart.model_files.load_lora`.
 
     Raises:
         UserError: a recipe, a tokenizer, a data set or an output folder that cannot be used.
     """
     recipe = load_recipe(path, GeneratorRecipe, overrides)
     set_seed(recipe.run.seed)
-    tokenizer = _load_tokenizer(recipe.tokenizer)
+    tokenizer = _load_tokenizer(recipe)
     dataset = open_dataset(recipe.data.train, tokenizer.image_size, recipe.data.only)
+    check_records(dataset, recipe.conditioning.kind)
+    conditions = _load_conditions(recipe)
+    start = _load_initial(recipe, tokenizer, conditions)
+    if start is None:
+        context = _context_shape(recipe, conditions)
+        with torch.device("meta"):  # says now if the recipe's model cannot be
+            _build_transformer(recipe, tokenizer, context)
     accelerator, output = open_run(recipe.run)
     tokenizer.to(accelerator.device)
     if recipe.cache and not isinstance(dataset, IterableDataset):
         dataset = Latents(tokenizer, dataset, recipe.data.batch_size, recipe.data.workers, quiet)
-    stage = _prepare(recipe, accelerator, tokenizer, _residual_scale(tokenizer, dataset))
-    _pipeline(stage, stage.losses)  # says now if the parts do not fit each other
+    scale = 1.0 if start else _residual_scale(tokenizer, dataset)
+    stage = _prepare(recipe, accelerator, tokenizer, conditions, start, scale)
     first = resume(accelerator, output)
     stage.ema.to(accelerator.device)
     batches = _batches(stage, dataset, first)
@@ -209,12 +223,67 @@ def train(path: Path, overrides: list[str] | None = None, quiet: bool = False) -
     return _finish(stage, output)
 
 
-def _load_tokenizer(folder: str) -> HybridTokenizer:
-    try:
+def _load_tokenizer(recipe: GeneratorRecipe) -> HybridTokenizer:
+    """The recipe's tokenizer, frozen, at the recipe's scales."""
+    folder = Path(recipe.tokenizer)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"no image tokenizer in {folder}: train or convert one first")
+    with loading(folder):
         tokenizer = HybridTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise UserError(f"no image tokenizer in {folder}: train or convert one first") from error
+        if recipe.scales is not None:
+            tokenizer = HybridTokenizer.from_pretrained(folder, scales=recipe.scales)
     return tokenizer.eval().requires_grad_(False)
+
+
+def _load_conditions(recipe: GeneratorRecipe) -> TextConditions | None:
+    settings = recipe.conditioning
+    if settings.kind == "label":
+        return None
+    text_tokenizer, text_encoder = load_text_encoder(settings.text_encoder)
+    text_encoder.requires_grad_(False)
+    return TextConditions(text_tokenizer, text_encoder, settings.max_tokens, settings.instruction)
+
+
+def _load_initial(
+    recipe: GeneratorRecipe, tokenizer: HybridTokenizer, conditions: TextConditions | None
+) -> HartPipeline | None:
+    """The pipeline to start from, at the tokenizer's scales, with adapters if the recipe wants them.
+
+    Raises:
+        UserError: there is none, or it does not fit the recipe, its tokenizer or its way of conditioning.
+    """
+    if not recipe.initial:
+        return None
+    found = HartPipeline.from_pretrained(recipe.initial, text_encoder=None, text_tokenizer=None)
+    check_same_shape(recipe, found.transformer)
+    told = "text" if found.label_encoder is None else "label"
+    if told != recipe.conditioning.kind:
+        raise UserError(f"initial: {recipe.initial} is told a {told}, the recipe's conditioning.kind another")
+    if found.transformer.config.context_tokens != (context := _context_tokens(recipe)):
+        raise UserError(
+            f"initial: {recipe.initial} takes {found.transformer.config.context_tokens} context tokens, "
+            f"the recipe's conditioning.max_tokens is {context}"
+        )
+    text_tokenizer, text_encoder = conditions.parts if conditions else (None, None)
+    start = HartPipeline(
+        image_tokenizer=tokenizer,
+        transformer=with_scales(found.transformer, tokenizer.config.scales),
+        residual_head=found.residual_head,
+        label_encoder=found.label_encoder,
+        text_encoder=text_encoder,
+        text_tokenizer=text_tokenizer,
+        max_tokens=context,
+    )
+    if recipe.lora is not None:
+        add_lora(start.transformer, recipe.lora)
+        for part in (start.residual_head, start.label_encoder):
+            if part is not None:
+                part.requires_grad_(False)
+    return start
+
+
+def _context_tokens(recipe: GeneratorRecipe) -> int:
+    return 1 if recipe.conditioning.kind == "label" else recipe.conditioning.max_tokens
 
 
 def _residual_scale(tokenizer: HybridTokenizer, dataset: Any) -> float:
@@ -234,19 +303,18 @@ def _prepare(
     recipe: GeneratorRecipe,
     accelerator: Accelerator,
     tokenizer: HybridTokenizer,
+    conditions: TextConditions | None,
+    start: HartPipeline | None,
     residual_scale: float,
 ) -> Stage:
-    conditions, label_encoder, context = _build_conditions(recipe, accelerator)
-    if recipe.initial:
-        start = HartPipeline.from_pretrained(recipe.initial, text_encoder=None, text_tokenizer=None)
+    if conditions is not None:
+        conditions.parts[1].to(accelerator.device)
+    if start is not None:
         transformer, head = start.transformer.train(), start.residual_head
         label_encoder = start.label_encoder
     else:
-        table = tokenizer.quantizer.codebook
-        shape = {"codebook_size": table.num_embeddings, "code_dim": table.embedding_dim}
-        settings = recipe.model | context | shape | {"scales": tokenizer.config.scales}
-        transformer = build_model(HartTransformer, settings)
-        head = _build_head(recipe.residual, transformer, residual_scale)
+        transformer, label_encoder = _build_transformer(recipe, tokenizer, _context_shape(recipe, conditions))
+        head = build_head(recipe.residual, transformer, residual_scale)
     if recipe.run.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     losses = GeneratorLosses(transformer, head, label_encoder, recipe.residual)
@@ -271,49 +339,30 @@ def _prepare(
     return Stage(recipe, accelerator, tokenizer, losses, model, prepared, ema, skips, conditions)
 
 
-def _build_conditions(
-    recipe: GeneratorRecipe, accelerator: Accelerator
-) -> tuple[TextConditions | None, LabelEncoder | None, dict[str, int]]:
-    settings = recipe.conditioning
-    if settings.kind == "label":
-        if settings.num_classes is None:
-            raise UserError("conditioning.num_classes must be given for kind: label")
-        width = recipe.model.get("width", 0)
-        encoder = LabelEncoder(num_classes=settings.num_classes, dim=width)
-        return None, encoder, {"context_dim": width, "context_tokens": 1}
-    text_tokenizer, text_encoder = load_text_encoder(settings.text_encoder)
-    text_encoder.to(accelerator.device).requires_grad_(False)
-    conditions = TextConditions(text_tokenizer, text_encoder, settings.max_tokens, settings.instruction)
+def _context_shape(recipe: GeneratorRecipe, conditions: TextConditions | None) -> dict[str, int]:
+    if conditions is None:
+        return {"context_dim": recipe.model.get("width", 0), "context_tokens": 1}
     context, _ = conditions([""])
-    return (
-        conditions,
-        None,
-        {
-            "context_dim": context.shape[-1],
-            "context_tokens": settings.max_tokens,
-        },
-    )
+    return {"context_dim": context.shape[-1], "context_tokens": context.shape[1]}
 
 
-def _build_head(
-    settings: ResidualHead | None, transformer: HartTransformer, residual_scale: float
-) -> TokenResidualHead | None:
-    if settings is None:
-        return None
-    kinds = {"token": TokenResidualHead, "wide": WideResidualHead}
-    return kinds[settings.kind](
-        code_dim=transformer.config.code_dim,
-        condition_dim=transformer.config.width,
-        width=settings.width,
-        depth=settings.depth,
-        residual_scale=residual_scale,
-    )
+def _build_transformer(
+    recipe: GeneratorRecipe, tokenizer: HybridTokenizer, context: dict[str, int]
+) -> tuple[HartTransformer, LabelEncoder | None]:
+    """A new transformer, and the label encoder where classes are its condition."""
+    transformer = build_model(HartTransformer, transformer_settings(recipe, tokenizer, context))
+    if recipe.conditioning.kind == "text":
+        return transformer, None
+    if recipe.conditioning.num_classes is None:
+        raise UserError("conditioning.num_classes must be given for kind: label")
+    return transformer, LabelEncoder(recipe.conditioning.num_classes, context["context_dim"])
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices decay; biases, norms and tables do not."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in trained if p.ndim >= 2]
+    others = [p for p in trained if p.ndim < 2]
     return [
         {"params": matrices, "weight_decay": weight_decay},
         {"params": others, "weight_decay": 0.0},
@@ -465,6 +514,8 @@ def _averaged(stage: Stage) -> GeneratorLosses:
     weights = [whole(part) for part in stage.ema.shadow_params]
     parts = stage.losses
     fresh = [_fresh(part) for part in (parts.transformer, parts.residual_head, parts.label_encoder)]
+    if stage.recipe.lora is not None:
+        add_lora(fresh[0], stage.recipe.lora)
     averaged = GeneratorLosses(fresh[0], fresh[1], fresh[2], parts.settings)
     averaged.to(stage.accelerator.device).eval()
     for parameter, weight in zip(averaged.parameters(), weights, strict=True):
@@ -494,11 +545,15 @@ def _log_samples(stage: Stage, step: int) -> None:
 
 
 def _finish(stage: Stage, output: Path) -> Path:
-    """Save the averaged weights as a pipeline; a named text encoder stays a name."""
-    folder = output / "pipeline"
+    """Save the averaged weights as a pipeline, or the adapter alone; a named text encoder stays a name."""
+    adapted = stage.recipe.lora is not None
+    folder = output / (LORA_FOLDER if adapted else "pipeline")
     averaged = _averaged(stage)
     if stage.accelerator.is_main_process:
-        _pipeline(stage, averaged).save_pretrained(folder)
+        if adapted:
+            save_lora(averaged.transformer, folder)
+        else:
+            _pipeline(stage, averaged).save_pretrained(folder)
     stage.accelerator.wait_for_everyone()
     stage.accelerator.end_training()
     return folder

@@ -83,6 +83,17 @@ def label_of(record: dict[str, Any]) -> int:
     return int(record["label"])
 
 
+def check_records(dataset: Any, kind: str) -> None:
+    """Look for a caption or a label in every record that is known before reading.
+
+    Raises:
+        UserError: a record has none.
+    """
+    wanted = label_of if kind == "label" else captions_of
+    for record in getattr(dataset, "records", []):
+        wanted(record)
+
+
 class Latents(Dataset):
     """A data set encoded once: targets in bfloat16, records as they were.
 

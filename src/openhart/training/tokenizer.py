@@ -19,7 +19,7 @@ from openhart.tokenizer.model import HybridTokenizer
 from openhart.tokenizer.quantizer import Quantized
 from openhart.training.batches import names_of, step_generator, stream_batches
 from openhart.training.codebook import CodeRevival, start_with_kmeans
-from openhart.training.config import Phase, TokenizerRecipe, build_model, load_recipe
+from openhart.training.config import Phase, TokenizerRecipe, load_recipe
 from openhart.training.loop import (
     log_images,
     log_metrics,
@@ -38,6 +38,7 @@ from openhart.training.losses import (
     straight_through,
 )
 from openhart.training.parallel import Skips, average_gradients, mean_over_processes, syncing
+from openhart.training.parts import build_tokenizer
 from openhart.training.state import resume, save_checkpoint
 
 KMEANS_BATCHES = 16
@@ -109,7 +110,7 @@ def train(path: Path, overrides: list[str] | None = None, quiet: bool = False) -
     """
     recipe = load_recipe(path, TokenizerRecipe, overrides)
     set_seed(recipe.run.seed)
-    tokenizer = _build_tokenizer(recipe)
+    tokenizer = build_tokenizer(recipe)
     size = tokenizer.image_size
     dataset = open_dataset(recipe.data.train, size, recipe.data.only)
     held_out = open_dataset(recipe.data.test or recipe.data.train, size, recipe.data.only)
@@ -133,12 +134,6 @@ def train(path: Path, overrides: list[str] | None = None, quiet: bool = False) -
         if (step + 1) % recipe.run.save_every == 0 or step + 1 == total:
             save_checkpoint(accelerator, output, step + 1, recipe.run.keep_checkpoints)
     return _finish(stage, output)
-
-
-def _build_tokenizer(recipe: TokenizerRecipe) -> HybridTokenizer:
-    if recipe.initial:
-        return HybridTokenizer.from_pretrained(recipe.initial)
-    return build_model(HybridTokenizer, recipe.model)
 
 
 def _prepare(
@@ -233,7 +228,7 @@ def _train_step(
                     image,
                     through_codes.to(image.device),
                     frozen=phase.train == "decoder",
-                    learns_codes=_learns_codes(phase),
+                    learns_codes=phase.learns_codes,
                 )
                 loss, metrics = _losses(stage, phase, phase_step, image, output, features, quantized)
             accelerator.backward(loss / recipe.run.accumulation)
@@ -248,7 +243,7 @@ def _train_step(
         stage.optimizer.step()
         stage.discriminator_optimizer.step()
         stage.ema.step(stage.tokenizer.parameters())
-        if _learns_codes(phase):
+        if phase.learns_codes:
             metrics |= _keep_codes_alive(stage, quantized, step, common)
     stage.optimizer.zero_grad()
     stage.discriminator_optimizer.zero_grad()
@@ -257,10 +252,6 @@ def _train_step(
         codes = [accelerator.gather(found) for found in quantized.codes]
         metrics |= code_use(stage.tokenizer.quantizer, codes)
     return metrics
-
-
-def _learns_codes(phase: Phase) -> bool:
-    return phase.train == "all" and phase.discrete_share > 0
 
 
 def _choose_discrete(
@@ -289,7 +280,7 @@ def _losses(
         likeness = likeness + weights.perceptual_weight * stage.perceptual(output, image).mean()
     loss = likeness
     metrics = {"likeness": likeness, "psnr": -10 * (squared.detach() / 4).log10()}
-    if _learns_codes(phase):
+    if phase.learns_codes:
         pull = quantization_loss(features, quantized, weights.commitment)
         loss = loss + weights.quantization * pull
         metrics["quantization"] = pull

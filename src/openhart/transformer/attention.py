@@ -154,6 +154,14 @@ class KVCache:
         self.length += positions
 
 
+class LinearGivenBias(nn.Linear):
+    """A linear map whose bias comes with the call, so that one kernel adds it and an adapter can wrap it."""
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:  # type: ignore[override]
+        """(…, in) → (…, out)."""
+        return F.linear(x, self.weight, bias)
+
+
 class Attention(nn.Module):
     """Both ends of multi-head attention with rotary positions; who sees whom is the caller's.
 
@@ -166,7 +174,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, num_heads: int, normalize: bool) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.qkv = LinearGivenBias(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
         self.proj = nn.Linear(width, width)
@@ -182,7 +190,7 @@ class Attention(nn.Module):
 
     def project(self, x: Tensor) -> Tensor:
         """Queries, keys and values side by side, (B, N, C) → (B, N, 3C)."""
-        return F.linear(x, self.qkv.weight, self.qkv_bias)
+        return self.qkv(x, self.qkv_bias)
 
     def heads(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of tokens in their places, (B, N, C) → (B, H, N, d) each."""

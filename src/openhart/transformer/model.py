@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
@@ -128,7 +129,7 @@ class Block(nn.Module):
         return self.norm(x) * (1 + modulation[:, 2 + half, None]) + modulation[:, 4 + half, None]
 
 
-class HartTransformer(ModelMixin, ConfigMixin):
+class HartTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
     """Predicts the codes of each scale, all at once, from context tokens and coarser scales.
 
     The T context positions stand in place of scale 1; the last of them predicts scale 1's code. With

@@ -1,0 +1,174 @@
+"""What a training step costs, counted on tensors that have shapes but no storage."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from openhart.residual.heads import TokenResidualHead
+from openhart.tokenizer.model import HybridTokenizer
+from openhart.training.config import Phase, ResidualHead
+from openhart.training.losses import PatchDiscriminator
+from openhart.training.tokenizer import Reconstruction
+from openhart.transformer.attention import block_causal
+from openhart.transformer.layers import LinearModulation
+from openhart.transformer.model import HartTransformer
+
+DISCRIMINATOR_PASSES = 3  # on the real image, on the made one, and once more for the generator
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one forward and backward pass on one GPU.
+
+    Attributes:
+        flops: of matrix products and convolutions, a multiplication and an addition counted as two.
+        kept: bytes that the forward pass leaves for the backward one, weights' low-precision copies included.
+    """
+
+    flops: int = 0
+    kept: int = 0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.flops + other.flops, self.kept + other.kept)
+
+    def __mul__(self, times: int) -> "Cost":
+        return Cost(self.flops * times, self.kept * times)
+
+
+class Counter:
+    """Runs modules without storage and counts.
+
+    Args:
+        precision: ``bf16`` or ``fp16`` for autocast, ``no`` for float32.
+    """
+
+    def __init__(self, precision: str) -> None:
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self.half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+
+    def tensor(self, *shape: int, needs_gradient: bool = True, dtype: torch.dtype = torch.float32) -> Tensor:
+        """A tensor without storage."""
+        with self.mode:
+            return torch.empty(shape, dtype=dtype, requires_grad=needs_gradient)
+
+    def count(self, module: nn.Module, run: Callable[[], Tensor]) -> Cost:
+        """Cost of ``run``, which calls a module that was built on the meta device.
+
+        Attention is spelled out for its operations, and fused, as it will be, for what it keeps.
+        """
+        if next(module.parameters()).is_meta:
+            with self.mode:
+                module.to_empty(device="cpu")
+        with self._pass([SDPBackend.MATH]), FlopCounterMode(display=False) as counter:
+            run().float().sum().backward()
+        return Cost(counter.get_total_flops(), self._kept(module, run))
+
+    def _kept(self, module: nn.Module, run: Callable[[], Tensor]) -> int:
+        weights = {parameter.untyped_storage()._cdata for parameter in module.parameters()}
+        found: dict[int, Tensor] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            if tensor.untyped_storage()._cdata not in weights:
+                found[tensor.untyped_storage()._cdata] = tensor
+            return tensor
+
+        hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        with self._pass([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]), hooks:
+            run()
+        return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
+
+    @contextmanager
+    def _pass(self, attention: list[SDPBackend]) -> Iterator[None]:
+        autocast = torch.autocast("cpu", self.half, enabled=self.half is not None)
+        with self.mode, sdpa_kernel(attention), autocast:
+            yield
+
+
+def block_cost(counter: Counter, transformer: HartTransformer, batch: int, last_scale: int) -> Cost:
+    """One block of the transformer on context, coarser scales and ``last_scale`` tokens of the last."""
+    lengths = _lengths(transformer, last_scale)
+    width, heads = transformer.config.width, transformer.config.num_heads
+    attend = block_causal(lengths, torch.device("cpu"))
+    x = counter.tensor(batch, sum(lengths), width)
+    rotation, modulation, part = None, None, nn.ModuleList([transformer.blocks[0]])
+    if transformer.position_embed is None:
+        angles = counter.tensor(batch, 1, sum(lengths), width // heads, needs_gradient=False)
+        rotation = (angles, angles)
+    if transformer.modulations is not None:
+        part.append(transformer.modulations[0])
+        told = (batch, width) if transformer.shared_modulation is None else (batch, 6, width)
+        pooled = counter.tensor(*told)
+
+    def run() -> Tensor:
+        nonlocal modulation
+        if transformer.modulations is not None:
+            modulation = transformer.modulations[0](pooled)
+        return transformer.blocks[0](x, modulation, rotation, attend)
+
+    return counter.count(part, run)
+
+
+def ends_cost(counter: Counter, transformer: HartTransformer, batch: int, last_scale: int) -> Cost:
+    """What stands before and after the blocks: embedding of context and codes, logits, cross-entropy."""
+    config, lengths = transformer.config, _lengths(transformer, last_scale)
+    predicted = 1 + sum(lengths[1:])
+    context = counter.tensor(batch, config.context_tokens, config.context_dim)
+    words = counter.tensor(batch, sum(h * w for h, w in transformer.scales[1:]), config.code_dim)
+    hidden = counter.tensor(batch, predicted, config.width)
+    wanted = counter.tensor(batch, predicted, needs_gradient=False, dtype=torch.long)
+    parts = nn.ModuleList(
+        [transformer.context_rms, transformer.context_embed, transformer.word_embed, transformer.head]
+    )
+
+    def run() -> Tensor:
+        embedded = transformer.context_embed(transformer.context_rms(context)).sum()
+        logits = transformer.head(hidden).float()
+        loss = F.cross_entropy(logits.transpose(1, 2), wanted)
+        return embedded + transformer.word_embed(words.detach()).sum() + loss
+
+    cost = counter.count(parts, run)
+    single = [module for module in transformer.children() if isinstance(module, LinearModulation)]
+    for module in single:
+        cost += counter.count(module, partial(module, counter.tensor(batch, config.width)))
+    return cost
+
+
+def head_cost(
+    counter: Counter, head: TokenResidualHead, settings: ResidualHead, batch: int, size: tuple[int, int]
+) -> Cost:
+    """The residual head on a map of ``size``, each token repeated with its own noise."""
+    rows, tokens = batch * settings.repeats, size[0] * size[1]
+    noisy = counter.tensor(rows, tokens, head.config.code_dim, needs_gradient=False)
+    condition = counter.tensor(rows, tokens, head.config.condition_dim)
+    times = counter.tensor(rows, tokens if settings.kind == "token" else 1, needs_gradient=False)
+    return counter.count(head, lambda: head(noisy, times, head.embed_condition(condition), size))
+
+
+def tokenizer_cost(counter: Counter, tokenizer: HybridTokenizer, batch: int, phase: Phase) -> Cost:
+    """The tokenizer on images of its size; an encoder that is frozen has no backward pass."""
+    image = counter.tensor(batch, tokenizer.config.in_channels, *tokenizer.image_size, needs_gradient=False)
+    through_codes = counter.tensor(batch, needs_gradient=False, dtype=torch.bool)
+    model = Reconstruction(tokenizer)
+    frozen, learns_codes = phase.train == "decoder", phase.learns_codes
+    return counter.count(model, lambda: model(image, through_codes, frozen, learns_codes)[0])
+
+
+def discriminator_cost(counter: Counter, width: int, batch: int, size: tuple[int, int]) -> Cost:
+    """The discriminator's passes of one step."""
+    with torch.device("meta"):
+        discriminator = PatchDiscriminator(width)
+    image = counter.tensor(batch, 3, *size)
+    return counter.count(discriminator, lambda: discriminator(image)) * DISCRIMINATOR_PASSES
+
+
+def _lengths(transformer: HartTransformer, last_scale: int) -> list[int]:
+    between = [h * w for h, w in transformer.scales[1:-1]]
+    return [transformer.config.context_tokens, *between, last_scale]

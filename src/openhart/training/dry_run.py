@@ -1,0 +1,284 @@
+"""A recipe weighed before it runs: parameters, tokens, FLOPs and memory of a step."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from openhart.conditioning.label import LabelEncoder
+from openhart.conditioning.text import DEFAULT_TEXT_ENCODER
+from openhart.errors import UserError
+from openhart.scales import count_tokens
+from openhart.tokenizer.model import HybridTokenizer
+from openhart.training.config import (
+    GeneratorRecipe,
+    Run,
+    Thinning,
+    TokenizerRecipe,
+    build_model,
+    load_recipe,
+)
+from openhart.training.costs import (
+    Cost,
+    Counter,
+    block_cost,
+    discriminator_cost,
+    ends_cost,
+    head_cost,
+    tokenizer_cost,
+)
+from openhart.training.lora import add_lora
+from openhart.training.losses import PatchDiscriminator
+from openhart.training.parts import build_head, transformer_settings
+from openhart.transformer.model import HartTransformer
+
+GIB = 2**30
+FLOAT = 4  # bytes; weights, gradients, moments and averages are float32
+MINILM_WIDTH = 384
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a step of a recipe takes.
+
+    Attributes:
+        parts: parameters of each part.
+        trained: parameters that get a gradient.
+        frozen: parameters beside them that do not, the image tokenizer of a generator among them.
+        tokens: codes of a sample.
+        seen: of these, how many an average step trains on.
+        batch: samples a GPU and pass.
+        passes: gradient accumulation.
+        flops: of one pass on one GPU.
+        kept: bytes of activations of one pass on one GPU.
+        gpus: data-parallel replicas.
+    """
+
+    parts: dict[str, int]
+    trained: int
+    frozen: int
+    tokens: int
+    seen: int
+    batch: int
+    passes: int
+    flops: int
+    kept: int
+    gpus: int
+
+    @property
+    def memory(self) -> dict[str, float]:
+        """GiB a GPU: every GPU holds all weights (DDP)."""
+        ours = sum(self.parts.values())
+        return {
+            "weights": (ours + self.frozen) * FLOAT / GIB,
+            "gradients": self.trained * FLOAT / GIB,
+            "optimizer": 2 * self.trained * FLOAT / GIB,
+            "average": ours * FLOAT / GIB,
+            "activations": self.kept / GIB,
+        }
+
+    @property
+    def samples(self) -> int:
+        """Samples a step on all GPUs."""
+        return self.batch * self.passes * self.gpus
+
+    def row(self) -> str:
+        """One line of a README's table: parameters, tokens, samples, FLOPs and memory."""
+        values = (
+            f"{sum(self.parts.values()) / 1e6:.1f} M",
+            f"{self.tokens:,}",
+            str(self.samples),
+            f"{self.flops * self.passes * self.gpus:.2e}",
+            f"{sum(self.memory.values()):.1f} GiB",
+        )
+        return "| " + " | ".join(values) + " |"
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {count:,}" for name, count in self.parts.items())
+        memory = " + ".join(f"{name} {size:.2f}" for name, size in self.memory.items())
+        seen = "" if self.seen == self.tokens else f", {self.seen:,} of them in an average step"
+        return (
+            f"parameters  {parts}; {self.trained:,} trained\n"
+            f"tokens      {self.tokens:,} a sample{seen}\n"
+            f"samples     {self.samples} a step: {self.batch} × {self.passes} on {self.gpus} GPU"
+            f"{'s' if self.gpus > 1 else ''}\n"
+            f"FLOPs       {self.flops * self.passes * self.gpus:.3e} a step\n"
+            f"memory      {memory} = {sum(self.memory.values()):.2f} GiB a GPU\n"
+            f"table       {self.row()}"
+        )
+
+
+def dry_run(
+    path: Path, kind: str, overrides: list[str] | None = None, gpus: int = 1, gpu_memory: float | None = None
+) -> Report:
+    """Build a recipe's models on the meta device and count what a step takes.
+
+    Args:
+        path: the recipe.
+        kind: ``tokenizer`` or ``generator``.
+        overrides: as :func:`load_recipe`.
+        gpus: data-parallel replicas.
+        gpu_memory: GiB of each; None for any.
+
+    Raises:
+        UserError: a recipe that cannot be, or one that does not fit the memory.
+    """
+    if kind == "tokenizer":
+        report = _weigh_tokenizer(load_recipe(path, TokenizerRecipe, overrides), gpus)
+    else:
+        report = _weigh_generator(load_recipe(path, GeneratorRecipe, overrides), path, gpus)
+    needed = sum(report.memory.values())
+    if gpu_memory is not None and needed > gpu_memory:
+        raise UserError(
+            f"{path} needs {needed:.1f} GiB a GPU and there are {gpu_memory:g}: lower data.batch_size "
+            "(and raise run.accumulation), or set run.gradient_checkpointing=true"
+        )
+    return report
+
+
+def _weigh_tokenizer(recipe: TokenizerRecipe, gpus: int) -> Report:
+    with torch.device("meta"):
+        tokenizer = build_model(HybridTokenizer, recipe.model)
+    counter, batch = Counter(recipe.run.precision), recipe.data.batch_size
+    costs = []
+    parts = {"tokenizer": _count(tokenizer)}
+    for phase in recipe.phases:
+        cost = tokenizer_cost(counter, tokenizer, batch, phase)
+        if phase.adversarial:
+            width = recipe.losses.discriminator_width
+            cost += discriminator_cost(counter, width, batch, tokenizer.image_size)
+        costs.append(cost)
+    if any(phase.adversarial for phase in recipe.phases):
+        with torch.device("meta"):
+            parts["discriminator"] = _count(PatchDiscriminator(recipe.losses.discriminator_width))
+    tokens = count_tokens(tokenizer.quantizer.scales)
+    return _report(recipe.run, parts, (sum(parts.values()), 0), (tokens, tokens), batch, _worst(costs), gpus)
+
+
+def _worst(costs: list[Cost]) -> Cost:
+    return Cost(max(cost.flops for cost in costs), max(cost.kept for cost in costs))
+
+
+def _weigh_generator(recipe: GeneratorRecipe, path: Path, gpus: int) -> Report:
+    tokenizer = _tokenizer_without_weights(recipe, path)
+    labels = None
+    with torch.device("meta"):
+        if recipe.conditioning.kind == "label":
+            width = recipe.model.get("width", 0)
+            if recipe.conditioning.num_classes is None:
+                raise UserError("conditioning.num_classes must be given for kind: label")
+            labels = LabelEncoder(num_classes=recipe.conditioning.num_classes, dim=width)
+            context = {"context_dim": width, "context_tokens": 1}
+        else:
+            dim = _context_dim(recipe)
+            context = {"context_dim": dim, "context_tokens": recipe.conditioning.max_tokens}
+        model = _initial_config(recipe) | recipe.model
+        settings = transformer_settings(recipe.model_copy(update={"model": model}), tokenizer, context)
+        transformer = build_model(HartTransformer, settings)
+        head = build_head(recipe.residual, transformer)
+    named = {"transformer": transformer, "residual head": head, "label encoder": labels}
+    models = {name: part for name, part in named.items() if part is not None}
+    parts = {name: _count(part) for name, part in models.items()}
+    if recipe.lora is not None:
+        for part in models.values():
+            part.requires_grad_(False)
+        with torch.device("meta"):
+            add_lora(transformer, recipe.lora)
+        parts["adapters"] = _count(transformer) - parts["transformer"]
+    trained = sum(p.numel() for part in models.values() for p in part.parameters() if p.requires_grad)
+    h, w = transformer.scales[-1]
+    average, most = (round(h * w * share) for share in _kept_shares(recipe.thinning))
+    counter = Counter(recipe.run.precision)
+    usual, largest = (_step_cost(counter, recipe, transformer, head, count) for count in (average, most))
+    cost = Cost(usual.flops, largest.kept)
+    tokens = count_tokens(transformer.scales)
+    batch = recipe.data.batch_size
+    seen = tokens - h * w + average
+    return _report(recipe.run, parts, (trained, _count(tokenizer)), (tokens, seen), batch, cost, gpus)
+
+
+def _step_cost(
+    counter: Counter, recipe: GeneratorRecipe, transformer: HartTransformer, head: Any, last_scale: int
+) -> Cost:
+    batch, depth = recipe.data.batch_size, len(transformer.blocks)
+    block = block_cost(counter, transformer, batch, last_scale)
+    cost = ends_cost(counter, transformer, batch, last_scale)
+    if head is not None and recipe.residual is not None:
+        cost += head_cost(counter, head, recipe.residual, batch, (1, last_scale))
+    if not recipe.run.gradient_checkpointing:
+        return cost + block * depth
+    positions = count_tokens(transformer.scales[1:-1]) + transformer.config.context_tokens + last_scale
+    entrances = depth * batch * positions * transformer.config.width * FLOAT
+    return cost + Cost(block.flops * depth + block.flops * depth // 3, block.kept + entrances)
+
+
+def _tokenizer_without_weights(recipe: GeneratorRecipe, path: Path) -> HybridTokenizer:
+    """The tokenizer of the folder, if it is there already, else of the recipe beside that makes it."""
+    config = Path(recipe.tokenizer) / "config.json"
+    if config.is_file():
+        values = json.loads(config.read_text())
+        settings = {name: value for name, value in values.items() if not name.startswith("_")}
+    else:
+        settings = _maker_of(recipe.tokenizer, path).model
+    with torch.device("meta"):
+        return build_model(HybridTokenizer, settings | ({"scales": recipe.scales} if recipe.scales else {}))
+
+
+def _maker_of(tokenizer: str, path: Path) -> TokenizerRecipe:
+    for beside in sorted(path.parent.glob("tokenizer*.yaml")):
+        recipe = load_recipe(beside, TokenizerRecipe)
+        if f"{recipe.run.output}/image_tokenizer" == tokenizer:
+            return recipe
+    raise UserError(f"{tokenizer} is not there, and no tokenizer*.yaml beside {path} makes it")
+
+
+def _initial_config(recipe: GeneratorRecipe) -> dict[str, Any]:
+    """Settings of the transformer to start from, if its folder is there already."""
+    config = Path(recipe.initial or "") / "transformer" / "config.json"
+    if not recipe.initial or not config.is_file():
+        return {}
+    filled = {"scales", "codebook_size", "code_dim"}
+    values = json.loads(config.read_text())
+    return {name: value for name, value in values.items() if name[0] != "_" and name not in filled}
+
+
+def _context_dim(recipe: GeneratorRecipe) -> int:
+    """Channels of the text encoder's states; one that is not packaged states them in the recipe."""
+    encoder = recipe.conditioning.text_encoder
+    if encoder == DEFAULT_TEXT_ENCODER:
+        return MINILM_WIDTH
+    if "context_dim" not in recipe.model:
+        raise UserError(f"model.context_dim must say how wide the states of {encoder} are")
+    return int(recipe.model["context_dim"])
+
+
+def _kept_shares(thinning: Thinning | None) -> tuple[float, float]:
+    """Share of the last scale's tokens that stay, on average and at most."""
+    if thinning is None:
+        return 1.0, 1.0
+    low, high = ((edge - thinning.mean) / thinning.deviation for edge in (thinning.least, 1.0))
+    bell = [math.exp(-edge * edge / 2) / math.sqrt(2 * math.pi) for edge in (low, high)]
+    area = [(1 + math.erf(edge / math.sqrt(2))) / 2 for edge in (low, high)]
+    dropped = thinning.mean + thinning.deviation * (bell[0] - bell[1]) / (area[1] - area[0])
+    return 1 - dropped, 1 - thinning.least
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _report(
+    run: Run,
+    parts: dict[str, int],
+    trained_and_frozen: tuple[int, int],
+    tokens: tuple[int, int],
+    batch: int,
+    cost: Cost,
+    gpus: int,
+) -> Report:
+    counts = (*trained_and_frozen, *tokens)
+    return Report(parts, *counts, batch, run.accumulation, cost.flops, cost.kept, gpus)

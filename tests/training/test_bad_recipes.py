@@ -1,0 +1,94 @@
+"""A bad recipe is one sentence on the command line, before anything is made."""
+
+import json
+import shutil
+
+import pytest
+
+from openhart.cli import main
+from tests.tiny import tiny_tokenizer
+from tests.training.test_runs import corpus, generator_recipe, tokenizer_recipe, write_recipe
+
+__all__ = ["corpus"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer") / "image_tokenizer"
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def places(corpus, text_model, label_model, tmp_path_factory):
+    """Folders that are wrong in one way each."""
+    root = tmp_path_factory.mktemp("places")
+    (root / "empty").mkdir()
+    shutil.copytree(corpus, root / "captionless")
+    lines = [json.loads(line) for line in (corpus / "metadata.jsonl").read_text().splitlines()]
+    del lines[3]["text"]
+    (root / "captionless" / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return {"ROOT": str(root), "TEXT": str(text_model), "LABEL": str(label_model)}
+
+
+GENERATOR = [
+    ({"colour": 3}, "colour"),
+    ({"steps": "many"}, "steps"),
+    ({"model": {"depth": "deep"}}, "wrong kind"),
+    ({"model": {"colour": 3}}, "no setting colour"),
+    ({"model": {"scales": [1, 2, 4]}}, "do not fit the tokenizer's"),
+    ({"model": {"codebook_size": 99}}, "the tokenizer has 32"),
+    ({"scales": [2, 4]}, "first scale"),
+    ({"scales": [1, 8, 4]}, "largest"),
+    ({"model": {"depth": 3}, "initial": "TEXT"}, "of another shape"),
+    ({"model": {}, "initial": "LABEL"}, "is told a label"),
+    ({"model": {}, "initial": "TEXT", "conditioning": {"max_tokens": 9}}, "max_tokens"),
+    ({"model": {}, "initial": "ROOT/empty"}, "is no model"),
+    ({"lora": {"rank": 4}}, "name it as initial"),
+    ({"tokenizer": "ROOT/empty"}, "no image tokenizer"),
+    ({"data": {"train": "ROOT/captionless", "workers": 0}}, "has no caption"),
+    ({"data": {"train": "ROOT/empty", "workers": 0}}, "has no images"),
+    ({"data": {"train": "ROOT/nowhere", "workers": 0}}, "no image folder"),
+    ({"conditioning": {"kind": "label"}}, "num_classes"),
+]
+TOKENIZER = [
+    ({"run.speed": 3}, "run.speed"),
+    ({"data.train": "ROOT/empty"}, "has no images"),
+    ({"initial": "TEXT/image_tokenizer", "model.scales": [1, 8, 4]}, "largest"),
+    ({"initial": "TEXT/image_tokenizer", "model.code_dim": 99}, "cannot load the model"),
+    ({"initial": "ROOT/empty"}, "cannot load the model"),
+]
+
+
+def filled(value, places):
+    text = json.dumps(value)
+    for name, place in places.items():
+        text = text.replace(f'"{name}', f'"{place}')
+    return json.loads(text)
+
+
+def refused(kind, recipe, output, capsys):
+    code = main(["train", kind, str(recipe), "--quiet"])
+    said = capsys.readouterr().err
+    assert code == 1
+    assert said.startswith("openhart: ")
+    assert said.count("\n") == 1
+    assert not output.exists()
+    return said
+
+
+@pytest.mark.parametrize(("change", "word"), GENERATOR, ids=[word for _, word in GENERATOR])
+def test_generator(change, word, corpus, tokenizer_folder, places, tmp_path, capsys):
+    output = tmp_path / "out"
+    values = generator_recipe(corpus, output, tokenizer_folder) | filled(change, places)
+    assert word in refused("generator", write_recipe(tmp_path / "r.yaml", values), output, capsys)
+
+
+@pytest.mark.parametrize(("change", "word"), TOKENIZER, ids=[str(change) for change, _ in TOKENIZER])
+def test_tokenizer(change, word, corpus, places, tmp_path, capsys):
+    output = tmp_path / "out"
+    values = tokenizer_recipe(corpus, output)
+    for name, value in filled(change, places).items():
+        section, _, key = name.rpartition(".")
+        (values[section] if section else values)[key] = value
+    assert word in refused("tokenizer", write_recipe(tmp_path / "r.yaml", values), output, capsys)

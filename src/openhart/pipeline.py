@@ -146,8 +146,8 @@ class HartPipeline(DiffusionPipeline):
 
         Args:
             level: ``exact``: the same pictures up to rounding. ``fast``: bfloat16, and the last scale without
-                guidance. ``fastest``: also the one before, and only part of their tokens. What each
-                costs and gains is measured in ``docs/speed.md``.
+                guidance. ``fastest``: bfloat16, and the last three without. What each costs and gains is
+                measured in ``docs/speed.md``.
 
         Returns:
             the pipeline itself.

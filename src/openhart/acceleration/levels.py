@@ -31,7 +31,7 @@ class Level:
 LEVELS = {
     "exact": Level(),
     "fast": Level(torch.bfloat16, {"unguided_scales": 1}),
-    "fastest": Level(torch.bfloat16, {"unguided_scales": 2, "kept_tokens": (0.75, 0.5)}),
+    "fastest": Level(torch.bfloat16, {"unguided_scales": 3}),
 }
 
 

@@ -56,7 +56,7 @@ def build_meta(shape: Shape) -> tuple[HybridTokenizer, HartTransformer, TokenRes
 def build(shape: Shape, seed: int = 0) -> HartPipeline:
     """A pipeline of this shape, its weights drawn from a seed."""
     tokenizer, transformer, head = build_meta(shape)
-    labels = LabelEncoder(1000, transformer.config.width) if shape.family == "var" else None
+    labels = LabelEncoder(num_classes=1000, dim=transformer.config.width) if shape.family == "var" else None
     for place, part in enumerate((tokenizer, transformer, head, labels)):
         if part is not None:
             randomise(part, seed * 101 + place)

@@ -355,7 +355,8 @@ def _build_transformer(
         return transformer, None
     if recipe.conditioning.num_classes is None:
         raise UserError("conditioning.num_classes must be given for kind: label")
-    return transformer, LabelEncoder(recipe.conditioning.num_classes, context["context_dim"])
+    classes, width = recipe.conditioning.num_classes, context["context_dim"]
+    return transformer, LabelEncoder(num_classes=classes, dim=width)  # by name, or its config forgets them
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -128,14 +128,22 @@ def _add_convert(commands: Any) -> None:
 
 
 def _add_data(commands: Any) -> None:
-    parser = commands.add_parser("data", help="build a captioned corpus")
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="emoji")
+    parser = commands.add_parser("data", help="build a captioned corpus, or encode one for training")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="emoji|cache")
     emoji = kinds.add_parser("emoji", help="pictures of things from open emoji packages")
     emoji.add_argument("folder", type=Path)
     emoji.add_argument("--size", type=_positive, default=128, help="side in pixels")
     emoji.add_argument("--styles", nargs="+", metavar="STYLE")
     emoji.add_argument("--packages", type=Path, metavar="DIR", help="where the packages lie")
     _add_quiet(emoji)
+    cache = kinds.add_parser(
+        "cache",
+        help="encode a generator recipe's images and captions once",
+        epilog="example: openhart data cache recipes/emoji/generator.yaml cache=runs/cache",
+    )
+    cache.add_argument("recipe", type=Path, help="names the folder as cache")
+    cache.add_argument("overrides", nargs="*", metavar="section.name=value")
+    _add_quiet(cache)
 
 
 def _add_train(commands: Any) -> None:

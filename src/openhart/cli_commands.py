@@ -246,7 +246,10 @@ def convert(options: Namespace) -> None:
 
 
 def data(options: Namespace) -> None:
-    """``openhart data emoji``: the corpus of the default model."""
+    """``openhart data``: the corpus of the default model, or a recipe's data encoded once."""
+    if options.kind == "cache":
+        _cache(options)
+        return
     check_writable(options.folder)
     from openhart.data.emoji import build_emoji_corpus
 
@@ -257,9 +260,20 @@ def data(options: Namespace) -> None:
         print(", ".join(f"{name}: {count}" for name, count in counts.items()))
 
 
+def _cache(options: Namespace) -> None:
+    recipe = _recipe(options, "generator")
+    if isinstance(recipe.cache, str):
+        check_writable(Path(recipe.cache))
+    from openhart.training.generator import fill_cache
+
+    folder, count = fill_cache(options.recipe, options.overrides, quiet=options.quiet)
+    if not options.quiet:
+        print(f"{folder}  {count:,} samples")
+
+
 def train(options: Namespace) -> None:
     """``openhart train``: a recipe's run, from the start or from where it stopped."""
-    recipe = _recipe(options)
+    recipe = _recipe(options, options.kind)
     if options.dry_run:
         from openhart.training.dry_run import dry_run
 
@@ -279,12 +293,12 @@ def train(options: Namespace) -> None:
         print(folder)
 
 
-def _recipe(options: Namespace) -> Any:
+def _recipe(options: Namespace, stage: str) -> Any:
     """The recipe, checked; one that is spoilt by its overrides alone is wrong usage."""
     _need_extra("train", "accelerate", "pydantic", "yaml")
     from openhart.training.config import GeneratorRecipe, TokenizerRecipe, load_recipe
 
-    kind: Any = TokenizerRecipe if options.kind == "tokenizer" else GeneratorRecipe
+    kind: Any = TokenizerRecipe if stage == "tokenizer" else GeneratorRecipe
     try:
         return load_recipe(options.recipe, kind, options.overrides)
     except UserError as error:

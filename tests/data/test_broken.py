@@ -7,7 +7,7 @@ from PIL import Image
 from openhart.data.broken import BROKEN, BrokenImages, Sturdy
 from openhart.data.images import ImageFolder
 from openhart.errors import UserError
-from openhart.training.batches import stream_batches
+from openhart.training.batches import IndexedBatches
 
 
 @pytest.fixture
@@ -18,9 +18,8 @@ def folder(tmp_path):
     return tmp_path
 
 
-def batches(folder, count, **settings):
-    values = {"batch_size": 3, "seed": 0, "first": 0, "workers": 0, "rank": 0, "world": 1} | settings
-    stream = stream_batches(ImageFolder(folder, (16, 16)), **values)
+def batches(folder, count, first=0):
+    stream = IndexedBatches(ImageFolder(folder, (16, 16)), 3, seed=0, workers=0).after(first)
     return [next(stream) for _ in range(count)]
 
 

@@ -126,18 +126,41 @@ def test_every_kind_of_generator_runs(corpus, trained_tokenizer, tmp_path, value
     assert pipeline(**asked, output_type="pt").images.isfinite().all()
 
 
-def test_shards_train_both_stages(corpus, tmp_path):
-    shard = tmp_path / "train-0.tar"
-    with tarfile.open(shard, "w") as archive:
-        for image in sorted(corpus.glob("*.png")):
-            archive.add(image, image.name)
-            caption = tmp_path / f"{image.stem}.txt"
-            caption.write_text(f"a {image.stem}")
-            archive.add(caption, caption.name)
-    values = tokenizer_recipe(shard, tmp_path / "tokenizer", steps=(1, 2, 1))
-    folder = tokenizer.train(write_recipe(tmp_path / "tokenizer.yaml", values), quiet=True)
-    values = generator_recipe(shard, tmp_path / "generator", folder, steps=2, sample_prompts=[])
-    folder = generator.train(write_recipe(tmp_path / "generator.yaml", values), quiet=True)
+@pytest.fixture(scope="module")
+def shards(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    for number, images in enumerate(np.array_split(sorted(corpus.glob("*.png")), 3)):
+        with tarfile.open(folder / f"train-{number}.tar", "w") as archive:
+            for image in images:
+                archive.add(image, image.name)
+                caption = folder / f"{image.stem}.txt"
+                caption.write_text(f"a {image.stem}")
+                archive.add(caption, caption.name)
+    return folder / "train-{0..2}.tar"
+
+
+@pytest.fixture(scope="module")
+def tokenizer_of_shards(shards, tmp_path_factory):
+    output = tmp_path_factory.mktemp("tokenizer-of-shards")
+    values = tokenizer_recipe(shards, output, steps=(1, 2, 1))
+    return tokenizer.train(write_recipe(output / "recipe.yaml", values), quiet=True)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_on_shards_resumes_to_the_bit(shards, tokenizer_of_shards, tmp_path, workers):
+    losses = []
+    for name, stops in (("whole", []), ("stopped", [2, 3])):
+        output = tmp_path / name
+        output.mkdir()
+        values = generator_recipe(shards, output, tokenizer_of_shards, steps=5, sample_prompts=[])
+        values["run"] |= {"save_every": 1, "accumulation": 2}
+        values["data"] |= {"batch_size": 3, "workers": workers}
+        recipe = write_recipe(output / "recipe.yaml", values)
+        for step in stops:
+            stop_at(generator, recipe, step)
+        folder = generator.train(recipe, quiet=True)
+        losses.append((logged(output, "loss"), logged(output, "gradient_norm")))
+    assert losses[0] == losses[1]
     assert (folder / "model_index.json").is_file()
 
 

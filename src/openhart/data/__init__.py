@@ -8,17 +8,23 @@ from openhart.errors import UserError
 
 
 def open_dataset(path: str, size: tuple[int, int], only: Mapping[str, Sequence[str]] | None = None) -> Any:
-    """Open images of a folder, or of webdataset shards if ``path`` ends in ``.tar``.
+    """Open images with what is known of them.
 
     Args:
-        path: a folder (see :class:`openhart.data.images.ImageFolder`), or a pattern of shards.
+        path: a folder (:class:`openhart.data.images.ImageFolder`), webdataset shards, here or at a URL, in
+            ``.tar``, ``.tar.gz`` or ``.tgz`` (:class:`openhart.data.shards.Shards`), or ``hf:`` and a
+            Hugging Face data set (:class:`openhart.data.hugging_face.HuggingFaceImages`).
         size: height and width of the images handed out.
-        only: keep a folder's records whose fields are among those listed; shards are read whole.
+        only: keep the records whose fields are among those listed; shards are read whole.
 
     Raises:
         UserError: there is nothing that can be read.
     """
-    if path.endswith(".tar"):
+    if path.startswith("hf:"):
+        from openhart.data.hugging_face import HuggingFaceImages
+
+        return HuggingFaceImages(path, size, only)
+    if path.endswith((".tar", ".tar.gz", ".tgz")):
         from openhart.data.shards import Shards
 
         if only:

@@ -1,5 +1,6 @@
 """Images with captions or labels from a folder, in the conventions of Hugging Face and of ImageNet."""
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -27,12 +28,26 @@ def read_image(path: Path) -> Image.Image:
         BrokenImageError: there is none, or it cannot be read.
     """
     try:
-        with Image.open(path) as opened:
-            return _on_white(ImageOps.exif_transpose(opened))
+        return decode_image(path.read_bytes(), str(path))
     except FileNotFoundError as error:
         raise BrokenImageError(f"there is no image {path}") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except OSError as error:
         raise BrokenImageError(f"cannot read {path} as an image: {error}") from error
+
+
+def decode_image(data: bytes, name: str) -> Image.Image:
+    """As :func:`read_image`, of a file's content.
+
+    Raises:
+        BrokenImageError: it is no image.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            return _on_white(ImageOps.exif_transpose(opened))
+    except UnidentifiedImageError as error:  # its own message names the buffer
+        raise BrokenImageError(f"cannot read {name} as an image: its format is not known") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BrokenImageError(f"cannot read {name} as an image: {error}") from error
 
 
 def to_tensor(image: Image.Image, size: tuple[int, int]) -> Tensor:
@@ -54,7 +69,8 @@ class ImageFolder(Dataset):
     """Images of a folder and what is known of each.
 
     With ``metadata.jsonl`` each line is a record: ``file_name``, and ``text``, ``captions`` or ``label``.
-    Without it, each sub-folder is a class, and its place in alphabetical order the label.
+    Without it, each sub-folder is a class with all images below it (ImageNet's layout), and its place in
+    alphabetical order the label.
 
     Args:
         path: the folder.
@@ -107,8 +123,8 @@ def _read_records(path: Path) -> list[dict[str, Any]]:
 def _classes(path: Path) -> list[dict[str, Any]]:
     folders = sorted(folder for folder in path.iterdir() if folder.is_dir())
     return [
-        {"file_name": f"{folder.name}/{image.name}", "label": label, "text": folder.name}
+        {"file_name": str(image.relative_to(path)), "label": label, "text": folder.name}
         for label, folder in enumerate(folders)
-        for image in folder.iterdir()
+        for image in folder.rglob("*")
         if image.suffix.lower() in ENDINGS
     ]

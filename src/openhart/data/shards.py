@@ -1,66 +1,194 @@
-"""Images with captions from webdataset shards (tar files)."""
+"""Images with captions from webdataset shards (tar files), on a disk or wherever fsspec can read."""
 
-from collections.abc import Iterator
+import itertools
+import json
+import tarfile
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from torch import Tensor
-from torch.utils.data import IterableDataset
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
 
-from openhart.data.images import to_tensor
+from openhart.data.broken import BROKEN
+from openhart.data.images import BrokenImageError, decode_image, to_tensor
 from openhart.errors import UserError
 
+IMAGE_KINDS = ("png", "jpg", "jpeg", "webp")
 SHUFFLED_AT_A_TIME = 1000
 
 
 class Shards(IterableDataset):
-    """Samples of webdataset shards: ``jpg``, ``png`` or ``webp``, with ``txt`` or ``json``.
+    """Samples of webdataset shards, once each, in order: an image with ``txt`` or ``json``.
+
+    An image that cannot be read is left out; the record after it says so under ``in_place_of``.
 
     Args:
-        pattern: shards, such as ``data/train-{000..099}.tar``.
+        pattern: shards, such as ``data/train-{000..099}.tar`` or ``s3://bucket/{0..9}.tar``; several patterns
+            are joined by ``::``.
         size: height and width of the images handed out.
-        seed: of the order.
 
     Raises:
-        UserError: webdataset is not installed.
+        UserError: a package is missing, or there is no such shard.
     """
 
-    def __init__(self, pattern: str, size: tuple[int, int], seed: int = 0) -> None:
+    def __init__(self, pattern: str, size: tuple[int, int]) -> None:
         try:
-            import webdataset as wds
+            from webdataset.shardlists import expand_urls
         except ImportError as error:
             raise UserError("shards need more packages: pip install 'openhart[train]'") from error
-        self.size = size
-        self.pipeline = (
-            wds.WebDataset(
-                pattern,
-                shardshuffle=100,
-                seed=seed,
-                nodesplitter=wds.split_by_node,
-                workersplitter=wds.split_by_worker,
-                empty_check=False,
-            )
-            .shuffle(SHUFFLED_AT_A_TIME, seed=seed)
-            .decode("pil")
-        )
+        self.size, self.urls = size, expand_urls(pattern)
+        _check(self.urls)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, dict[str, Any]]]:
         """Yield image (3, H, W) in [−1, 1] and record.
 
         Raises:
-            UserError: a sample without an image, or a shard that is missing.
+            UserError: a shard cannot be read, or a sample has no image.
         """
-        try:
-            for sample in self.pipeline:
-                yield self._read(sample)
-        except OSError as error:
-            raise UserError(f"cannot read a shard: {error}") from error
+        reader, readers = _worker()
+        raw = itertools.chain.from_iterable(read_shard(url) for url in self.urls)
+        return self.decode(itertools.islice(raw, reader, None, readers))
 
-    def _read(self, sample: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
-        record = dict(sample.get("json") or {})
+    def decode(self, samples: Iterable[dict[str, Any]]) -> Iterator[tuple[torch.Tensor, dict[str, Any]]]:
+        """Images and records of raw samples."""
+        complaint = ""
+        for sample in samples:
+            try:
+                image, record = _decode(sample, self.size)
+            except BrokenImageError as error:
+                complaint = str(error)
+                continue
+            yield image, record | {BROKEN: complaint} if complaint else record
+            complaint = ""
+
+
+class ShardStream(IterableDataset):
+    """Endless shuffled passes over shards, which goes on where its state says.
+
+    Each pass takes the shards in a new order and shuffles within them, a thousand samples at a time.
+    Processes and their workers share the shards out; if there are fewer than readers, the samples. What
+    resuming reads again is at most one shard a reader.
+
+    Args:
+        shards: what to read.
+        seed: of the order.
+        rank: this process.
+        world: number of processes.
+    """
+
+    def __init__(self, shards: Shards, seed: int, rank: int = 0, world: int = 1) -> None:
+        self.shards, self.seed, self.rank, self.world = shards, seed, rank, world
+        self.place = {"epoch": 0, "shard": 0, "sample": 0}
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, dict[str, Any]]]:
+        """Yield image (3, H, W) in [−1, 1] and record, without end.
+
+        Raises:
+            UserError: a shard cannot be read, or none of a pass's images.
+        """
+        return self.shards.decode(self._raw())
+
+    def state_dict(self) -> dict[str, int]:
+        """The place of the next sample."""
+        return dict(self.place)
+
+    def load_state_dict(self, place: dict[str, int]) -> None:
+        """Go on at a place."""
+        self.place = dict(place)
+
+    def _raw(self) -> Iterator[dict[str, Any]]:
+        place = self.place
+        while True:
+            fresh, found = not (place["shard"] or place["sample"]), False
+            for number, url, share in self._order(place["epoch"])[place["shard"] :]:
+                for sample in self._shuffled(itertools.islice(read_shard(url), *share), number):
+                    place["sample"] += 1
+                    found = True
+                    yield sample
+                place["shard"], place["sample"] = place["shard"] + 1, 0
+            if fresh and not found:
+                raise UserError(f"no samples for one of the readers in {', '.join(self.shards.urls[:3])}")
+            place["epoch"], place["shard"] = place["epoch"] + 1, 0
+
+    def _order(self, epoch: int) -> list[tuple[int, str, tuple[int, None, int]]]:
+        """Number, URL and share (first sample, step) of the shards that this reader takes in a pass."""
+        worker, workers = _worker()
+        reader, readers = self.rank * workers + worker, self.world * workers
+        urls = self.shards.urls
+        order = torch.randperm(len(urls), generator=self._generator(epoch, 0, 0)).tolist()
+        if len(urls) < readers:
+            return [(number, urls[number], (reader, None, readers)) for number in order]
+        return [(number, urls[number], (0, None, 1)) for number in order[reader::readers]]
+
+    def _shuffled(self, samples: Iterator[dict[str, Any]], number: int) -> Iterator[dict[str, Any]]:
+        """A shard's samples from the present one on, shuffled block by block."""
+        past = self.place["sample"]
+        for block_number in itertools.count(1):
+            block = list(itertools.islice(samples, SHUFFLED_AT_A_TIME))
+            if not block:
+                return
+            if past < len(block):
+                generator = self._generator(self.place["epoch"], number + 1, block_number)
+                order = torch.randperm(len(block), generator=generator).tolist()
+                yield from (block[index] for index in order[past:])
+            past = max(past - len(block), 0)
+
+    def _generator(self, *numbers: int) -> torch.Generator:
+        seed = self.seed
+        for number in numbers:
+            seed = (seed * 1_000_003 + number) % 2**63
+        return torch.Generator().manual_seed(seed)
+
+
+def read_shard(url: str) -> Iterator[dict[str, Any]]:
+    """Samples of one shard as webdataset groups them: endings → bytes, and ``__key__``.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    import fsspec
+    from webdataset.tariterators import group_by_keys, tar_file_iterator
+
+    try:
+        with fsspec.open(url, "rb") as stream:
+            yield from group_by_keys(file | {"__url__": url} for file in tar_file_iterator(stream))
+    except (OSError, EOFError, ValueError, tarfile.TarError) as error:
+        raise UserError(f"cannot read shard {url}: {error}") from error
+
+
+def _check(urls: list[str]) -> None:
+    """Look for the first of the shards, so that a wrong pattern is told at once."""
+    import fsspec
+
+    try:
+        system, path = fsspec.core.url_to_fs(urls[0])
+        there = system.exists(path)
+    except ImportError as error:  # says which package reads this kind of URL
+        raise UserError(f"cannot read {urls[0]}: {error}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot look for shard {urls[0]}: {error}") from error
+    if not there:
+        raise UserError(f"there is no shard {urls[0]}")
+
+
+def _decode(sample: dict[str, Any], size: tuple[int, int]) -> tuple[torch.Tensor, dict[str, Any]]:
+    name = f"{sample['__url__']}/{sample['__key__']}"
+    kind = next((kind for kind in IMAGE_KINDS if kind in sample), None)
+    if kind is None:
+        raise UserError(f"sample {name} has no image: it needs {', '.join(IMAGE_KINDS)}")
+    try:
+        record = dict(json.loads(sample["json"])) if "json" in sample else {}
         if "txt" in sample:
-            record["text"] = sample["txt"]
-        record.setdefault("file_name", sample["__key__"])
-        for ending in ("png", "jpg", "jpeg", "webp"):
-            if ending in sample:
-                return to_tensor(sample[ending], self.size), record
-        raise UserError(f"sample {sample['__key__']} of a shard has no image")
+            record["text"] = sample["txt"].decode()
+        if "cls" in sample:
+            record["label"] = int(sample["cls"])
+    except ValueError as error:
+        raise UserError(f"sample {name} has a record that cannot be read: {error}") from error
+    record.setdefault("file_name", f"{sample['__key__']}.{kind}")
+    return to_tensor(decode_image(sample[kind], name), size), record
+
+
+def _worker() -> tuple[int, int]:
+    """Number of this loading worker, and of all."""
+    info = get_worker_info()
+    return (info.id, info.num_workers) if info else (0, 1)

@@ -1,14 +1,22 @@
 """Batches in an order that depends only on seed and step, so that a resumed run sees the same ones."""
 
-from collections.abc import Callable, Iterator, Sequence, Sized
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from openhart.data import collate
 from openhart.data.broken import BrokenImages, Sturdy
+from openhart.data.shards import Shards, ShardStream
+from openhart.errors import UserError
+from openhart.training.config import Data
+
+Batch = TypeVar("Batch")
 
 
 class EndlessBatches:
@@ -46,28 +54,112 @@ class EndlessBatches:
         return torch.randperm(self.length, generator=generator).tolist()
 
 
-def stream_batches(
-    dataset: Dataset, batch_size: int, seed: int, first: int, workers: int, rank: int, world: int
-) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
-    """Stacked samples and their records for steps ``first``, ``first`` + 1, … without end.
+class IndexedBatches:
+    """Batches of a data set that is read by number; what cannot be read is named once and replaced.
 
-    A stream (:class:`IterableDataset`) shuffles and shards itself; its earlier batches are read past. In
-    other data sets, what cannot be read is named once and replaced.
+    Args:
+        dataset: map-style, of values and records.
+        batch_size: samples a step and process.
+        seed: fixes every epoch's order.
+        workers: processes that read.
+        rank: this process.
+        world: number of processes.
     """
-    if isinstance(dataset, IterableDataset):
-        skip = first
-        while True:
-            loader = DataLoader(dataset, batch_size, num_workers=workers, drop_last=True, collate_fn=collate)
-            for batch in loader:
-                if skip:
-                    skip -= 1
-                    continue
-                yield batch
-    assert isinstance(dataset, Sized)
-    order, broken = EndlessBatches(len(dataset), batch_size, seed, first, rank, world), BrokenImages()
-    for batch in DataLoader(Sturdy(dataset), batch_sampler=order, num_workers=workers, collate_fn=collate):
-        broken.note(batch[1])
-        yield batch
+
+    def __init__(
+        self, dataset: Any, batch_size: int, seed: int, workers: int, rank: int = 0, world: int = 1
+    ) -> None:
+        self.dataset, self.workers = dataset, workers
+        self.order = partial(EndlessBatches, len(dataset), batch_size, seed, rank=rank, world=world)
+
+    def after(self, done: int) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
+        """Stacked values and their records, without end, when ``done`` batches have been seen."""
+        broken = BrokenImages()
+        loader = DataLoader(
+            Sturdy(self.dataset),
+            batch_sampler=self.order(first=done),
+            num_workers=self.workers,
+            collate_fn=collate,
+        )
+        for batch in plainly(loader):
+            broken.note(batch[1])
+            yield batch
+
+
+class StreamedBatches:
+    """Batches of shards, by torchdata's loader, which knows its place in each reader's stream.
+
+    Args:
+        shards: what to read.
+        batch_size: samples a step and process.
+        seed: fixes every pass's order.
+        workers: processes that read.
+        rank: this process.
+        world: number of processes.
+
+    Raises:
+        UserError: torchdata is not installed.
+    """
+
+    def __init__(
+        self, shards: Shards, batch_size: int, seed: int, workers: int, rank: int = 0, world: int = 1
+    ) -> None:
+        try:
+            from torchdata.stateful_dataloader import StatefulDataLoader
+        except ImportError as error:
+            raise UserError("shards need more packages: pip install 'openhart[train]'") from error
+        self.rank, self.world = rank, world
+        stream = ShardStream(shards, seed, rank, world)
+        self.loader = StatefulDataLoader(stream, batch_size, num_workers=workers, collate_fn=collate)
+
+    def after(self, done: int) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
+        """Stacked values and their records, without end, from where the state says."""
+        broken = BrokenImages()
+        for batch in plainly(self.loader):
+            broken.note(batch[1])
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place of every process's readers; every process must ask."""
+        return {"workers": self.loader.num_workers, "places": gather_object([self.loader.state_dict()])}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on at a place.
+
+        Raises:
+            UserError: it is that of another number of processes or workers.
+        """
+        before, now = (len(state["places"]), state["workers"]), (self.world, self.loader.num_workers)
+        if before != now:
+            raise UserError(
+                f"this run read its shards with {before[0]} processes of {before[1]} workers, now they are "
+                f"{now[0]} of {now[1]}: resume it with as many (data.workers={before[1]})"
+            )
+        self.loader.load_state_dict(state["places"][self.rank])
+
+
+def open_batches(
+    dataset: Any, data: Data, seed: int, accelerator: Accelerator
+) -> IndexedBatches | StreamedBatches:
+    """This process's batches of a data set."""
+    kind = StreamedBatches if isinstance(dataset, IterableDataset) else IndexedBatches
+    return kind(
+        dataset, data.batch_size, seed, data.workers, accelerator.process_index, accelerator.num_processes
+    )
+
+
+def keep_place(accelerator: Accelerator, batches: IndexedBatches | StreamedBatches) -> None:
+    """Save the place in a stream with every checkpoint; that in a data set read by number is the step's."""
+    if isinstance(batches, StreamedBatches):
+        accelerator.register_for_checkpointing(batches)
+
+
+def plainly(loader: Iterable[Batch]) -> Iterator[Batch]:
+    """A loader's batches; a worker's :class:`UserError` is raised without the worker's traceback."""
+    try:
+        yield from loader
+    except UserError as error:
+        raise UserError(str(error).rpartition(f"{UserError.__name__}: ")[2].strip()) from error
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:

@@ -28,7 +28,8 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    """Where images come from: a folder with ``metadata.jsonl``, class folders, or webdataset shards.
+    """Where images come from: a folder with ``metadata.jsonl``, class folders, webdataset shards, or ``hf:``
+    and a Hugging Face data set (:func:`openhart.data.open_dataset`).
 
     ``only`` keeps a folder's records whose fields are among those listed, such as ``style: [noto]``.
     """
@@ -55,7 +56,9 @@ class Run(Section):
     """What every recipe says about its run.
 
     ``max_skipped`` steps in a row may have a loss that is not finite; ``parallel`` says how several processes
-    share the generator: each has all of it, or a part (FSDP2).
+    share the generator: each has all of it, or a part (FSDP2). ``compile`` compiles transformer blocks, or a
+    tokenizer's encoder and decoder, at their first step. ``trackers`` besides ``metrics.jsonl``: ``wandb`` is
+    Weights & Biases, logged in to beforehand.
     """
 
     output: str
@@ -63,6 +66,8 @@ class Run(Section):
     precision: Literal["no", "bf16", "fp16"] = "bf16"
     accumulation: PositiveInt = 1
     gradient_checkpointing: bool = False
+    compile: bool = False
+    trackers: list[Literal["tensorboard", "wandb"]] = ["tensorboard"]
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
     log_every: PositiveInt = 20
     save_every: PositiveInt = 200
@@ -174,8 +179,8 @@ class GeneratorRecipe(Section):
     ``model`` holds HartTransformer's settings; scales, codes and context are filled in from the
     tokenizer and the condition encoder; one given all the same must agree. ``scales`` replaces the
     tokenizer's own, for another resolution. ``initial`` names a pipeline to start from; its scales may
-    be others. ``lora`` trains adapters of it alone. ``cache`` encodes the data once, before the first
-    step.
+    be others. ``lora`` trains adapters of it alone. ``cache`` names a folder that
+    ``openhart data cache`` filled; true encodes the data in memory before the first step, false each batch.
     """
 
     run: Run
@@ -188,7 +193,7 @@ class GeneratorRecipe(Section):
     residual: ResidualHead | None = ResidualHead()
     optimizer: Optimizer
     thinning: Thinning | None = None
-    cache: bool = True
+    cache: bool | str = True
     initial: str | None = None
     lora: Lora | None = None
     sample_prompts: list[str] = []

@@ -1,9 +1,11 @@
 """What a training step costs, counted on tensors that have shapes but no storage."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,14 +15,22 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from openhart.residual.heads import TokenResidualHead
+from openhart.scales import count_tokens
 from openhart.tokenizer.model import HybridTokenizer
-from openhart.training.config import Phase, ResidualHead
+from openhart.training.config import (
+    GeneratorRecipe,
+    Phase,
+    ResidualHead,
+    Thinning,
+    TokenizerRecipe,
+)
 from openhart.training.losses import PatchDiscriminator
-from openhart.training.tokenizer import Reconstruction
+from openhart.training.reconstruction import Reconstruction
 from openhart.transformer.attention import block_causal
 from openhart.transformer.layers import LinearModulation
 from openhart.transformer.model import HartTransformer
 
+FLOAT = 4  # bytes; weights, gradients, moments and averages are float32
 DISCRIMINATOR_PASSES = 3  # on the real image, on the made one, and once more for the generator
 
 
@@ -152,6 +162,33 @@ def head_cost(
     return counter.count(head, lambda: head(noisy, times, head.embed_condition(condition), size))
 
 
+def generator_cost(
+    counter: Counter, recipe: GeneratorRecipe, transformer: HartTransformer, head: Any, last_scale: int
+) -> Cost:
+    """One pass of a generator recipe with ``last_scale`` tokens of the last scale."""
+    batch, depth = recipe.data.batch_size, len(transformer.blocks)
+    block = block_cost(counter, transformer, batch, last_scale)
+    cost = ends_cost(counter, transformer, batch, last_scale)
+    if head is not None and recipe.residual is not None:
+        cost += head_cost(counter, head, recipe.residual, batch, (1, last_scale))
+    if not recipe.run.gradient_checkpointing:
+        return cost + block * depth
+    positions = count_tokens(transformer.scales[1:-1]) + transformer.config.context_tokens + last_scale
+    entrances = depth * batch * positions * transformer.config.width * FLOAT
+    return cost + Cost(block.flops * depth + block.flops * depth // 3, block.kept + entrances)
+
+
+def kept_shares(thinning: Thinning | None) -> tuple[float, float]:
+    """Share of the last scale's tokens that stay, on average and at most."""
+    if thinning is None:
+        return 1.0, 1.0
+    low, high = ((edge - thinning.mean) / thinning.deviation for edge in (thinning.least, 1.0))
+    bell = [math.exp(-edge * edge / 2) / math.sqrt(2 * math.pi) for edge in (low, high)]
+    area = [(1 + math.erf(edge / math.sqrt(2))) / 2 for edge in (low, high)]
+    dropped = thinning.mean + thinning.deviation * (bell[0] - bell[1]) / (area[1] - area[0])
+    return 1 - dropped, 1 - thinning.least
+
+
 def tokenizer_cost(counter: Counter, tokenizer: HybridTokenizer, batch: int, phase: Phase) -> Cost:
     """The tokenizer on images of its size; an encoder that is frozen has no backward pass."""
     image = counter.tensor(batch, tokenizer.config.in_channels, *tokenizer.image_size, needs_gradient=False)
@@ -167,6 +204,17 @@ def discriminator_cost(counter: Counter, width: int, batch: int, size: tuple[int
         discriminator = PatchDiscriminator(width)
     image = counter.tensor(batch, 3, *size)
     return counter.count(discriminator, lambda: discriminator(image)) * DISCRIMINATOR_PASSES
+
+
+def tokenizer_phase_cost(
+    counter: Counter, recipe: TokenizerRecipe, tokenizer: HybridTokenizer, phase: Phase
+) -> Cost:
+    """One pass of a tokenizer recipe in one of its phases."""
+    batch = recipe.data.batch_size
+    cost = tokenizer_cost(counter, tokenizer, batch, phase)
+    if not phase.adversarial:
+        return cost
+    return cost + discriminator_cost(counter, recipe.losses.discriminator_width, batch, tokenizer.image_size)
 
 
 def _lengths(transformer: HartTransformer, last_scale: int) -> list[int]:

@@ -1,7 +1,6 @@
 """A recipe weighed before it runs: parameters, tokens, FLOPs and memory of a step."""
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,17 @@ from openhart.tokenizer.model import HybridTokenizer
 from openhart.training.config import (
     GeneratorRecipe,
     Run,
-    Thinning,
     TokenizerRecipe,
     build_model,
     load_recipe,
 )
 from openhart.training.costs import (
+    FLOAT,
     Cost,
     Counter,
-    block_cost,
-    discriminator_cost,
-    ends_cost,
-    head_cost,
-    tokenizer_cost,
+    generator_cost,
+    kept_shares,
+    tokenizer_phase_cost,
 )
 from openhart.training.lora import add_lora
 from openhart.training.losses import PatchDiscriminator
@@ -37,7 +34,6 @@ from openhart.training.parts import build_head, transformer_settings
 from openhart.transformer.model import HartTransformer
 
 GIB = 2**30
-FLOAT = 4  # bytes; weights, gradients, moments and averages are float32
 MINILM_WIDTH = 384
 
 
@@ -144,14 +140,8 @@ def _weigh_tokenizer(recipe: TokenizerRecipe, gpus: int) -> Report:
     with torch.device("meta"):
         tokenizer = build_model(HybridTokenizer, recipe.model)
     counter, batch = Counter(recipe.run.precision), recipe.data.batch_size
-    costs = []
+    costs = [tokenizer_phase_cost(counter, recipe, tokenizer, phase) for phase in recipe.phases]
     parts = {"tokenizer": _count(tokenizer)}
-    for phase in recipe.phases:
-        cost = tokenizer_cost(counter, tokenizer, batch, phase)
-        if phase.adversarial:
-            width = recipe.losses.discriminator_width
-            cost += discriminator_cost(counter, width, batch, tokenizer.image_size)
-        costs.append(cost)
     if any(phase.adversarial for phase in recipe.phases):
         with torch.device("meta"):
             parts["discriminator"] = _count(PatchDiscriminator(recipe.losses.discriminator_width))
@@ -191,29 +181,14 @@ def _weigh_generator(recipe: GeneratorRecipe, path: Path, gpus: int) -> Report:
         parts["adapters"] = _count(transformer) - parts["transformer"]
     trained = sum(p.numel() for part in models.values() for p in part.parameters() if p.requires_grad)
     h, w = transformer.scales[-1]
-    average, most = (round(h * w * share) for share in _kept_shares(recipe.thinning))
+    average, most = (round(h * w * share) for share in kept_shares(recipe.thinning))
     counter = Counter(recipe.run.precision)
-    usual, largest = (_step_cost(counter, recipe, transformer, head, count) for count in (average, most))
+    usual, largest = (generator_cost(counter, recipe, transformer, head, count) for count in (average, most))
     cost = Cost(usual.flops, largest.kept)
     tokens = count_tokens(transformer.scales)
     batch = recipe.data.batch_size
     seen = tokens - h * w + average
     return _report(recipe.run, parts, (trained, _count(tokenizer)), (tokens, seen), batch, cost, gpus)
-
-
-def _step_cost(
-    counter: Counter, recipe: GeneratorRecipe, transformer: HartTransformer, head: Any, last_scale: int
-) -> Cost:
-    batch, depth = recipe.data.batch_size, len(transformer.blocks)
-    block = block_cost(counter, transformer, batch, last_scale)
-    cost = ends_cost(counter, transformer, batch, last_scale)
-    if head is not None and recipe.residual is not None:
-        cost += head_cost(counter, head, recipe.residual, batch, (1, last_scale))
-    if not recipe.run.gradient_checkpointing:
-        return cost + block * depth
-    positions = count_tokens(transformer.scales[1:-1]) + transformer.config.context_tokens + last_scale
-    entrances = depth * batch * positions * transformer.config.width * FLOAT
-    return cost + Cost(block.flops * depth + block.flops * depth // 3, block.kept + entrances)
 
 
 def _tokenizer_without_weights(recipe: GeneratorRecipe, path: Path) -> HybridTokenizer:
@@ -254,17 +229,6 @@ def _context_dim(recipe: GeneratorRecipe) -> int:
     if "context_dim" not in recipe.model:
         raise UserError(f"model.context_dim must say how wide the states of {encoder} are")
     return int(recipe.model["context_dim"])
-
-
-def _kept_shares(thinning: Thinning | None) -> tuple[float, float]:
-    """Share of the last scale's tokens that stay, on average and at most."""
-    if thinning is None:
-        return 1.0, 1.0
-    low, high = ((edge - thinning.mean) / thinning.deviation for edge in (thinning.least, 1.0))
-    bell = [math.exp(-edge * edge / 2) / math.sqrt(2 * math.pi) for edge in (low, high)]
-    area = [(1 + math.erf(edge / math.sqrt(2))) / 2 for edge in (low, high)]
-    dropped = thinning.mean + thinning.deviation * (bell[0] - bell[1]) / (area[1] - area[0])
-    return 1 - dropped, 1 - thinning.least
 
 
 def _count(module: nn.Module) -> int:

@@ -1,14 +1,11 @@
 """Training the generator: codes by cross-entropy, the residual by diffusion (HART, section 3.2)."""
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from diffusers.training_utils import EMAModel
@@ -16,18 +13,25 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from openhart.conditioning.label import LabelEncoder
-from openhart.conditioning.text import empty_condition, load_text_encoder
-from openhart.data import open_dataset
+from openhart.conditioning.text import empty_condition
+from openhart.data import collate, open_dataset
 from openhart.errors import UserError
-from openhart.generation import sample_codes
 from openhart.model_files import loading
 from openhart.pipeline import HartPipeline
-from openhart.residual.diffusion import cosine_schedule, diffusion_loss
-from openhart.residual.heads import TokenResidualHead
 from openhart.scales import split_by_scale
 from openhart.tokenizer.model import HybridTokenizer
-from openhart.training.batches import drawn, names_of, sample_generators, step_generator, stream_batches
-from openhart.training.config import GeneratorRecipe, ResidualHead, Thinning, build_model, load_recipe
+from openhart.training.batches import (
+    drawn,
+    keep_place,
+    names_of,
+    open_batches,
+    sample_generators,
+    step_generator,
+)
+from openhart.training.cache import CachedConditions, LatentCache, describe, make_cache
+from openhart.training.config import GeneratorRecipe, Thinning, build_model, load_recipe
+from openhart.training.costs import Counter, generator_cost, kept_shares
+from openhart.training.generator_losses import Batch, GeneratorLosses
 from openhart.training.initial import with_scales
 from openhart.training.latents import (
     Latents,
@@ -36,6 +40,7 @@ from openhart.training.latents import (
     check_records,
     encode_images,
     label_of,
+    some_samples,
 )
 from openhart.training.loop import (
     log_images,
@@ -47,6 +52,7 @@ from openhart.training.loop import (
 )
 from openhart.training.lora import FOLDER as LORA_FOLDER
 from openhart.training.lora import add_lora, save_lora
+from openhart.training.pace import Pace
 from openhart.training.parallel import Skips, syncing
 from openhart.training.parts import build_head, check_same_shape, transformer_settings
 from openhart.training.sharding import ShardedState, WholeAverages, shard, whole
@@ -56,110 +62,6 @@ from openhart.transformer.model import HartTransformer
 RESIDUAL_SHARE_KEPT = 0.995
 MEASURED_SAMPLES = 512
 LARGEST_QUANTILE = 2**24  # torch takes no more values
-
-
-class GeneratorLosses(nn.Module):
-    """The generator's losses as one forward, for any wrapper.
-
-    Args:
-        transformer: predicts codes.
-        residual_head: predicts the residual, or None.
-        label_encoder: classes to context, or None for text.
-        settings: how the residual's loss is made.
-    """
-
-    def __init__(
-        self,
-        transformer: HartTransformer,
-        residual_head: TokenResidualHead | None,
-        label_encoder: LabelEncoder | None,
-        settings: ResidualHead | None,
-    ) -> None:
-        super().__init__()
-        self.transformer = transformer
-        self.residual_head = residual_head
-        self.label_encoder = label_encoder
-        self.settings = settings
-        self.schedule = cosine_schedule()
-
-    def forward(self, batch: "Batch") -> dict[str, Tensor]:
-        """Losses of one batch; its generators draw codes, noise and times.
-
-        Returns:
-            ``loss`` and its parts: cross-entropy over all scales and of each, diffusion.
-        """
-        context, mask = batch.context, batch.mask
-        if self.label_encoder is not None:
-            context, mask = self.label_encoder(context)
-        hidden = self.transformer(batch.scale_inputs, context, mask, keep=batch.keep)
-        logits = self.transformer.logits(hidden, self.transformer.prepare(context, mask)).float()
-        wanted = torch.cat([*batch.codes[:-1], _kept(batch.codes[-1], batch.keep)], dim=1)
-        losses = F.cross_entropy(logits.transpose(1, 2), wanted, reduction="none")
-        report = {"cross_entropy": losses.mean()}
-        sizes = [codes.shape[1] for codes in batch.codes[:-1]]
-        for index, part in enumerate(losses.split([*sizes, losses.shape[1] - sum(sizes)], dim=1)):
-            report[f"cross_entropy/scale_{index + 1}"] = part.mean().detach()
-        loss = report["cross_entropy"]
-        if self.residual_head is not None and self.settings is not None:
-            count = losses.shape[1] - sum(sizes)
-            report |= self._residual(batch, hidden[:, -count:], logits[:, -count:])
-            loss = loss + self.settings.weight * report["diffusion"]
-        return report | {"loss": loss}
-
-    def _residual(self, batch: "Batch", hidden: Tensor, logits: Tensor) -> dict[str, Tensor]:
-        settings, head = self.settings, self.residual_head
-        assert settings is not None
-        assert head is not None
-        codes = sample_codes(
-            logits.detach(),
-            batch.generators,
-            top_k=settings.condition_top_k,
-            top_p=settings.condition_top_p,
-        )
-        embedding = batch.codebook[codes]
-        target = (_kept(batch.last_target, batch.keep) - embedding) / head.config.residual_scale
-        condition = self.transformer.residual_condition(hidden, embedding)
-        repeated = [part.repeat(settings.repeats, 1, 1) for part in (target, condition)]
-        times = partial(torch.randint, len(self.schedule))
-        size = (settings.repeats, target.shape[1] if settings.kind == "token" else 1)
-        t = drawn(lambda *size, generator: times(size, generator=generator), size, batch.generators)
-        noise = drawn(torch.randn, (settings.repeats, *target.shape[1:]), batch.generators)
-        t, noise = (part.transpose(0, 1).flatten(0, 1).to(target.device) for part in (t, noise))
-        mse, bound = diffusion_loss(
-            head, repeated[0], repeated[1], t, noise, self.schedule, size=batch.last_size
-        )
-        return {
-            "diffusion": (mse + bound).mean(),
-            "diffusion/mse": mse.mean().detach(),
-            "diffusion/bound": bound.mean().detach(),
-        }
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What the losses look at.
-
-    Attributes:
-        codes: one tensor a scale, (B, h_k·w_k).
-        scale_inputs: (B, Σ_{k≥2} h_k·w_k, z).
-        last_target: (B, P², z), what was left to say before the last scale.
-        context: (B, T, D), or class labels (B,).
-        mask: (B, T) bool; ignored with labels.
-        keep: (B, P²) bool, tokens of the last scale that stay, or None for all.
-        codebook: (V, z), frozen.
-        last_size: height and width of the last scale.
-        generators: a source of random choices a sample.
-    """
-
-    codes: list[Tensor]
-    scale_inputs: Tensor
-    last_target: Tensor
-    context: Tensor
-    mask: Tensor
-    keep: Tensor | None
-    codebook: Tensor
-    last_size: tuple[int, int]
-    generators: list[torch.Generator]
 
 
 @dataclass
@@ -195,26 +97,29 @@ def train(path: Path, overrides: list[str] | None = None, quiet: bool = False) -
     recipe = load_recipe(path, GeneratorRecipe, overrides)
     set_seed(recipe.run.seed)
     tokenizer = _load_tokenizer(recipe)
-    dataset = open_dataset(recipe.data.train, tokenizer.image_size, recipe.data.only)
-    check_records(dataset, recipe.conditioning.kind)
-    conditions = _load_conditions(recipe)
-    start = _load_initial(recipe, tokenizer, conditions)
+    dataset, conditions = _open_data(recipe, tokenizer)
+    start = _load_initial(recipe, tokenizer)
     if start is None:
         context = _context_shape(recipe, conditions)
         with torch.device("meta"):  # says now if the recipe's model cannot be
             _build_transformer(recipe, tokenizer, context)
-    accelerator, output = open_run(recipe.run)
+    accelerator, output = open_run(recipe)
     tokenizer.to(accelerator.device)
-    if recipe.cache and not isinstance(dataset, IterableDataset):
+    if recipe.cache is True and not isinstance(dataset, IterableDataset):
         dataset = Latents(tokenizer, dataset, recipe.data.batch_size, recipe.data.workers, quiet)
     scale = 1.0 if start else _residual_scale(tokenizer, dataset)
     stage = _prepare(recipe, accelerator, tokenizer, conditions, start, scale)
+    opened = open_batches(dataset, recipe.data, recipe.run.seed, accelerator)
+    keep_place(accelerator, opened)
     first = resume(accelerator, output)
     stage.ema.to(accelerator.device)
-    batches = _batches(stage, dataset, first)
+    batches = _encoded(stage, dataset, opened.after(first * recipe.run.accumulation))
+    pace = _open_pace(stage)
     for step, bar in steps_with_progress(accelerator, first, recipe.steps, "generator", quiet):
-        metrics = _train_step(stage, step, batches)
+        with pace.step():
+            metrics = _train_step(stage, step, batches)
         if step % recipe.run.log_every == 0:
+            metrics |= pace.since_last_asked()
             log_metrics(accelerator, metrics, step, bar, ("cross_entropy", "diffusion"))
         if (step + 1) % recipe.run.sample_every == 0:
             _log_samples(stage, step)
@@ -235,18 +140,48 @@ def _load_tokenizer(recipe: GeneratorRecipe) -> HybridTokenizer:
     return tokenizer.eval().requires_grad_(False)
 
 
-def _load_conditions(recipe: GeneratorRecipe) -> TextConditions | None:
+def _open_data(recipe: GeneratorRecipe, tokenizer: HybridTokenizer) -> tuple[Any, TextConditions | None]:
+    """The recipe's samples and what encodes their captions, both from its cache if it names one."""
     settings = recipe.conditioning
-    if settings.kind == "label":
-        return None
-    text_tokenizer, text_encoder = load_text_encoder(settings.text_encoder)
-    text_encoder.requires_grad_(False)
-    return TextConditions(text_tokenizer, text_encoder, settings.max_tokens, settings.instruction)
+    if isinstance(recipe.cache, str):
+        cache = LatentCache(Path(recipe.cache), describe(recipe, tokenizer))
+        return cache, CachedConditions(settings, cache) if settings.kind == "text" else None
+    dataset = open_dataset(recipe.data.train, tokenizer.image_size, recipe.data.only)
+    check_records(dataset, settings.kind)
+    return dataset, TextConditions(settings) if settings.kind == "text" else None
 
 
-def _load_initial(
-    recipe: GeneratorRecipe, tokenizer: HybridTokenizer, conditions: TextConditions | None
-) -> HartPipeline | None:
+def fill_cache(path: Path, overrides: list[str] | None = None, quiet: bool = False) -> tuple[Path, int]:
+    """Encode a generator recipe's data into the folder that it names as ``cache``.
+
+    Args:
+        path: the recipe's YAML file.
+        overrides: ``section.name=value`` strings that replace values of the recipe.
+        quiet: show no progress bar.
+
+    Returns:
+        The folder and its number of samples.
+
+    Raises:
+        UserError: a recipe, a tokenizer or a data set that cannot be used, or a folder that holds another
+            cache.
+    """
+    recipe = load_recipe(path, GeneratorRecipe, overrides)
+    if not isinstance(recipe.cache, str):
+        raise UserError(f"{path} names no cache: give it a folder, as in cache=runs/cache")
+    tokenizer = _load_tokenizer(recipe)
+    about, folder = describe(recipe, tokenizer), Path(recipe.cache)
+    dataset, conditions = _open_data(recipe.model_copy(update={"cache": False}), tokenizer)
+    tokenizer.to(device := torch.accelerator.current_accelerator() or torch.device("cpu"))
+    if conditions is not None:
+        conditions.device = device
+    data = recipe.data
+    return folder, make_cache(
+        folder, about, dataset, tokenizer, conditions, data.batch_size, data.workers, quiet
+    )
+
+
+def _load_initial(recipe: GeneratorRecipe, tokenizer: HybridTokenizer) -> HartPipeline | None:
     """The pipeline to start from, at the tokenizer's scales, with adapters if the recipe wants them.
 
     Raises:
@@ -264,14 +199,11 @@ def _load_initial(
             f"initial: {recipe.initial} takes {found.transformer.config.context_tokens} context tokens, "
             f"the recipe's conditioning.max_tokens is {context}"
         )
-    text_tokenizer, text_encoder = conditions.parts if conditions else (None, None)
     start = HartPipeline(
         image_tokenizer=tokenizer,
         transformer=with_scales(found.transformer, tokenizer.config.scales),
         residual_head=found.residual_head,
         label_encoder=found.label_encoder,
-        text_encoder=text_encoder,
-        text_tokenizer=text_tokenizer,
         max_tokens=context,
     )
     if recipe.lora is not None:
@@ -288,12 +220,11 @@ def _context_tokens(recipe: GeneratorRecipe) -> int:
 
 def _residual_scale(tokenizer: HybridTokenizer, dataset: Any) -> float:
     """What residuals are divided by, so that nearly all lie in [−1, 1], where the sampler clamps."""
-    if isinstance(dataset, Latents):
-        stride = max(len(dataset) // MEASURED_SAMPLES, 1)
-        codes, targets = dataset.codes[::stride].long(), dataset.targets[::stride].float()
+    samples, _ = collate(some_samples(dataset, MEASURED_SAMPLES))
+    if isinstance(dataset, Latents | LatentCache):
+        codes, targets = samples[0].long(), samples[1].float()
     else:
-        images = [image for image, _ in itertools.islice(iter(dataset), MEASURED_SAMPLES)]
-        codes, targets = encode_images(tokenizer, torch.stack(images).to(tokenizer.device))
+        codes, targets = encode_images(tokenizer, samples.to(tokenizer.device))
     last = codes[:, -targets.shape[1] :].to(tokenizer.device)
     residual = targets.to(tokenizer.device) - tokenizer.quantizer.lookup(last).float()
     return float(residual.abs().flatten()[:LARGEST_QUANTILE].quantile(RESIDUAL_SHARE_KEPT))
@@ -308,7 +239,7 @@ def _prepare(
     residual_scale: float,
 ) -> Stage:
     if conditions is not None:
-        conditions.parts[1].to(accelerator.device)
+        conditions.device = accelerator.device
     if start is not None:
         transformer, head = start.transformer.train(), start.residual_head
         label_encoder = start.label_encoder
@@ -317,6 +248,9 @@ def _prepare(
         head = build_head(recipe.residual, transformer, residual_scale)
     if recipe.run.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
+    if recipe.run.compile:
+        for block in transformer.blocks:
+            block.compile()
     losses = GeneratorLosses(transformer, head, label_encoder, recipe.residual)
     spread = recipe.run.parallel == "fsdp" and accelerator.num_processes > 1
     if spread:
@@ -342,8 +276,7 @@ def _prepare(
 def _context_shape(recipe: GeneratorRecipe, conditions: TextConditions | None) -> dict[str, int]:
     if conditions is None:
         return {"context_dim": recipe.model.get("width", 0), "context_tokens": 1}
-    context, _ = conditions([""])
-    return {"context_dim": context.shape[-1], "context_tokens": context.shape[1]}
+    return conditions.shape()
 
 
 def _build_transformer(
@@ -370,25 +303,17 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, A
     ]
 
 
-def _batches(stage: Stage, dataset: Any, first: int) -> Iterator[tuple[Tensor, Tensor, list[dict[str, Any]]]]:
+def _encoded(
+    stage: Stage, dataset: Any, batches: Iterator[Any]
+) -> Iterator[tuple[Tensor, Tensor, list[dict[str, Any]]]]:
     """Codes (B, L), last targets (B, P², z) and records."""
-    recipe, accelerator = stage.recipe, stage.accelerator
-    cached = isinstance(dataset, Latents)
-    stream = stream_batches(
-        dataset,
-        recipe.data.batch_size,
-        recipe.run.seed,
-        first * recipe.run.accumulation,
-        0 if cached else recipe.data.workers,
-        accelerator.process_index,
-        accelerator.num_processes,
-    )
-    for values, records in stream:
-        if cached:
-            codes, targets = (part.to(accelerator.device) for part in values)
+    device = stage.accelerator.device
+    for values, records in batches:
+        if isinstance(dataset, Latents | LatentCache):
+            codes, targets = (part.to(device) for part in values)
             yield codes.long(), targets.float(), records
         else:
-            yield *encode_images(stage.tokenizer, values.to(accelerator.device)), records
+            yield *encode_images(stage.tokenizer, values.to(device)), records
 
 
 def _train_step(stage: Stage, step: int, batches: Iterator[Any]) -> dict[str, Any]:
@@ -458,9 +383,8 @@ def _condition(
         return labels, torch.ones(len(records), 1, dtype=torch.bool)
     chosen = []
     for record, generator in zip(records, generators, strict=True):
-        captions = captions_of(record)
-        chosen.append(captions[int(torch.randint(len(captions), (), generator=generator))])
-    context, mask = stage.conditions(chosen)
+        chosen.append(int(torch.randint(len(captions_of(record)), (), generator=generator)))
+    context, mask = stage.conditions.of(records, chosen)
     nothing, nothing_mask = empty_condition(*context.shape)
     return (
         torch.where(dropped[:, None, None], nothing, context),
@@ -487,14 +411,12 @@ def _choose_kept(
     return (order < kept).to(codes.device)
 
 
-def _kept(tokens: Tensor, keep: Tensor | None) -> Tensor:
-    """Rows of (B, P², …) that stay, (B, n, …)."""
-    return tokens if keep is None else tokens[keep].unflatten(0, (len(tokens), -1))
-
-
-def _pipeline(stage: Stage, parts: GeneratorLosses) -> HartPipeline:
+def _pipeline(stage: Stage, parts: GeneratorLosses, reads_text: bool) -> HartPipeline:
+    """The model as it is used; what is only saved needs no text encoder, since that stays a name."""
     settings = stage.recipe.conditioning
-    text_tokenizer, text_encoder = stage.conditions.parts if stage.conditions else (None, None)
+    text_tokenizer, text_encoder = None, None
+    if stage.conditions is not None and reads_text:
+        text_tokenizer, text_encoder = stage.conditions.parts
     return HartPipeline(
         image_tokenizer=stage.tokenizer,
         transformer=parts.transformer,
@@ -507,6 +429,24 @@ def _pipeline(stage: Stage, parts: GeneratorLosses) -> HartPipeline:
         instruction=settings.instruction,
         sampling=stage.recipe.sampling,
     )
+
+
+def _open_pace(stage: Stage) -> Pace:
+    """A clock that knows the FLOPs of an average step; blocks worked out again are not counted twice."""
+    recipe, parts = stage.recipe, stage.losses
+    with torch.device("meta"):
+        transformer, head = _fresh(parts.transformer), _fresh(parts.residual_head)
+        if recipe.lora is not None:
+            for part in (transformer, head):
+                if part is not None:
+                    part.requires_grad_(False)
+            add_lora(transformer, recipe.lora)
+    plain = recipe.model_copy(update={"run": recipe.run.model_copy(update={"gradient_checkpointing": False})})
+    height, width = transformer.scales[-1]
+    last = round(height * width * kept_shares(recipe.thinning)[0])
+    cost = generator_cost(Counter(recipe.run.precision), plain, transformer, head, last)
+    passes = recipe.run.accumulation
+    return Pace(stage.accelerator, passes * recipe.data.batch_size, passes * cost.flops)
 
 
 @torch.no_grad()
@@ -538,7 +478,7 @@ def _log_samples(stage: Stage, step: int) -> None:
     averaged = _averaged(stage)
     if not stage.accelerator.is_main_process:
         return
-    pipeline = _pipeline(stage, averaged)
+    pipeline = _pipeline(stage, averaged, reads_text=True)
     pipeline.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(seed) for seed in range(len(prompts))]
     images = pipeline(prompts, generator=generators, output_type="pt").images
@@ -546,7 +486,7 @@ def _log_samples(stage: Stage, step: int) -> None:
 
 
 def _finish(stage: Stage, output: Path) -> Path:
-    """Save the averaged weights as a pipeline, or the adapter alone; a named text encoder stays a name."""
+    """Save the averaged weights as a pipeline, or the adapter alone."""
     adapted = stage.recipe.lora is not None
     folder = output / (LORA_FOLDER if adapted else "pipeline")
     averaged = _averaged(stage)
@@ -554,7 +494,7 @@ def _finish(stage: Stage, output: Path) -> Path:
         if adapted:
             save_lora(averaged.transformer, folder)
         else:
-            _pipeline(stage, averaged).save_pretrained(folder)
+            _pipeline(stage, averaged, reads_text=False).save_pretrained(folder)
     stage.accelerator.wait_for_everyone()
     stage.accelerator.end_training()
     return folder

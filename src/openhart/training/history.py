@@ -16,6 +16,8 @@ PANELS = {  # title: beginnings of the metrics' names
     "perplexity of each scale": ("perplexity/",),
     "gradient norm": ("gradient_norm",),
     "learning rate": ("learning_rate",),
+    "samples a second": ("samples_per_second",),
+    "share of the machine's matmul rate": ("mfu",),
 }
 SMOOTHED_OVER = 40
 

@@ -3,18 +3,22 @@
 The encoders are frozen, so a map-style data set is encoded once and kept; a stream is encoded batch by batch.
 """
 
+import itertools
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 from tqdm.auto import tqdm
 
-from openhart.conditioning.text import encode_prompts
+from openhart.conditioning.text import encode_prompts, load_text_encoder
 from openhart.data import collate
 from openhart.data.broken import BrokenImages, Sturdy
 from openhart.errors import UserError
 from openhart.tokenizer.model import HybridTokenizer
+from openhart.training.config import Conditioning
 
 KEPT_CAPTIONS = 200_000
 
@@ -30,18 +34,28 @@ class TextConditions:
     """Captions → context tokens; each caption is encoded once and kept.
 
     Args:
-        text_tokenizer: the encoder's tokenizer.
-        text_encoder: any transformers text encoder.
-        max_tokens: context positions T.
-        instruction: text put before each prompt, its positions cut off.
+        settings: names the text encoder, its positions T and the instruction put before each caption.
     """
 
-    def __init__(
-        self, text_tokenizer: Any, text_encoder: nn.Module, max_tokens: int, instruction: str
-    ) -> None:
-        self.parts = (text_tokenizer, text_encoder)
-        self.max_tokens, self.instruction = max_tokens, instruction
+    def __init__(self, settings: Conditioning) -> None:
+        self.settings = settings
+        self.device = torch.device("cpu")
         self.known: dict[str, tuple[Tensor, Tensor]] = {}
+
+    @cached_property
+    def parts(self) -> tuple[Any, nn.Module]:
+        """The text encoder's tokenizer and the encoder, frozen."""
+        text_tokenizer, text_encoder = load_text_encoder(self.settings.text_encoder)
+        return text_tokenizer, text_encoder.requires_grad_(False)
+
+    def shape(self) -> dict[str, int]:
+        """Channels and positions of the context."""
+        context, _ = self([""])
+        return {"context_dim": context.shape[-1], "context_tokens": context.shape[1]}
+
+    def of(self, records: Sequence[dict[str, Any]], choices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """One caption of each record → context (B, T, D), mask (B, T)."""
+        return self([captions_of(record)[choice] for record, choice in zip(records, choices, strict=True)])
 
     def __call__(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         """B captions → context (B, T, D), mask (B, T)."""
@@ -51,13 +65,17 @@ class TextConditions:
                 self.known.clear()
                 new = sorted(set(captions))
             context, mask = self._encode(new)
-            rows = zip(context.to(torch.bfloat16), mask, strict=True)
+            rows = zip(context.to(torch.bfloat16).cpu(), mask.cpu(), strict=True)
             self.known |= dict(zip(new, rows, strict=True))
         contexts, masks = zip(*(self.known[caption] for caption in captions), strict=True)
         return torch.stack(contexts).float(), torch.stack(masks)
 
     def _encode(self, captions: list[str]) -> tuple[Tensor, Tensor]:
-        return encode_prompts(*self.parts, captions, self.max_tokens, self.instruction)
+        text_tokenizer, text_encoder = self.parts
+        settings = self.settings
+        return encode_prompts(
+            text_tokenizer, text_encoder.to(self.device), captions, settings.max_tokens, settings.instruction
+        )
 
 
 def captions_of(record: dict[str, Any]) -> list[str]:
@@ -84,14 +102,24 @@ def label_of(record: dict[str, Any]) -> int:
 
 
 def check_records(dataset: Any, kind: str) -> None:
-    """Look for a caption or a label in every record that is known before reading.
+    """Look for a caption or a label in every record that is known before reading, else in the first.
 
     Raises:
         UserError: a record has none.
     """
     wanted = label_of if kind == "label" else captions_of
-    for record in getattr(dataset, "records", []):
+    records = getattr(dataset, "records", None)
+    for record in [record for _, record in some_samples(dataset, 1)] if records is None else records:
         wanted(record)
+
+
+def some_samples(dataset: Any, count: int) -> list[tuple[Tensor, dict[str, Any]]]:
+    """At most ``count`` samples, spread over a data set; of a stream, the first."""
+    if isinstance(dataset, IterableDataset):
+        return list(itertools.islice(dataset, count))
+    stride = max(len(dataset) // count, 1)
+    sturdy = Sturdy(dataset)
+    return [sturdy[index] for index in range(0, len(dataset), stride)[:count]]
 
 
 class Latents(Dataset):
@@ -115,7 +143,13 @@ class Latents(Dataset):
     ) -> None:
         codes, targets = [], []
         self.records: list[dict[str, Any]] = []
-        loader = DataLoader(Sturdy(dataset), batch_size, num_workers=workers, collate_fn=collate)
+        loader = DataLoader(
+            Sturdy(dataset),
+            batch_size,
+            num_workers=workers,
+            collate_fn=collate,
+            generator=torch.Generator(),  # so that weights start alike however the data was read
+        )
         broken = BrokenImages()
         for images, records in tqdm(loader, desc="encoding", disable=quiet):
             batch_codes, batch_targets = encode_images(tokenizer, images.to(tokenizer.device))

@@ -2,28 +2,34 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import ProjectConfiguration
 from torch import Tensor
 from torch.optim import Optimizer as TorchOptimizer
 from tqdm.auto import tqdm
 
 from openhart.errors import UserError
 from openhart.training import history
-from openhart.training.config import Optimizer, Run
+from openhart.training.config import GeneratorRecipe, Optimizer, TokenizerRecipe
 from openhart.training.parallel import mean_over_processes
 
+PROJECT = "openhart"
 
-def open_run(run: Run) -> tuple[Accelerator, Path]:
-    """Start accelerate and TensorBoard for a run and make its folder.
+
+def open_run(recipe: GeneratorRecipe | TokenizerRecipe) -> tuple[Accelerator, Path]:
+    """Start accelerate and its trackers for a run and make its folder.
 
     Raises:
-        UserError: the output folder cannot be made.
+        UserError: the output folder cannot be made, or a tracker cannot be used.
     """
-    output = Path(run.output)
+    run, output = recipe.run, Path(recipe.run.output)
+    if missing := [name for name in run.trackers if find_spec(name) is None]:
+        raise UserError(f"run.trackers: {missing[0]} is not installed: pip install {missing[0]}")
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -31,11 +37,22 @@ def open_run(run: Run) -> tuple[Accelerator, Path]:
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # else several processes on CPUs are not seen
         mixed_precision=run.precision,
-        log_with="tensorboard",
-        project_dir=str(output),
+        log_with=list(run.trackers),
+        project_config=ProjectConfiguration(str(output), logging_dir=str(output / "log")),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)],
     )
-    accelerator.init_trackers("log")
+    wandb = {
+        "name": output.name,
+        "dir": str(output),
+        "resume": "auto",
+        "config": recipe.model_dump(mode="json"),
+    }
+    try:
+        accelerator.init_trackers(PROJECT, init_kwargs={"wandb": wandb})
+    except Exception as error:
+        if "wandb" not in type(error).__module__:
+            raise
+        raise UserError(f"run.trackers: wandb says: {str(error).strip().splitlines()[0]}") from error
     return accelerator, output
 
 
@@ -68,7 +85,7 @@ def steps_with_progress(
 def log_metrics(
     accelerator: Accelerator, metrics: dict[str, Any], step: int, bar: Any, shown: Iterable[str]
 ) -> None:
-    """Send numbers, averaged over processes, to TensorBoard and the history; some to the progress bar."""
+    """Send numbers, averaged over processes, to the trackers and the history; some to the progress bar."""
     numbers = [float(torch.as_tensor(value).detach()) for value in metrics.values()]
     means = mean_over_processes(accelerator, torch.tensor(numbers, device=accelerator.device)).tolist()
     values = dict(zip(metrics, means, strict=True))
@@ -79,7 +96,8 @@ def log_metrics(
 
 
 def log_images(accelerator: Accelerator, name: str, images: Tensor, step: int) -> None:
-    """Send a batch of images (B, 3, H, W) in [−1, 1] to TensorBoard."""
-    if accelerator.is_main_process:
-        writer = accelerator.get_tracker("tensorboard", unwrap=True)
-        writer.add_images(name, (images.float().clamp(-1, 1) + 1) / 2, step)
+    """Send a batch of images (B, 3, H, W) in [−1, 1] to the trackers."""
+    pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    for tracker in accelerator.trackers:
+        layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+        tracker.log_images({name: pixels}, step=step, **layout)

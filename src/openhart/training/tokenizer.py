@@ -13,13 +13,16 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
+from torch._functorch import config as functorch
 
 from openhart.data import open_dataset
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.tokenizer.quantizer import Quantized
-from openhart.training.batches import names_of, step_generator, stream_batches
+from openhart.training.batches import keep_place, names_of, open_batches, step_generator
 from openhart.training.codebook import CodeRevival, start_with_kmeans
 from openhart.training.config import Phase, TokenizerRecipe, load_recipe
+from openhart.training.costs import Counter, tokenizer_phase_cost
+from openhart.training.latents import some_samples
 from openhart.training.loop import (
     log_images,
     log_metrics,
@@ -35,46 +38,15 @@ from openhart.training.losses import (
     code_use,
     discriminator_loss,
     quantization_loss,
-    straight_through,
 )
+from openhart.training.pace import Pace
 from openhart.training.parallel import Skips, average_gradients, mean_over_processes, syncing
 from openhart.training.parts import build_tokenizer
+from openhart.training.reconstruction import Reconstruction
 from openhart.training.state import resume, save_checkpoint
 
 KMEANS_BATCHES = 16
-
-
-class Reconstruction(nn.Module):
-    """Image → reconstruction, some samples through their codes; one forward for any wrapper."""
-
-    def __init__(self, tokenizer: HybridTokenizer) -> None:
-        super().__init__()
-        self.tokenizer = tokenizer
-
-    def forward(
-        self, image: Tensor, through_codes: Tensor, frozen: bool, learns_codes: bool
-    ) -> tuple[Tensor, Tensor, Quantized]:
-        """Decode each sample from discrete or continuous features.
-
-        Args:
-            image: (B, 3, H, W) in [−1, 1].
-            through_codes: (B,) bool, samples decoded from their codes alone.
-            frozen: encoder, codes and φ get no gradient.
-            learns_codes: codes and φ get one.
-
-        Returns:
-            reconstruction (B, 3, H, W), features (B, z, P, P), and what the codes keep of them.
-        """
-        with torch.set_grad_enabled(not frozen and torch.is_grad_enabled()):
-            features = self.tokenizer.encode(image)
-        with (
-            torch.autocast(image.device.type, enabled=False),
-            torch.set_grad_enabled(learns_codes and torch.is_grad_enabled()),
-        ):
-            quantized = self.tokenizer.quantize(features.float())
-        discrete = straight_through(features, quantized.f_hats[-1].to(features.dtype))
-        mixed = torch.where(through_codes[:, None, None, None], discrete, features)
-        return self.tokenizer.decode_unclamped(mixed), features, quantized
+SHOWN = 8
 
 
 @dataclass
@@ -115,19 +87,27 @@ def train(path: Path, overrides: list[str] | None = None, quiet: bool = False) -
     dataset = open_dataset(recipe.data.train, size, recipe.data.only)
     held_out = open_dataset(recipe.data.test or recipe.data.train, size, recipe.data.only)
     perceptual = build_perceptual(recipe.losses.perceptual) if recipe.losses.perceptual else None
-    accelerator, output = open_run(recipe.run)
+    accelerator, output = open_run(recipe)
     stage = _prepare(recipe, accelerator, tokenizer, perceptual)
+    batches = open_batches(dataset, recipe.data, recipe.run.seed, accelerator)
+    keep_place(accelerator, batches)
     first = resume(accelerator, output)
     stage.ema.to(accelerator.device)
     total = sum(phase.steps for phase in recipe.phases)
-    samples = _first_images(held_out, 8).to(accelerator.device)
-    batches = _batches(recipe, accelerator, dataset, first)
+    samples = torch.stack([image for image, _ in some_samples(held_out, SHOWN)]).to(accelerator.device)
+    stream = _on_device(accelerator, batches.after(first * recipe.run.accumulation))
+    passes = recipe.run.accumulation
+    pace = Pace(accelerator, passes * recipe.data.batch_size, 0)
     for step, bar in steps_with_progress(accelerator, first, total, "tokenizer", quiet):
         phase, phase_step = _phase_at(recipe.phases, step)
         if phase_step == 0:
             _enter_phase(stage, phase, dataset, step)
-        metrics = _train_step(stage, phase, phase_step, step, total, batches)
+        if phase_step == 0 or step == first:
+            pace.flops = passes * _flops(stage, phase)
+        with pace.step():
+            metrics = _train_step(stage, phase, phase_step, step, total, stream)
         if step % recipe.run.log_every == 0:
+            metrics |= pace.since_last_asked()
             log_metrics(accelerator, metrics, step, bar, ("likeness", "psnr", "codes_alive"))
         if (step + 1) % recipe.run.sample_every == 0:
             _log_reconstructions(stage, samples, step)
@@ -154,6 +134,10 @@ def _prepare(
         discriminator.parameters(), lr=losses.discriminator_learning_rate, betas=(0.5, 0.9)
     )
     discriminator.to(accelerator.device)
+    if recipe.run.compile:
+        functorch.donated_buffer = False  # the adaptive weight goes backward twice
+        tokenizer.encoder.compile()
+        tokenizer.decoder.compile()
     model, prepared, discriminator_optimizer = accelerator.prepare(
         Reconstruction(tokenizer), optimizer, discriminator_optimizer
     )
@@ -170,19 +154,8 @@ def _prepare(
     )  # fmt: skip
 
 
-def _batches(
-    recipe: TokenizerRecipe, accelerator: Accelerator, dataset: Any, first: int
-) -> Iterator[tuple[Tensor, list[str]]]:
+def _on_device(accelerator: Accelerator, stream: Iterator[Any]) -> Iterator[tuple[Tensor, list[str]]]:
     """Images (B, 3, H, W) and their names."""
-    stream = stream_batches(
-        dataset,
-        recipe.data.batch_size,
-        recipe.run.seed,
-        first * recipe.run.accumulation,
-        recipe.data.workers,
-        accelerator.process_index,
-        accelerator.num_processes,
-    )
     return ((images.to(accelerator.device), names_of(records)) for images, records in stream)
 
 
@@ -195,9 +168,10 @@ def _phase_at(phases: list[Phase], step: int) -> tuple[Phase, int]:
 def _enter_phase(stage: Stage, phase: Phase, dataset: Any, step: int) -> None:
     if phase.kmeans_start:
         generator = step_generator(stage.recipe.run.seed, step)
-        batches = _batches(stage.recipe, stage.accelerator, dataset, step)
+        batches = open_batches(dataset, stage.recipe.data, stage.recipe.run.seed, stage.accelerator)
+        stream = _on_device(stage.accelerator, batches.after(step))
         with torch.no_grad():
-            images = itertools.islice(batches, KMEANS_BATCHES)
+            images = itertools.islice(stream, KMEANS_BATCHES)
             encoded = [stage.tokenizer.encode(image) for image, _ in images]
         features = torch.cat([stage.accelerator.gather(part) for part in encoded])
         start_with_kmeans(stage.tokenizer.quantizer, features, generator)
@@ -316,10 +290,6 @@ def _keep_codes_alive(
     return {"codes_alive": alive, "codes_revived": moved}
 
 
-def _first_images(dataset: Any, count: int) -> Tensor:
-    return torch.stack([image for image, _ in itertools.islice(iter(dataset), count)])
-
-
 @torch.no_grad()
 def _log_reconstructions(stage: Stage, images: Tensor, step: int) -> None:
     """Rows of the log's picture: real, from codes alone, from complete features."""
@@ -327,6 +297,13 @@ def _log_reconstructions(stage: Stage, images: Tensor, step: int) -> None:
     discrete = stage.tokenizer.decode(stage.tokenizer.quantize(features).f_hats[-1])
     rows = torch.cat([images, discrete, stage.tokenizer.decode(features)])
     log_images(stage.accelerator, "real_discrete_hybrid", rows, step)
+
+
+def _flops(stage: Stage, phase: Phase) -> int:
+    """FLOPs of a pass in a phase; the perceptual network's are not counted."""
+    with torch.device("meta"):
+        tokenizer = HybridTokenizer.from_config(stage.tokenizer.config)
+    return tokenizer_phase_cost(Counter(stage.recipe.run.precision), stage.recipe, tokenizer, phase).flops
 
 
 def _finish(stage: Stage, output: Path) -> Path:

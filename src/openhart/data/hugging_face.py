@@ -1,0 +1,109 @@
+"""Images with captions or labels from a data set that Hugging Face's ``datasets`` can load."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from openhart.data.images import BrokenImageError, decode_image, read_image, to_tensor
+from openhart.errors import UserError
+
+PREFIX = "hf:"
+SETTINGS = ("split", "config", "image", "text", "label")
+TEXT_COLUMNS = ("text", "caption", "captions", "prompt")
+
+
+class HuggingFaceImages(Dataset):
+    """A split of a data set.
+
+    Columns are found by kind and name unless they are given: the first of images; ``text``, ``caption``,
+    ``captions`` or ``prompt``; the first of class labels.
+
+    Args:
+        address: ``hf:`` and a hub id or a folder, then settings as in a URL, such as
+            ``hf:owner/name?split=train&config=en&image=photo&text=alt``; the split is ``train`` unless given.
+        size: height and width of the images handed out.
+        only: keep the rows whose columns are among those listed.
+
+    Raises:
+        UserError: the package is missing, there is no such data set, split or column, or no row is kept.
+    """
+
+    def __init__(
+        self, address: str, size: tuple[int, int], only: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
+        self.address, self.size = address, size
+        name, settings = _parse(address)
+        rows, image = _load(name, settings)
+        self.image, self.columns = image, _columns(address, rows, settings)
+        for field, values in (only or {}).items():
+            if field not in rows.column_names:
+                raise UserError(f"{address} has no column {field}; it has {', '.join(rows.column_names)}")
+            rows = rows.filter(lambda value, values=tuple(values): value in values, input_columns=[field])
+            if not len(rows):
+                raise UserError(f"no row of {address} has {field} among {', '.join(values)}")
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Any]]:
+        row = self.rows[index]
+        image, name = row[self.image] or {}, f"row {index} of {self.address}"
+        if image.get("bytes"):
+            picture = decode_image(image["bytes"], name)
+        elif image.get("path"):
+            picture = read_image(Path(image["path"]))
+        else:
+            raise BrokenImageError(f"{name} has no image")
+        record = {known: row[column] for known, column in self.columns.items() if row[column] is not None}
+        if isinstance(record.get("text"), list):
+            record["captions"] = record.pop("text")
+        return to_tensor(picture, self.size), record | {"file_name": name}
+
+
+def _parse(address: str) -> tuple[str, dict[str, str]]:
+    name, _, query = address.removeprefix(PREFIX).partition("?")
+    settings = dict(parse_qsl(query))
+    if unknown := [setting for setting in settings if setting not in SETTINGS]:
+        raise UserError(f"{address}: there is no setting {unknown[0]}; there are {', '.join(SETTINGS)}")
+    return name, settings
+
+
+def _load(name: str, settings: dict[str, str]) -> tuple[Any, str]:
+    """The rows, images left as files, and the column that holds them."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError("Hugging Face data sets need a package: pip install 'openhart[hf]'") from error
+    try:
+        rows = datasets.load_dataset(name, settings.get("config"), split=settings.get("split", "train"))
+    except (OSError, ValueError, ConnectionError, datasets.exceptions.DatasetsError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"cannot load data set {name}: {reason}") from error
+    images = [column for column, kind in rows.features.items() if isinstance(kind, datasets.Image)]
+    image = settings.get("image") or next(iter(images), "")
+    if image not in images:
+        raise UserError(
+            f"data set {name} has no column {image} of images; it has {', '.join(rows.column_names)}"
+        )
+    return rows.cast_column(image, datasets.Image(decode=False)), image
+
+
+def _columns(address: str, rows: Any, settings: dict[str, str]) -> dict[str, str]:
+    """Which column holds what a record calls ``text`` and ``label``, where there is one."""
+    from datasets import ClassLabel
+
+    texts = [column for column in TEXT_COLUMNS if column in rows.column_names]
+    labels = [column for column, kind in rows.features.items() if isinstance(kind, ClassLabel)]
+    found = {}
+    for known, columns in (("text", texts), ("label", labels)):
+        column = settings.get(known) or next(iter(columns), None)
+        if column is not None and column not in rows.column_names:
+            raise UserError(f"{address}: no column {column}; there are {', '.join(rows.column_names)}")
+        if column is not None:
+            found[known] = column
+    return found

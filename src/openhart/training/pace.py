@@ -1,0 +1,71 @@
+"""How fast a run goes: samples a second, and achieved FLOP/s against the machine's own matrix product."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+
+SIDE, CPU_SIDE = 8192, 2048
+TRIALS = 5
+
+
+class Pace:
+    """Clocks steps, their wait for data included, and saving and sample pictures not.
+
+    Args:
+        accelerator: says how many processes there are, on what.
+        samples: of a step, on one process.
+        flops: of a step, on one process; may change from step to step.
+    """
+
+    def __init__(self, accelerator: Accelerator, samples: int, flops: float) -> None:
+        self.processes, self.samples, self.flops = accelerator.num_processes, samples, flops
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(
+            accelerator.mixed_precision, torch.float32
+        )
+        self.peak = matmul_rate(accelerator.device, dtype)
+        self.done, self.worked, self.seconds = 0, 0.0, 0.0
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Clock one step."""
+        start = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - start
+        self.done += 1
+        self.worked += self.flops
+
+    def since_last_asked(self) -> dict[str, float]:
+        """Samples and achieved FLOPs a second of all processes; ``mfu``: these over what products reach."""
+        rate = self.worked / self.seconds
+        found = {
+            "samples_per_second": self.done * self.samples / self.seconds * self.processes,
+            "teraflops_per_second": rate / 1e12 * self.processes,
+            "mfu": rate / self.peak,
+        }
+        self.done, self.worked, self.seconds = 0, 0.0, 0.0
+        return found
+
+
+@cache
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of the fastest way to multiply large matrices that torch has on a device."""
+    side = CPU_SIDE if device.type == "cpu" else SIDE
+    x, weight = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    ways = [lambda: F.linear(x, weight)]
+    if device.type == "cpu" and torch.backends.mkldnn.is_available():
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, side)
+        ways.append(lambda: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], ""))
+    best = 0.0
+    with torch.no_grad():
+        for way in ways * TRIALS:
+            start = time.perf_counter()
+            way()
+            if device.type != "cpu":
+                torch.accelerator.synchronize(device)
+            best = max(best, 2 * side**3 / (time.perf_counter() - start))
+    return best

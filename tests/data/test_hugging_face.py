@@ -1,0 +1,97 @@
+"""Data sets of Hugging Face's library, from a folder: the hub is the same call."""
+
+import warnings
+
+import pytest
+from PIL import Image
+
+from openhart.data import open_dataset
+from openhart.data.broken import Sturdy
+from openhart.errors import UserError
+
+SIZE = (8, 8)
+datasets = pytest.importorskip("datasets")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    features = datasets.Features(
+        {
+            "photo": datasets.Image(),
+            "caption": datasets.Value("string"),
+            "kind": datasets.ClassLabel(names=["ant", "bee"]),
+            "words": datasets.List(datasets.Value("string")),
+        }
+    )
+    rows = [
+        {
+            "photo": Image.new("RGB", (20, 10), colour),
+            "caption": f"a {colour} thing",
+            "kind": number % 2,
+            "words": [colour, "thing"],
+        }
+        for number, colour in enumerate(("red", "green", "blue"))
+    ]
+    target = tmp_path / "set"
+    target.mkdir()
+    datasets.Dataset.from_list(rows, features=features).to_parquet(target / "train.parquet")
+    return target
+
+
+def test_columns_are_found_by_kind_and_name(folder):
+    dataset = open_dataset(f"hf:{folder}", SIZE)
+    assert len(dataset) == 3
+    image, record = dataset[1]
+    assert image.shape == (3, *SIZE)
+    assert record == {
+        "text": "a green thing",
+        "label": 1,
+        "file_name": f"row 1 of hf:{folder}",
+    }
+
+
+def test_columns_can_be_named(folder):
+    dataset = open_dataset(f"hf:{folder}?split=train&image=photo&text=words", SIZE)
+    assert dataset[0][1]["captions"] == ["red", "thing"]
+
+
+def test_only_some_rows(folder):
+    dataset = open_dataset(f"hf:{folder}", SIZE, {"caption": ["a blue thing"]})
+    assert [dataset[0][1]["text"]] == ["a blue thing"]
+    assert len(dataset) == 1
+
+
+def test_a_broken_image_is_replaced(tmp_path):
+    pictures = tmp_path / "pictures" / "bee"
+    pictures.mkdir(parents=True)
+    for number in range(3):
+        Image.new("RGB", (8, 8), (80 * number, 0, 0)).save(pictures / f"{number}.png")
+    (pictures / "1.png").write_bytes(b"no picture")
+    dataset = Sturdy(open_dataset(f"hf:{tmp_path / 'pictures'}", SIZE))
+    assert "cannot read" in dataset[1][1]["in_place_of"]
+    assert dataset[1][0].equal(dataset[2][0])
+
+
+@pytest.mark.parametrize(
+    ("query", "word"),
+    [
+        ("?split=none", "cannot load data set"),
+        ("?colour=red", "there is no setting colour"),
+        ("?image=caption", "no column caption of images"),
+        ("?text=alt", "no column alt"),
+    ],
+)
+def test_what_is_not_there_is_told(folder, query, word):
+    with warnings.catch_warnings(), pytest.raises(UserError, match=word):
+        open_dataset(f"hf:{folder}{query}", SIZE)
+
+
+def test_a_missing_data_set_is_told(tmp_path):
+    with pytest.raises(UserError, match="cannot load data set"):
+        open_dataset(f"hf:{tmp_path / 'nowhere'}", SIZE)

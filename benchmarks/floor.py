@@ -1,10 +1,8 @@
 """The least time a picture can take: its floating-point operations over the machine's own matmul rate."""
 
-import time
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from shapes import Shape, build_meta
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -54,19 +52,3 @@ def count_flops(shape: Shape, batch: int, guided: bool = True, steps: int = 8) -
             count("residual", lambda: [head(noisy, t, embedded, size) for _ in range(steps)])
         count("decoder", lambda: tokenizer.decode(torch.empty(batch, config.code_dim, *size)))
     return flops
-
-
-def matmul_rate(dtype: torch.dtype) -> float:
-    """Operations a second of the fastest way to multiply matrices that torch has here, at a large size."""
-    x, weight = torch.randn(2048, 4096).to(dtype), torch.randn(4096, 4096).to(dtype)
-    ways = [lambda: F.linear(x, weight)]
-    if torch.backends.mkldnn.is_available():
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight, 1024)
-        ways.append(lambda: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], ""))
-    best = 0.0
-    with torch.no_grad():
-        for way in ways * 5:
-            start = time.perf_counter()
-            way()
-            best = max(best, 2 * 2048 * 4096 * 4096 / (time.perf_counter() - start))
-    return best

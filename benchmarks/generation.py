@@ -137,13 +137,16 @@ def run_one(options: argparse.Namespace) -> dict[str, Any]:
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
     """Programs in turn, on the same weights, condition, noise and codes; the first sets the codes."""
-    from floor import count_flops, matmul_rate
+    from floor import count_flops
     from shapes import SHAPES
+
+    from openhart.training.pace import matmul_rate
 
     names = [*(["reference"] if options.reference else []), *options.programs]
     report: dict[str, Any] = {"shape": options.shape, "batches": []}
     for batch in options.batches:
-        rates = [matmul_rate(dtype) for dtype in (torch.float32, torch.bfloat16)]
+        dtypes, here = (torch.float32, torch.bfloat16), torch.device("cpu")
+        rates = [matmul_rate(here, dtype) for dtype in dtypes]
         found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         with tempfile.TemporaryDirectory() as folder:
             for run in range(options.runs):
@@ -151,7 +154,8 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
                     rest = ["--warm-ups", str(options.warm_ups), "--seed", str(run)]
                     codes = f"{folder}/{run}.pt"
                     found[name].append(call(options, name, batch, *rest, "--codes", codes))
-        again = [matmul_rate(dtype) for dtype in (torch.float32, torch.bfloat16)]
+        matmul_rate.cache_clear()  # the machine may have been busy
+        again = [matmul_rate(here, dtype) for dtype in dtypes]
         rates = [max(pair) for pair in zip(rates, again, strict=True)]
         flops = count_flops(SHAPES[options.shape], batch)
         entry: dict[str, Any] = {"batch": batch, "teraflop": sum(flops.values()) / 1e12}

@@ -18,6 +18,7 @@ PANELS = {  # title: beginnings of the metrics' names
     "learning rate": ("learning_rate",),
     "samples a second": ("samples_per_second",),
     "share of the machine's matmul rate": ("mfu",),
+    "most memory held, GiB": ("peak_gib",),
 }
 SMOOTHED_OVER = 40
 

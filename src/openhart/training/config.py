@@ -12,6 +12,7 @@ from pydantic import (
     NonNegativeFloat,
     PositiveInt,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from torch import nn
@@ -75,6 +76,11 @@ class Run(Section):
     keep_checkpoints: PositiveInt = 2
     max_skipped: PositiveInt = 10
     parallel: Literal["ddp", "fsdp"] = "ddp"
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _no_is_a_word(cls, value: Any) -> Any:
+        return "no" if value is False else value  # as YAML reads it
 
 
 class Phase(Section):

@@ -20,7 +20,11 @@ EXAMPLE = 'example: openhart generate "a red apple" -o apple.png --seed 0'
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     parser = build_parser()
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    if any("=" not in text or text.startswith("-") for text in rest) or (rest and "overrides" not in options):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # argparse takes no values of a recipe after an option
+        options.overrides += rest
     _show_warnings_plainly()
     try:
         COMMANDS[options.command](options)
@@ -79,6 +83,8 @@ def _add_generate(commands: Any) -> None:
     add("--label", type=int, action="append", metavar="N", help="a class instead of a prompt")
     add("--seed", type=int, help="the same seed gives the same image")
     add("--images-per-prompt", type=_positive, default=1, metavar="N")
+    add("--height", type=_positive, metavar="PIXELS", help="default: the model's own")
+    add("--width", type=_positive, metavar="PIXELS")
     add("--previews", action="store_true", help="also save what each scale amounts to")
     add("--guidance-scale", type=float, metavar="G", help="how closely to follow the prompt")
     add("--top-k", type=int, metavar="K", help="codes that may be drawn; 0 for all")

@@ -151,6 +151,8 @@ def _pictures(
     images = pipeline(
         **{"class_labels" if options.label else "prompt": conditions},
         generator=[torch.Generator().manual_seed(seed) for _, seed in jobs],
+        height=options.height,
+        width=options.width,
         callback_on_scale_end=keep_preview if options.previews else None,
         **sampling,
     ).images
@@ -342,7 +344,7 @@ def _reconstruction(options: Namespace) -> dict[str, Any]:
     from openhart.model_files import load_image_tokenizer
 
     tokenizer = load_image_tokenizer(options.model)
-    dataset = open_dataset(options.data, tokenizer.image_size, _only(options))
+    dataset = open_dataset(options.data, tokenizer.image_size, only=_only(options))
     tokenizer.to(_device(None))
     return evaluate_reconstruction(tokenizer, dataset, quiet=options.quiet)
 
@@ -353,7 +355,7 @@ def _retrieval(options: Namespace) -> dict[str, Any]:
     from openhart.pipeline import HartPipeline
 
     pipeline = HartPipeline.from_pretrained(options.model).to(_device(None))
-    dataset = open_dataset(options.data, pipeline.image_tokenizer.image_size, _only(options))
+    dataset = open_dataset(options.data, pipeline.image_tokenizer.image_size, only=_only(options))
     settings = {"count": options.count, "seed": options.seed, "quiet": options.quiet}
     if options.sheet is None:
         return evaluate_retrieval(pipeline, dataset, **settings)

@@ -20,6 +20,7 @@ from openhart.generation import SamplingSettings, ScaleState, generate
 from openhart.model_files import check_part, find_model, loading, read_index
 from openhart.residual.heads import TokenResidualHead
 from openhart.tokenizer.model import HybridTokenizer
+from openhart.tokenizer.quantizer import MultiScaleQuantizer
 from openhart.tokenizer.tiling import decode_in_tiles
 from openhart.transformer.model import HartTransformer
 
@@ -188,6 +189,8 @@ class HartPipeline(DiffusionPipeline):
         class_labels: int | Sequence[int] | Tensor | None = None,
         prompt_embeds: Tensor | None = None,
         prompt_mask: Tensor | None = None,
+        height: int | None = None,
+        width: int | None = None,
         num_images_per_prompt: int = 1,
         guidance_scale: float | None = None,
         top_k: int | None = None,
@@ -212,6 +215,9 @@ class HartPipeline(DiffusionPipeline):
             class_labels: instead of a prompt, for models told classes.
             prompt_embeds: instead of a prompt, context tokens (B, T, D).
             prompt_mask: (B, T) bool, true where ``prompt_embeds`` are real; None for everywhere.
+            height: in pixels; the model's own unless given. Other sizes are good as far as they were trained
+                (``data.buckets``).
+            width: in pixels.
             num_images_per_prompt: images of each condition.
             guidance_scale: see :class:`SamplingSettings`, as the next ten.
             top_k: codes that may be drawn; 0 for all.
@@ -248,9 +254,11 @@ class HartPipeline(DiffusionPipeline):
             last_scale_steps=last_scale_steps, residual_solver=residual_solver,
             unguided_scales=unguided_scales, kept_tokens=kept_tokens,
         )  # fmt: skip
+        own = self.image_tokenizer.image_size
+        quantizer = self.image_tokenizer.at((height or own[0], width or own[1])).quantizer
         condition = self.encode_condition(prompt, class_labels, prompt_embeds, prompt_mask)
         context, mask = (part.repeat_interleave(num_images_per_prompt, 0) for part in condition)
-        features = self._generate((context, mask), generator, settings, callback_on_scale_end)
+        features = self._generate((context, mask), quantizer, generator, settings, callback_on_scale_end)
         images = self._finish(features, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
@@ -351,6 +359,7 @@ class HartPipeline(DiffusionPipeline):
     def _generate(
         self,
         condition: Condition,
+        quantizer: MultiScaleQuantizer,
         generator: Generators,
         settings: SamplingSettings,
         callback: Callable[["HartPipeline", int, ScaleState], None] | None,
@@ -358,9 +367,8 @@ class HartPipeline(DiffusionPipeline):
         """Features (B, z, P, P) after the last scale, or after the one that was interrupted."""
         generators = one_each(generator, len(condition[0]), self._execution_device)
         _wake(self.transformer)
-        quantizer = self.image_tokenizer.quantizer
         states = generate(
-            self.transformer,
+            self.transformer.at(quantizer.scales),
             quantizer,
             self.residual_head,
             condition,

@@ -44,6 +44,20 @@ def _parse_size(value: int | Sequence[int]) -> tuple[int, int]:
     return (sides[0], sides[1])
 
 
+def fit_scales(scales: Scales, size: tuple[int, int]) -> Scales:
+    """As many scales for a feature map of another size, each side in proportion; the first stays what it is.
+
+    This is how a model of one aspect ratio takes others (as Infinity does, arXiv 2412.04431).
+
+    Args:
+        scales: ``((height, width), ...)``.
+        size: height and width of the last.
+    """
+    height, width = scales[-1]
+    between = [(max(1, round(h * size[0] / height)), max(1, round(w * size[1] / width))) for h, w in scales]
+    return (scales[0], *between[1:-1], size) if len(scales) > 1 else (size,)
+
+
 def count_tokens(scales: Scales) -> int:
     """Total number of codes over all scales, Σ h_k·w_k."""
     return sum(h * w for h, w in scales)

@@ -62,7 +62,7 @@ def test_columns_can_be_named(folder):
 
 
 def test_only_some_rows(folder):
-    dataset = open_dataset(f"hf:{folder}", SIZE, {"caption": ["a blue thing"]})
+    dataset = open_dataset(f"hf:{folder}", SIZE, only={"caption": ["a blue thing"]})
     assert [dataset[0][1]["text"]] == ["a blue thing"]
     assert len(dataset) == 1
 

@@ -51,9 +51,9 @@ def test_only_some_records(tmp_path):
     for name in "abc":
         save(tmp_path / f"{name}.png")
     describe(tmp_path, *({"file_name": f"{n}.png", "text": n, "style": n} for n in "abc"))
-    assert len(open_dataset(str(tmp_path), SIZE, {"style": ["a", "c"]})) == 2
+    assert len(open_dataset(str(tmp_path), SIZE, only={"style": ["a", "c"]})) == 2
     with pytest.raises(UserError, match="style among z"):
-        open_dataset(str(tmp_path), SIZE, {"style": ["z"]})
+        open_dataset(str(tmp_path), SIZE, only={"style": ["z"]})
 
 
 def test_transparency_lies_on_white_and_photographs_stand_upright(tmp_path):

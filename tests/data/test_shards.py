@@ -113,8 +113,15 @@ def test_shards_at_a_url():
     files = fsspec.filesystem("memory")
     for shard in range(2):
         files.pipe(f"/bucket/{shard}.tar", shard_bytes(samples_of(shard, 2)))
-    samples = list(open_dataset("memory://bucket/{0..1}.tar", SIZE))
-    assert [record["text"] for _, record in samples] == ["0-0", "0-1", "1-0", "1-1"]
+    for pattern in ("memory://bucket/{0..1}.tar", "memory://bucket/*.tar"):
+        samples = list(open_dataset(pattern, SIZE))
+        assert [record["text"] for _, record in samples] == ["0-0", "0-1", "1-0", "1-1"]
+
+
+def test_a_pattern_with_a_star(pattern, tmp_path):
+    assert len(list(open_dataset(str(tmp_path / "*.tar"), SIZE))) == len(EVERY)
+    with pytest.raises(UserError, match="there is no shard"):
+        open_dataset(str(tmp_path / "other-*.tar"), SIZE)
 
 
 def test_labels_and_records(tmp_path):

@@ -92,3 +92,20 @@ def test_tokenizer(change, word, corpus, places, tmp_path, capsys):
         section, _, key = name.rpartition(".")
         (values[section] if section else values)[key] = value
     assert word in refused("tokenizer", write_recipe(tmp_path / "r.yaml", values), output, capsys)
+
+
+def test_a_checkpoint_of_another_model(corpus, tokenizer_folder, tmp_path, capsys):
+    values = generator_recipe(corpus, tmp_path / "out", tokenizer_folder, steps=1, sample_prompts=[])
+    recipe = write_recipe(tmp_path / "r.yaml", values)
+    assert main(["train", "generator", str(recipe), "--quiet"]) == 0
+    assert main(["train", "generator", str(recipe), "--quiet", "steps=2", "model.width=96"]) == 1
+    assert "cannot resume from" in capsys.readouterr().err
+
+
+def test_values_of_a_recipe_may_follow_an_option(corpus, tmp_path, capsys):
+    recipe = write_recipe(tmp_path / "r.yaml", tokenizer_recipe(corpus, tmp_path / "out"))
+    assert main(["train", "tokenizer", str(recipe), "--dry-run", "data.batch_size=4", "--gpus", "2"]) == 0
+    assert "samples     8 a step" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["info", "data.batch_size=4", "more=1"])
+    assert "unrecognized" in capsys.readouterr().err

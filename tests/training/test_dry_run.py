@@ -51,7 +51,7 @@ def parts_of_a_step():
         mask=torch.ones(BATCH, 8, dtype=torch.bool),
         keep=None,
         codebook=torch.randn(32, 8),
-        last_size=(12, 12),
+        scales=transformer.scales,
         generators=[torch.Generator() for _ in range(BATCH)],
     )
     return losses.train(), batch

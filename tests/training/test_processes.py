@@ -16,7 +16,9 @@ def corpus(tmp_path_factory):
 
 def train(kind, recipe, processes, *overrides):
     launch = (
-        [] if processes == 1 else ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+        []
+        if processes == 1
+        else ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
     )
     command = [sys.executable, "-m", *launch, "openhart", "train", kind, str(recipe), *overrides, "--quiet"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -56,6 +58,17 @@ def alone(corpus, image_tokenizer, tmp_path_factory):
     output = tmp_path_factory.mktemp("generator")
     values = generator_recipe(corpus, output, image_tokenizer, steps=5, thinning={})
     return values, losses("generator", values, output, "1", 1)
+
+
+@pytest.mark.parametrize("after", [2, 4])
+def test_a_spread_run_resumes_on_as_many_processes_or_another_number(alone, tmp_path, after):
+    values, folder = alone
+    stopped = {**values, "steps": 5, "run": {**values["run"], "save_every": 2, "output": str(tmp_path)}}
+    recipe = write_recipe(tmp_path / "recipe.yaml", stopped)
+    for processes, steps in ((2, 2), (after, 5)):
+        size = f"data.batch_size={8 // processes}"
+        train("generator", recipe, processes, "run.parallel=fsdp", size, f"steps={steps}")
+    assert logged(tmp_path, "loss") == pytest.approx(logged(folder, "loss"), rel=1e-5, abs=1e-5)
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])

@@ -210,7 +210,7 @@ def test_a_resumed_run_measures_no_step_twice(tmp_path):
 
 def test_batches_depend_on_seed_and_step_only():
     def taken(**settings):
-        batches = iter(EndlessBatches(10, 4, **settings))
+        batches = iter(EndlessBatches([None] * 10, 4, **settings))
         return [next(batches) for _ in range(6)]
 
     assert taken(seed=1)[3:] == taken(seed=1, first=3)[:3]
@@ -218,7 +218,7 @@ def test_batches_depend_on_seed_and_step_only():
     assert sorted([place for batch in taken(seed=1) for place in batch][:10]) == list(range(10))
     halves = [
         [next(b) for _ in range(3)]
-        for b in (iter(EndlessBatches(10, 2, 1, rank=rank, world=2)) for rank in (0, 1))
+        for b in (iter(EndlessBatches([None] * 10, 2, 1, rank=rank, world=2)) for rank in (0, 1))
     ]
     assert [a + b for a, b in zip(*halves, strict=True)] == taken(seed=1)[:3]
 

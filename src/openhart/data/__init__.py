@@ -7,32 +7,35 @@ from typing import Any
 from openhart.errors import UserError
 
 
-def open_dataset(path: str, size: tuple[int, int], only: Mapping[str, Sequence[str]] | None = None) -> Any:
+def open_dataset(path: str, *sizes: tuple[int, int], only: Mapping[str, Sequence[str]] | None = None) -> Any:
     """Open images with what is known of them.
 
     Args:
         path: a folder (:class:`openhart.data.images.ImageFolder`), webdataset shards, here or at a URL, in
             ``.tar``, ``.tar.gz`` or ``.tgz`` (:class:`openhart.data.shards.Shards`), or ``hf:`` and a
             Hugging Face data set (:class:`openhart.data.hugging_face.HuggingFaceImages`).
-        size: height and width of the images handed out.
+        sizes: height and width of the images handed out; several are buckets, which only a folder has.
         only: keep the records whose fields are among those listed; shards are read whole.
 
     Raises:
         UserError: there is nothing that can be read.
     """
+    folder = not path.startswith("hf:") and not path.endswith((".tar", ".tar.gz", ".tgz"))
+    if len(sizes) > 1 and not folder:
+        raise UserError(f"buckets need an image folder, {path} is none")
     if path.startswith("hf:"):
         from openhart.data.hugging_face import HuggingFaceImages
 
-        return HuggingFaceImages(path, size, only)
-    if path.endswith((".tar", ".tar.gz", ".tgz")):
+        return HuggingFaceImages(path, sizes[0], only)
+    if not folder:
         from openhart.data.shards import Shards
 
         if only:
             raise UserError("only: shards cannot be filtered, give a folder")
-        return Shards(path, size)
+        return Shards(path, sizes[0])
     from openhart.data.images import ImageFolder
 
-    return ImageFolder(Path(path), size, only)
+    return ImageFolder(Path(path), *sizes, only=only)
 
 
 def collate(samples: list[tuple[Any, dict[str, Any]]]) -> tuple[Any, list[dict[str, Any]]]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from torch.utils.data import Dataset
 
 from openhart.errors import UserError
 
+BUCKET = "cut_to"
+ORIENTATION, LYING = 0x0112, 5  # EXIF: from 5 on, width and height are exchanged
 ENDINGS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp"))
 
 
@@ -74,7 +77,8 @@ class ImageFolder(Dataset):
 
     Args:
         path: the folder.
-        size: height and width of the images handed out.
+        sizes: height and width of the images handed out. Of several, each image takes the one nearest to its
+            aspect ratio, and its record says which under ``cut_to``.
         only: keep the records whose fields are among those listed.
 
     Raises:
@@ -82,9 +86,9 @@ class ImageFolder(Dataset):
     """
 
     def __init__(
-        self, path: Path, size: tuple[int, int], only: Mapping[str, Sequence[str]] | None = None
+        self, path: Path, *sizes: tuple[int, int], only: Mapping[str, Sequence[str]] | None = None
     ) -> None:
-        self.path, self.size = Path(path), size
+        self.path, self.sizes = Path(path), sizes
         if not self.path.is_dir():
             raise UserError(f"there is no image folder {self.path}")
         metadata = self.path / "metadata.jsonl"
@@ -96,13 +100,29 @@ class ImageFolder(Dataset):
             if not self.records:
                 raise UserError(f"no record of {self.path} has {field} among {', '.join(values)}")
         self.records.sort(key=lambda record: record["file_name"])
+        if len(sizes) > 1:
+            for record in self.records:
+                record[BUCKET] = _nearest_size(self.path / record["file_name"], sizes)
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Any]]:
         record = self.records[index]
-        return to_tensor(read_image(self.path / record["file_name"]), self.size), record
+        size = record.get(BUCKET, self.sizes[0])
+        return to_tensor(read_image(self.path / record["file_name"]), size), record
+
+
+def _nearest_size(path: Path, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The size whose aspect ratio is nearest to an image's, of which only the header is read."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            if image.getexif().get(ORIENTATION, 1) >= LYING:
+                width, height = height, width
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return sizes[0]  # reading it will say what is wrong
+    return min(sizes, key=lambda size: abs(math.log(size[0] / size[1] * width / height)))
 
 
 def _read_records(path: Path) -> list[dict[str, Any]]:

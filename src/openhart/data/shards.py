@@ -23,8 +23,8 @@ class Shards(IterableDataset):
     An image that cannot be read is left out; the record after it says so under ``in_place_of``.
 
     Args:
-        pattern: shards, such as ``data/train-{000..099}.tar`` or ``s3://bucket/{0..9}.tar``; several patterns
-            are joined by ``::``.
+        pattern: shards, such as ``data/train-{000..099}.tar`` or ``s3://bucket/train-*.tar``; several
+            patterns are joined by ``::``.
         size: height and width of the images handed out.
 
     Raises:
@@ -36,7 +36,8 @@ class Shards(IterableDataset):
             from webdataset.shardlists import expand_urls
         except ImportError as error:
             raise UserError("shards need more packages: pip install 'openhart[train]'") from error
-        self.size, self.urls = size, expand_urls(pattern)
+        self.size = size
+        self.urls = [url for part in expand_urls(pattern) for url in _matching(part)]
         _check(self.urls)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, dict[str, Any]]]:
@@ -156,19 +157,32 @@ def read_shard(url: str) -> Iterator[dict[str, Any]]:
         raise UserError(f"cannot read shard {url}: {error}") from error
 
 
+def _matching(pattern: str) -> list[str]:
+    """The shards that a pattern with ``*`` or ``?`` stands for, in order; another one is a shard itself."""
+    if not any(sign in pattern for sign in "*?"):
+        return [pattern]
+    system, path = _system(pattern)
+    found = sorted(system.glob(path))
+    if not found:
+        raise UserError(f"there is no shard {pattern}")
+    return [system.unstrip_protocol(name) if "://" in pattern else name for name in found]
+
+
 def _check(urls: list[str]) -> None:
     """Look for the first of the shards, so that a wrong pattern is told at once."""
+    system, path = _system(urls[0])
+    if not system.exists(path):
+        raise UserError(f"there is no shard {urls[0]}")
+
+
+def _system(url: str) -> tuple[Any, str]:
+    """What reads a URL, and the path it knows it by."""
     import fsspec
 
     try:
-        system, path = fsspec.core.url_to_fs(urls[0])
-        there = system.exists(path)
-    except ImportError as error:  # says which package reads this kind of URL
-        raise UserError(f"cannot read {urls[0]}: {error}") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot look for shard {urls[0]}: {error}") from error
-    if not there:
-        raise UserError(f"there is no shard {urls[0]}")
+        return fsspec.core.url_to_fs(url)
+    except (ImportError, OSError, ValueError) as error:  # an ImportError says which package is missing
+        raise UserError(f"cannot read {url}: {error}") from error
 
 
 def _decode(sample: dict[str, Any], size: tuple[int, int]) -> tuple[torch.Tensor, dict[str, Any]]:

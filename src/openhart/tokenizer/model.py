@@ -1,5 +1,6 @@
 """The hybrid image tokenizer: image ↔ features ↔ codes + residual (HART, section 3.1)."""
 
+import copy
 from collections.abc import Sequence
 
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -7,6 +8,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from openhart.errors import UserError
+from openhart.scales import fit_scales
 from openhart.tokenizer.autoencoder import GROUPS, Decoder, Encoder
 from openhart.tokenizer.quantizer import MultiScaleQuantizer, Quantized
 
@@ -84,6 +86,22 @@ class HybridTokenizer(ModelMixin, ConfigMixin):
         """Height and width in pixels of the images whose features fit the scales."""
         height, width = self.quantizer.size
         return height * self.downsample_factor, width * self.downsample_factor
+
+    def at(self, size: tuple[int, int]) -> "HybridTokenizer":
+        """The same tokenizer for images of another height and width; weights are shared.
+
+        Raises:
+            UserError: sides that the down-sampling does not divide.
+        """
+        if tuple(size) == self.image_size:
+            return self
+        factor = self.downsample_factor
+        if any(side < factor or side % factor for side in size):
+            raise UserError(f"image sides must be multiples of {factor}, got {size[0]}×{size[1]}")
+        other = copy.copy(self)
+        scales = fit_scales(self.quantizer.scales, (size[0] // factor, size[1] // factor))
+        other._modules = self._modules | {"quantizer": self.quantizer.at(scales)}
+        return other
 
     def encode(self, image: Tensor) -> Tensor:
         """Image (B, 3, H, W) in [−1, 1] → features (B, z, H/f, W/f).

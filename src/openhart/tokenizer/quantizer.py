@@ -1,5 +1,6 @@
 """Multi-scale residual vector quantization (VAR, arXiv 2404.02905, algorithms 1 and 2)."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openhart.errors import UserError
-from openhart.scales import parse_scales
+from openhart.scales import Scales, parse_scales
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,12 @@ class MultiScaleQuantizer(nn.Module):
         count = (phi_count or len(self.scales)) if phi_ratio else 0
         self.phis = nn.ModuleList(nn.Conv2d(code_dim, code_dim, 3, padding=1) for _ in range(count))
         self._phi_of_scale = _nearest_ticks(count, len(self.scales))
+
+    def at(self, scales: Scales) -> "MultiScaleQuantizer":
+        """The same codes and φ for another list of as many scales; weights are shared."""
+        other = copy.copy(self)
+        other.scales = scales
+        return other
 
     @property
     def size(self) -> tuple[int, int]:

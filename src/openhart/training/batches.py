@@ -23,7 +23,8 @@ class EndlessBatches:
     """Index lists of shuffled epochs, one after the other, from any step on.
 
     Args:
-        length: number of samples.
+        buckets: of each sample; those of a global batch are of one bucket, which a few fill up by being taken
+            twice in an epoch.
         batch_size: samples a step and process.
         seed: fixes every epoch's order.
         first: step to begin with.
@@ -32,10 +33,21 @@ class EndlessBatches:
     """
 
     def __init__(
-        self, length: int, batch_size: int, seed: int, first: int = 0, rank: int = 0, world: int = 1
+        self,
+        buckets: Sequence[Any],
+        batch_size: int,
+        seed: int,
+        first: int = 0,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
-        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.batch_size, self.seed = batch_size, seed
         self.first, self.rank, self.world = first, rank, world
+        members: dict[Any, list[int]] = {}
+        for index, bucket in enumerate(buckets):
+            members.setdefault(bucket, []).append(index)
+        self.members = [torch.tensor(indices) for indices in members.values()]
+        self.length = len(self._order(0))
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield index lists without end."""
@@ -51,7 +63,18 @@ class EndlessBatches:
 
     def _order(self, epoch: int) -> list[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        return torch.randperm(self.length, generator=generator).tolist()
+        orders = [indices[torch.randperm(len(indices), generator=generator)] for indices in self.members]
+        if len(orders) == 1:
+            return orders[0].tolist()
+        together = self.batch_size * self.world
+        batches = torch.cat([_filled(order, together).view(-1, together) for order in orders])
+        return batches[torch.randperm(len(batches), generator=generator)].flatten().tolist()
+
+
+def _filled(order: Tensor, multiple: int) -> Tensor:
+    """An order repeated from its start until its length is a multiple."""
+    wanted = -(-len(order) // multiple) * multiple
+    return order.repeat(-(-wanted // len(order)))[:wanted]
 
 
 class IndexedBatches:
@@ -69,14 +92,15 @@ class IndexedBatches:
     def __init__(
         self, dataset: Any, batch_size: int, seed: int, workers: int, rank: int = 0, world: int = 1
     ) -> None:
-        self.dataset, self.workers = dataset, workers
-        self.order = partial(EndlessBatches, len(dataset), batch_size, seed, rank=rank, world=world)
+        self.dataset, self.workers = Sturdy(dataset), workers
+        buckets = [self.dataset.bucket(index) for index in range(len(dataset))]
+        self.order = partial(EndlessBatches, buckets, batch_size, seed, rank=rank, world=world)
 
     def after(self, done: int) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
         """Stacked values and their records, without end, when ``done`` batches have been seen."""
         broken = BrokenImages()
         loader = DataLoader(
-            Sturdy(self.dataset),
+            self.dataset,
             batch_sampler=self.order(first=done),
             num_workers=self.workers,
             collate_fn=collate,

@@ -32,12 +32,15 @@ class Data(Section):
     """Where images come from: a folder with ``metadata.jsonl``, class folders, webdataset shards, or ``hf:``
     and a Hugging Face data set (:func:`openhart.data.open_dataset`).
 
+    ``buckets`` are sizes, height and width in pixels: each image of a folder is cut to the one whose aspect
+    ratio is nearest its own, and a batch is of one size; without them all are cut to the tokenizer's.
     ``only`` keeps a folder's records whose fields are among those listed, such as ``style: [noto]``.
     """
 
     train: str
     test: str | None = None
     only: dict[str, list[str]] = {}
+    buckets: list[tuple[PositiveInt, PositiveInt]] = []
     batch_size: PositiveInt = 32
     workers: int = Field(default=1, ge=0)
 

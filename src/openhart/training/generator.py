@@ -15,6 +15,7 @@ from torch.utils.data import IterableDataset
 from openhart.conditioning.label import LabelEncoder
 from openhart.conditioning.text import empty_condition
 from openhart.data import collate, open_dataset
+from openhart.data.images import BUCKET
 from openhart.errors import UserError
 from openhart.model_files import loading
 from openhart.pipeline import HartPipeline
@@ -99,10 +100,13 @@ def train(path: Path, overrides: list[str] | None = None, quiet: bool = False) -
     tokenizer = _load_tokenizer(recipe)
     dataset, conditions = _open_data(recipe, tokenizer)
     start = _load_initial(recipe, tokenizer)
-    if start is None:
+    model = start.transformer if start else None
+    if model is None:
         context = _context_shape(recipe, conditions)
         with torch.device("meta"):  # says now if the recipe's model cannot be
-            _build_transformer(recipe, tokenizer, context)
+            model, _ = _build_transformer(recipe, tokenizer, context)
+    for size in recipe.data.buckets:
+        model.at(tokenizer.at(size).quantizer.scales)
     accelerator, output = open_run(recipe)
     tokenizer.to(accelerator.device)
     if recipe.cache is True and not isinstance(dataset, IterableDataset):
@@ -144,9 +148,12 @@ def _open_data(recipe: GeneratorRecipe, tokenizer: HybridTokenizer) -> tuple[Any
     """The recipe's samples and what encodes their captions, both from its cache if it names one."""
     settings = recipe.conditioning
     if isinstance(recipe.cache, str):
+        if recipe.data.buckets:
+            raise UserError("a cache on disk holds images of one size: leave data.buckets out, or cache=true")
         cache = LatentCache(Path(recipe.cache), describe(recipe, tokenizer))
         return cache, CachedConditions(settings, cache) if settings.kind == "text" else None
-    dataset = open_dataset(recipe.data.train, tokenizer.image_size, recipe.data.only)
+    sizes = recipe.data.buckets or [tokenizer.image_size]
+    dataset = open_dataset(recipe.data.train, *sizes, only=recipe.data.only)
     check_records(dataset, settings.kind)
     return dataset, TextConditions(settings) if settings.kind == "text" else None
 
@@ -220,11 +227,13 @@ def _context_tokens(recipe: GeneratorRecipe) -> int:
 
 def _residual_scale(tokenizer: HybridTokenizer, dataset: Any) -> float:
     """What residuals are divided by, so that nearly all lie in [−1, 1], where the sampler clamps."""
-    samples, _ = collate(some_samples(dataset, MEASURED_SAMPLES))
+    samples = some_samples(dataset, MEASURED_SAMPLES)
+    bucket = samples[0][1].get(BUCKET)
+    values, _ = collate([sample for sample in samples if sample[1].get(BUCKET) == bucket])
     if isinstance(dataset, Latents | LatentCache):
-        codes, targets = samples[0].long(), samples[1].float()
+        codes, targets = values[0].long(), values[1].float()
     else:
-        codes, targets = encode_images(tokenizer, samples.to(tokenizer.device))
+        codes, targets = encode_images(tokenizer.at(tuple(values.shape[-2:])), values.to(tokenizer.device))
     last = codes[:, -targets.shape[1] :].to(tokenizer.device)
     residual = targets.to(tokenizer.device) - tokenizer.quantizer.lookup(last).float()
     return float(residual.abs().flatten()[:LARGEST_QUANTILE].quantile(RESIDUAL_SHARE_KEPT))
@@ -313,7 +322,8 @@ def _encoded(
             codes, targets = (part.to(device) for part in values)
             yield codes.long(), targets.float(), records
         else:
-            yield *encode_images(stage.tokenizer, values.to(device)), records
+            tokenizer = stage.tokenizer.at(tuple(values.shape[-2:]))
+            yield *encode_images(tokenizer, values.to(device)), records
 
 
 def _train_step(stage: Stage, step: int, batches: Iterator[Any]) -> dict[str, Any]:
@@ -354,7 +364,7 @@ def _make_batch(
     generators: list[torch.Generator],
     common: torch.Generator,
 ) -> Batch:
-    quantizer = stage.tokenizer.quantizer
+    quantizer = stage.tokenizer.at(records[0].get(BUCKET, stage.tokenizer.image_size)).quantizer
     by_scale = split_by_scale(codes, quantizer.scales)
     context, mask = _condition(stage, records, generators)
     return Batch(
@@ -365,7 +375,7 @@ def _make_batch(
         mask=mask.to(codes.device),
         keep=_choose_kept(codes, quantizer.size, stage.recipe.thinning, generators, common),
         codebook=quantizer.codebook.weight,
-        last_size=quantizer.size,
+        scales=quantizer.scales,
         generators=generators,
     )
 

@@ -11,6 +11,7 @@ from openhart.conditioning.label import LabelEncoder
 from openhart.generation import sample_codes
 from openhart.residual.diffusion import cosine_schedule, diffusion_loss
 from openhart.residual.heads import TokenResidualHead
+from openhart.scales import Scales
 from openhart.training.batches import drawn
 from openhart.training.config import ResidualHead
 from openhart.transformer.model import HartTransformer
@@ -46,11 +47,12 @@ class GeneratorLosses(nn.Module):
         Returns:
             ``loss`` and its parts: cross-entropy over all scales and of each, diffusion.
         """
+        transformer = self.transformer.at(batch.scales)
         context, mask = batch.context, batch.mask
         if self.label_encoder is not None:
             context, mask = self.label_encoder(context)
-        hidden = self.transformer(batch.scale_inputs, context, mask, keep=batch.keep)
-        logits = self.transformer.logits(hidden, self.transformer.prepare(context, mask)).float()
+        hidden = transformer(batch.scale_inputs, context, mask, keep=batch.keep)
+        logits = transformer.logits(hidden, transformer.prepare(context, mask)).float()
         wanted = torch.cat([*batch.codes[:-1], _kept(batch.codes[-1], batch.keep)], dim=1)
         losses = F.cross_entropy(logits.transpose(1, 2), wanted, reduction="none")
         report = {"cross_entropy": losses.mean()}
@@ -84,7 +86,7 @@ class GeneratorLosses(nn.Module):
         noise = drawn(torch.randn, (settings.repeats, *target.shape[1:]), batch.generators)
         t, noise = (part.transpose(0, 1).flatten(0, 1).to(target.device) for part in (t, noise))
         mse, bound = diffusion_loss(
-            head, repeated[0], repeated[1], t, noise, self.schedule, size=batch.last_size
+            head, repeated[0], repeated[1], t, noise, self.schedule, size=batch.scales[-1]
         )
         return {
             "diffusion": (mse + bound).mean(),
@@ -105,7 +107,7 @@ class Batch:
         mask: (B, T) bool; ignored with labels.
         keep: (B, P²) bool, tokens of the last scale that stay, or None for all.
         codebook: (V, z), frozen.
-        last_size: height and width of the last scale.
+        scales: height and width of each.
         generators: a source of random choices a sample.
     """
 
@@ -116,7 +118,7 @@ class Batch:
     mask: Tensor
     keep: Tensor | None
     codebook: Tensor
-    last_size: tuple[int, int]
+    scales: Scales
     generators: list[torch.Generator]
 
 

@@ -4,7 +4,7 @@ The encoders are frozen, so a map-style data set is encoded once and kept; a str
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -136,31 +136,41 @@ class Latents(Dataset):
     def __init__(
         self,
         tokenizer: HybridTokenizer,
-        dataset: Dataset,
+        dataset: Any,
         batch_size: int,
         workers: int,
         quiet: bool = False,
     ) -> None:
-        codes, targets = [], []
-        self.records: list[dict[str, Any]] = []
+        self.codes: dict[int, Tensor] = {}
+        self.targets: dict[int, Tensor] = {}
+        self.records: list[dict[str, Any]] = [{}] * len(dataset)
+        sturdy, broken = Sturdy(dataset), BrokenImages()
+        order = sorted(range(len(sturdy)), key=lambda index: str(sturdy.bucket(index)))
+        groups = [list(group) for _, group in itertools.groupby(order, sturdy.bucket)]
         loader = DataLoader(
-            Sturdy(dataset),
-            batch_size,
+            sturdy,
+            batch_sampler=[part for group in groups for part in _batched(group, batch_size)],
             num_workers=workers,
             collate_fn=collate,
             generator=torch.Generator(),  # so that weights start alike however the data was read
         )
-        broken = BrokenImages()
+        places = iter(order)
         for images, records in tqdm(loader, desc="encoding", disable=quiet):
-            batch_codes, batch_targets = encode_images(tokenizer, images.to(tokenizer.device))
-            codes.append(batch_codes.to(torch.int32).cpu())
-            targets.append(batch_targets.to(torch.bfloat16).cpu())
+            sized = tokenizer.at(tuple(images.shape[-2:]))
+            codes, targets = encode_images(sized, images.to(tokenizer.device))
             broken.note(records)
-            self.records += records
-        self.codes, self.targets = torch.cat(codes), torch.cat(targets)
+            rows = zip(codes.to(torch.int32).cpu(), targets.to(torch.bfloat16).cpu(), records, strict=True)
+            for row in rows:
+                place = next(places)
+                self.codes[place], self.targets[place], self.records[place] = row
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> tuple[tuple[Tensor, Tensor], dict[str, Any]]:
         return (self.codes[index], self.targets[index]), self.records[index]
+
+
+def _batched(values: list[int], size: int) -> Iterator[list[int]]:
+    """Parts of at most ``size`` values; itertools has this from Python 3.12 on."""
+    return (values[start : start + size] for start in range(0, len(values), size))

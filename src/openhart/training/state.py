@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
+from openhart.errors import UserError
 from openhart.training import history
 
 FOLDER = "checkpoints"
@@ -53,11 +54,22 @@ def save_checkpoint(accelerator: Accelerator, output: Path, step: int, keep: int
 
 
 def resume(accelerator: Accelerator, output: Path) -> int:
-    """Load the last whole checkpoint, if there is one; returns the number of steps already done."""
+    """Load the last whole checkpoint, if there is one; returns the number of steps already done.
+
+    Raises:
+        UserError: it is that of another model or kind of run.
+    """
     checkpoints = _checkpoints(output)
     done = 0
     if checkpoints:
-        accelerator.load_state(str(checkpoints[-1]))
+        try:
+            accelerator.load_state(str(checkpoints[-1]))
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(
+                f"cannot resume from {checkpoints[-1]}: is it another model's, another "
+                f"run.parallel's, or one process's instead of several? ({reason})"
+            ) from error
         done = int(checkpoints[-1].name.removeprefix("step-"))
     if accelerator.is_main_process:
         history.forget_from(output, done)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch._functorch import config as functorch
 
 from openhart.data import open_dataset
+from openhart.errors import UserError
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.tokenizer.quantizer import Quantized
 from openhart.training.batches import keep_place, names_of, open_batches, step_generator
@@ -84,8 +85,10 @@ def train(path: Path, overrides: list[str] | None = None, quiet: bool = False) -
     set_seed(recipe.run.seed)
     tokenizer = build_tokenizer(recipe)
     size = tokenizer.image_size
-    dataset = open_dataset(recipe.data.train, size, recipe.data.only)
-    held_out = open_dataset(recipe.data.test or recipe.data.train, size, recipe.data.only)
+    if recipe.data.buckets:
+        raise UserError("a tokenizer learns on images of one size: leave data.buckets to the generator")
+    dataset = open_dataset(recipe.data.train, size, only=recipe.data.only)
+    held_out = open_dataset(recipe.data.test or recipe.data.train, size, only=recipe.data.only)
     perceptual = build_perceptual(recipe.losses.perceptual) if recipe.losses.perceptual else None
     accelerator, output = open_run(recipe)
     stage = _prepare(recipe, accelerator, tokenizer, perceptual)

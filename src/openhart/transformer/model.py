@@ -1,5 +1,6 @@
 """The transformer that predicts each scale's codes from context and coarser scales (HART, 3.2)."""
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from openhart.errors import UserError
-from openhart.scales import count_tokens, parse_scales, split_by_scale
+from openhart.scales import Scales, count_tokens, parse_scales, split_by_scale
 from openhart.sinusoids import SinusoidalEmbedding
 from openhart.transformer.attention import (
     Attend,
@@ -227,6 +228,22 @@ class HartTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
             RMSNorm(width, eps=norm_eps) if norm == "rms" else nn.LayerNorm(width, eps=norm_eps)
         )
         self._initialise(depth)
+
+    def at(self, scales: Scales) -> "HartTransformer":
+        """The same transformer for another list of as many scales; weights are shared.
+
+        Raises:
+            UserError: learned positions or levels, which belong to their scales.
+        """
+        if scales == self.scales:
+            return self
+        if self.position_embed is not None:
+            raise UserError("a transformer with learned positions takes no other sizes: use positions: rope")
+        if len(scales) != len(self.scales) or scales[0] != (1, 1):
+            raise UserError(f"scales must be {len(self.scales)}, the first 1×1, got {scales}")
+        other = copy.copy(self)
+        other.scales = scales
+        return other
 
     def _initialise(self, depth: int) -> None:
         """Small linear maps, smaller still where they add to the stream; open gates in tables."""

@@ -1,0 +1,151 @@
+"""Images of several aspect ratios in one run: each cut to the nearest size, a batch of one size."""
+
+import itertools
+import json
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from openhart.cli import main
+from openhart.data import open_dataset
+from openhart.data.images import BUCKET
+from openhart.pipeline import HartPipeline
+from openhart.training import generator, tokenizer
+from openhart.training.batches import EndlessBatches, IndexedBatches
+from tests.training.corpus import draw_corpus, generator_recipe, logged, tokenizer_recipe, write_recipe
+
+SIZES = [(32, 32), (24, 40), (40, 24)]
+SHAPES = {"square": (60, 64), "wide": (100, 60), "tall": (50, 90)}  # width, height
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder, records = tmp_path_factory.mktemp("corpus"), []
+    for kind, (width, height) in SHAPES.items():
+        for number in range(5 if kind == "wide" else 3):
+            image = Image.new("RGB", (width, height), "white")
+            ImageDraw.Draw(image).ellipse((10, 10, width - 10, height - 10), fill=(60 * number, 0, 99))
+            image.save(folder / f"{kind}-{number}.png")
+            records.append({"file_name": f"{kind}-{number}.png", "text": f"a {kind} ball"})
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def image_tokenizer(tmp_path_factory):
+    output = tmp_path_factory.mktemp("tokenizer")
+    values = tokenizer_recipe(draw_corpus(output), output, steps=(2, 3, 1))
+    return tokenizer.train(write_recipe(output / "recipe.yaml", values), quiet=True)
+
+
+def test_an_image_takes_the_size_nearest_to_its_shape(corpus, tmp_path):
+    dataset = open_dataset(str(corpus), *SIZES)
+    wanted = {"square": SIZES[0], "wide": SIZES[1], "tall": SIZES[2]}
+    for image, record in (dataset[index] for index in range(len(dataset))):
+        size = wanted[record["file_name"].partition("-")[0]]
+        assert record[BUCKET] == size
+        assert image.shape == (3, *size)
+    picture = Image.new("RGB", (100, 60))
+    exif = picture.getexif()
+    exif[0x0112] = 6  # lies on its side
+    (tmp_path / "ball").mkdir()
+    picture.save(tmp_path / "ball" / "turned.jpg", exif=exif)
+    assert open_dataset(str(tmp_path), *SIZES)[0][0].shape == (3, 40, 24)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_batch_is_of_one_size_and_an_epoch_has_every_image(corpus, world):
+    dataset = open_dataset(str(corpus), *SIZES)
+    buckets = [record[BUCKET] for record in dataset.records]
+    ranks = [EndlessBatches(buckets, 2, seed=3, rank=rank, world=world) for rank in range(world)]
+    steps = ranks[0].length // (2 * world)
+    seen = []
+    for parts in itertools.islice(zip(*ranks, strict=False), steps):
+        together = list(itertools.chain(*parts))
+        assert len({buckets[index] for index in together}) == 1
+        seen += together
+    assert set(seen) == set(range(len(dataset)))
+    later = EndlessBatches(buckets, 2, seed=3, first=2, world=world)
+    assert list(itertools.islice(later, 5)) == list(itertools.islice(ranks[0], 7))[2:]
+
+
+def test_what_stands_for_a_broken_image_has_its_size(corpus, tmp_path):
+    lines = (corpus / "metadata.jsonl").read_text()
+    (tmp_path / "metadata.jsonl").write_text(lines)
+    for path in corpus.glob("*.png"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    dataset = open_dataset(str(tmp_path), *SIZES)
+    (tmp_path / "square-2.png").write_bytes(b"no picture")
+    with pytest.warns(UserWarning, match="square-2"):
+        batches = list(itertools.islice(IndexedBatches(dataset, 3, seed=0, workers=0).after(0), 8))
+    assert all(images.ndim == 4 for images, _ in batches)
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_generator_learns_all_sizes_and_makes_them(corpus, image_tokenizer, tmp_path, cache):
+    values = generator_recipe(corpus, tmp_path, image_tokenizer, steps=40, cache=cache, thinning={})
+    values["data"] |= {"buckets": SIZES, "batch_size": 4}
+    folder = generator.train(write_recipe(tmp_path / "recipe.yaml", values), quiet=True)
+    losses = logged(tmp_path, "cross_entropy")
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    pipeline = HartPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    for height, width in SIZES:
+        image = pipeline("a wide ball", height=height, width=width).images[0]
+        assert image.size == (width, height)
+
+
+def test_caching_and_encoding_see_the_same_batches(corpus, image_tokenizer, tmp_path):
+    losses = []
+    for cache in (True, False):
+        output = tmp_path / str(cache)
+        output.mkdir()
+        values = generator_recipe(corpus, output, image_tokenizer, steps=4, cache=cache, sample_prompts=[])
+        values["data"] |= {"buckets": SIZES, "batch_size": 3}
+        generator.train(write_recipe(output / "recipe.yaml", values), quiet=True)
+        losses.append(logged(output, "loss"))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)  # a cache keeps bfloat16 targets
+
+
+def test_another_size_is_made_of_the_same_weights(text_pipeline):
+    transformer, image_tokenizer = text_pipeline.transformer, text_pipeline.image_tokenizer
+    other = image_tokenizer.at((24, 40))
+    assert other.quantizer.scales == ((1, 1), (2, 2), (2, 4), (3, 5))
+    sized = transformer.at(other.quantizer.scales)
+    assert sized.head.weight is transformer.head.weight
+    assert image_tokenizer.quantizer.scales == transformer.scales  # the original is as it was
+    images = torch.randn(2, 3, 24, 40)
+    quantized = other.quantize(other.encode(images))
+    assert other.decode_codes(quantized.codes).shape == images.shape
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"data.buckets": [[32, 32], [30, 40]]}, "multiples of 8"),
+        ({"data.train": "hf:nowhere", "data.buckets": SIZES}, "need an image folder"),
+        ({"cache": "somewhere", "data.buckets": SIZES}, "one size"),
+        ({"model.positions": "learned", "data.buckets": SIZES}, "learned positions"),
+        ({"data.buckets": [[32]]}, "data.buckets.0"),
+    ],
+)
+def test_buckets_that_cannot_be_are_told(corpus, image_tokenizer, tmp_path, change, word, capsys):
+    values = generator_recipe(corpus, tmp_path / "out", image_tokenizer)
+    for name, value in change.items():
+        section, _, key = name.rpartition(".")
+        (values[section] if section else values)[key] = value
+    values = json.loads(json.dumps(values))
+    assert main(["train", "generator", str(write_recipe(tmp_path / "r.yaml", values)), "--quiet"]) == 1
+    assert word in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_size_that_cannot_be_made_is_told(text_model, tmp_path, capsys):
+    command = ["generate", "a ball", "-o", str(tmp_path / "a.png"), "--model", str(text_model)]
+    assert main([*command, "--height", "33"]) == 1
+    assert "multiples of" in capsys.readouterr().err
+    assert not (tmp_path / "a.png").exists()
+    assert main([*command, "--height", "24", "--width", "40", "--quiet"]) == 0
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.size == (40, 24)

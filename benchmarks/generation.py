@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from programs import apply
 
 PROMPT = "a red apple"
 PROGRAMS = {
@@ -34,9 +35,12 @@ PROGRAMS = {
     "float32 exact": ("float32", "exact"),
     "bfloat16": ("bfloat16", None),
     "bfloat16 exact": ("bfloat16", "exact"),
+    "int8 weights": ("bfloat16", "int8"),
+    "fp8 weights": ("bfloat16", "fp8"),
     "fast": ("bfloat16", "fast"),
     "fastest": ("bfloat16", "fastest"),
 }
+DEFAULT_PROGRAMS = [name for name in PROGRAMS if "weights" not in name]
 
 
 def main() -> None:
@@ -63,7 +67,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", help="folder or hub id (default: the packaged model)")
     parser.add_argument("--shape", help="a published size, such as hart-0.7b-1024 or var-d16-256")
     parser.add_argument("--reference", type=Path, help="a checkout of HART or VAR, to run beside ours")
-    parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=list(PROGRAMS))
+    parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=DEFAULT_PROGRAMS)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--warm-ups", type=int, default=1, help="runs not counted, a process")
     parser.add_argument("--batches", type=int, nargs="+", default=[1])
@@ -216,8 +220,7 @@ def time_warm(options: argparse.Namespace, dtype: str, level: str | None, batch:
     from openhart import HartPipeline
 
     pipeline = HartPipeline.from_pretrained(options.model, dtype=getattr(torch, dtype))
-    if level is not None:
-        pipeline.optimize(level)
+    apply(pipeline, level)
     pipeline.set_progress_bar_config(disable=True)
     seconds = []
     for run in range(options.runs + 1):

@@ -19,6 +19,8 @@ import torch
 from shapes import Shape, build
 from torch import Tensor
 
+from openhart.pipeline import HartPipeline
+
 GUIDANCE = 4.0
 STEPS = 8
 LABEL = 207
@@ -87,13 +89,20 @@ def context(shape: Shape, batch: int, seed: int) -> tuple[Tensor, Tensor]:
     return tokens, (torch.arange(300) < 40).expand(batch, -1)
 
 
+def apply(pipeline: HartPipeline, level: str | None) -> None:
+    """Optimize a pipeline, or quantize its weights."""
+    if level in ("int8", "fp8"):
+        pipeline.quantize(level)
+    elif level is not None:
+        pipeline.optimize(level)
+
+
 def ours(shape: Shape, dtype: str, level: str | None, batch: int) -> Callable[..., Run]:
-    """Our pipeline; ``level`` as :meth:`HartPipeline.optimize` takes it, None for none."""
+    """Our pipeline; ``level`` as :func:`apply` takes it."""
     import openhart.generation
 
     pipeline = build(shape).to(dtype=getattr(torch, dtype))
-    if level is not None:
-        pipeline.optimize(level)
+    apply(pipeline, level)
     pipeline.set_progress_bar_config(disable=True)
     watch, noise = Stopwatch(), Noise()
     drawn: list[Tensor] = []

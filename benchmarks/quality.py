@@ -33,6 +33,8 @@ WAYS: dict[str, tuple[str | None, dict[str, Any]]] = {
     "float32": (None, {}),
     "exact": ("exact", {}),
     "exact in bfloat16": ("bfloat16", {}),
+    "bfloat16, int8 weights": ("int8", {}),
+    "bfloat16, fp8 weights": ("fp8", {}),
     "fast": ("fast", {}),
     "fastest": ("fastest", {}),
     "last scale without guidance": (None, {"unguided_scales": 1}),
@@ -56,10 +58,11 @@ def main() -> None:
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--count", type=int, default=256)
     parser.add_argument("--seed", type=int, default=2, help="chooses prompts; 0 and 1 chose the defaults")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="after float32")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     pipeline = HartPipeline.from_pretrained()
-    dataset = ImageFolder(options.corpus, pipeline.image_tokenizer.image_size, STYLES)
+    dataset = ImageFolder(options.corpus, pipeline.image_tokenizer.image_size, only=STYLES)
     chosen = choose_things(dataset.records, options.count, options.seed)
     samples = [dataset[index] for index in chosen]
     real, prompts = torch.stack([image for image, _ in samples]), [record["text"] for _, record in samples]
@@ -69,7 +72,8 @@ def main() -> None:
         "date": str(date.today()), "prompts": options.count, "seed": options.seed, "ways": {},
     }  # fmt: skip
     first: Tensor | None = None
-    for name, (level, call) in WAYS.items():
+    for name in dict.fromkeys(("float32", *options.ways)):
+        level, call = WAYS[name]
         pipeline = prepare(level)
         images, seconds = generate(pipeline, prompts, options.seed, call)
         figures: dict[str, Any] = {"seconds_a_picture": seconds, **retrieval_accuracy(real, images)}
@@ -96,6 +100,8 @@ STYLES = {"style": ["fluent-3d", "fluent-flat"]}
 def prepare(level: str | None) -> HartPipeline:
     if level == "bfloat16":
         pipeline = HartPipeline.from_pretrained(dtype=torch.bfloat16).optimize("exact")
+    elif level in ("int8", "fp8"):
+        pipeline = HartPipeline.from_pretrained(dtype=torch.bfloat16).quantize(level)
     else:
         pipeline = HartPipeline.from_pretrained()
         if level is not None:

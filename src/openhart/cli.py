@@ -4,6 +4,7 @@ Exit code 2 for wrong usage, 1 for failure, 130 for Ctrl-C.
 """
 
 import argparse
+import logging
 import sys
 import warnings
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from openhart import __version__
 from openhart.cli_commands import COMMANDS, UsageError
 from openhart.errors import UserError
 
+# diffusers imports torchao wherever it is installed, and both then tell of parts that nobody here uses
+CHATTERERS = ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer")
 EXAMPLE = 'example: openhart generate "a red apple" -o apple.png --seed 0'
 
 
@@ -55,6 +58,8 @@ def _show_warnings_plainly() -> None:
     warnings.filterwarnings("ignore")
     warnings.filterwarnings("always", message="prompt cut|cannot save|skipped an image")
     warnings.showwarning = show
+    for name in CHATTERERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -106,6 +111,7 @@ def _add_generate(commands: Any) -> None:
         metavar="LEVEL",
         help="exact: the same sooner; fast, fastest: at a cost in quality (docs/speed.md)",
     )
+    add("--weights", choices=["int8", "fp8"], help="keep weights in eight bits (needs torchao)")
     add("--device", help="cpu, cuda, mps (default: the fastest there is)")
     _add_quiet(parser)
 

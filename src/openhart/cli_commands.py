@@ -21,6 +21,8 @@ class UsageError(Exception):
 def generate(options: Namespace) -> None:
     """``openhart generate``: images of prompts or classes into a folder or a file."""
     conditions = _conditions(options)
+    if options.optimize and options.weights:
+        raise UsageError("give --optimize or --weights, not both")
     sampling = _sampling(options)
     paths = _image_paths(options, [name for name, _ in conditions])
     import torch
@@ -35,6 +37,8 @@ def generate(options: Namespace) -> None:
     pipeline.to(device)
     if options.optimize:
         pipeline.optimize(options.optimize)
+    if options.weights:
+        pipeline.quantize(options.weights)
     pipeline.set_progress_bar_config(disable=options.quiet, leave=False)
     first = torch.seed() % 2**32 if options.seed is None else options.seed
     jobs = [(value, first + number) for _, value in conditions for number in range(options.images_per_prompt)]

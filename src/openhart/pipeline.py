@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from openhart.acceleration.levels import find_level, speed_up
+from openhart.acceleration.quantized import quantize_weights
 from openhart.conditioning.label import LabelEncoder
 from openhart.conditioning.text import empty_condition, encode_prompts, load_text_encoder
 from openhart.errors import UserError
@@ -93,6 +94,7 @@ class HartPipeline(DiffusionPipeline):
         )
         self._level_sampling: dict[str, Any] = {}
         self._tile: tuple[int, int] | None = None
+        self._optimized = self._quantized = False
         self.sampling_settings()
         self._interrupted = False
 
@@ -154,13 +156,36 @@ class HartPipeline(DiffusionPipeline):
             the pipeline itself.
 
         Raises:
-            UserError: no such level.
+            UserError: no such level, or the weights are quantized.
         """
         chosen = find_level(level)
+        if self._quantized:
+            raise UserError("a pipeline with quantized weights cannot be optimized: choose one of the two")
         if chosen.dtype is not None:
             self.to(dtype=chosen.dtype)
         self._level_sampling = dict(chosen.sampling)
         speed_up(self.image_tokenizer, self.transformer, self.residual_head)
+        self._optimized = True
+        return self
+
+    def quantize(self, kind: str = "int8") -> "HartPipeline":
+        """Keep the weights of transformer and residual head in eight bits; afterwards it only generates.
+
+        Args:
+            kind: ``int8`` or ``fp8``. What each costs is measured in ``docs/speed.md``.
+
+        Returns:
+            the pipeline itself.
+
+        Raises:
+            UserError: no such kind, torchao is not installed, or the pipeline is optimized.
+        """
+        if self._optimized:
+            raise UserError("an optimized pipeline cannot be quantized: choose one of the two")
+        for part in (self.transformer, self.residual_head):
+            if part is not None:
+                quantize_weights(part, kind)
+        self._quantized = True
         return self
 
     def sampling_settings(self, **given: Any) -> SamplingSettings:

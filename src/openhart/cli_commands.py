@@ -270,7 +270,7 @@ def _cache(options: Namespace) -> None:
     recipe = _recipe(options, "generator")
     if isinstance(recipe.cache, str):
         check_writable(Path(recipe.cache))
-    from openhart.training.generator import fill_cache
+    from openhart.training.generator_data import fill_cache
 
     folder, count = fill_cache(options.recipe, options.overrides, quiet=options.quiet)
     if not options.quiet:

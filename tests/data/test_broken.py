@@ -34,7 +34,7 @@ def test_a_broken_image_is_replaced_named_once_and_counted(folder):
         for place, record in enumerate(wanted):
             if "2.png" in record["file_name"]:
                 assert records[place]["file_name"].endswith("3.png")
-                assert "2.png" in records[place][BROKEN]
+                assert "2.png" in records[place][BROKEN][0]
             else:
                 assert torch.equal(images[place], expected[place])
 

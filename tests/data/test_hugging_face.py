@@ -67,6 +67,21 @@ def test_only_some_rows(folder):
     assert len(dataset) == 1
 
 
+def test_each_image_takes_the_size_nearest_to_its_shape(tmp_path):
+    pictures = tmp_path / "pictures" / "bee"
+    pictures.mkdir(parents=True)
+    for name, size in {"a": (20, 10), "b": (10, 20), "c": (9, 10)}.items():
+        Image.new("RGB", size).save(pictures / f"{name}.png")
+    (pictures / "b.png").with_name("d.png").write_bytes(b"no picture")
+    sizes = [(8, 8), (4, 8), (8, 4)]
+    dataset = open_dataset(f"hf:{tmp_path / 'pictures'}", *sizes)
+    assert [dataset.bucket(index) for index in range(4)] == [(4, 8), (8, 4), (8, 8), (8, 8)]
+    image, record = dataset[1]
+    assert image.shape == (3, 8, 4)
+    assert record["cut_to"] == (8, 4)
+    assert Sturdy(dataset)[3][0].shape == (3, 8, 8)
+
+
 def test_a_broken_image_is_replaced(tmp_path):
     pictures = tmp_path / "pictures" / "bee"
     pictures.mkdir(parents=True)
@@ -74,7 +89,7 @@ def test_a_broken_image_is_replaced(tmp_path):
         Image.new("RGB", (8, 8), (80 * number, 0, 0)).save(pictures / f"{number}.png")
     (pictures / "1.png").write_bytes(b"no picture")
     dataset = Sturdy(open_dataset(f"hf:{tmp_path / 'pictures'}", SIZE))
-    assert "cannot read" in dataset[1][1]["in_place_of"]
+    assert "cannot read" in dataset[1][1]["in_place_of"][0]
     assert dataset[1][0].equal(dataset[2][0])
 
 

@@ -2,7 +2,6 @@
 
 import io
 import itertools
-import tarfile
 import warnings
 
 import fsspec
@@ -15,19 +14,10 @@ from openhart.data import open_dataset
 from openhart.data.shards import Shards, ShardStream
 from openhart.errors import UserError
 from openhart.training.batches import StreamedBatches
+from tests.data.shard_files import shard_bytes
 
 SIZE = (8, 8)
 BROKEN_PNG = b"\x89PNG no picture"
-
-
-def shard_bytes(samples):
-    data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w") as archive:
-        for name, content in samples:
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return data.getvalue()
 
 
 def samples_of(shard, count, broken=()):
@@ -140,6 +130,22 @@ def test_a_broken_image_is_left_out_and_named(tmp_path):
         seen = texts(batches, 3)
     assert len(told) == 1
     assert {text for batch in seen for text in batch} == {"0-0", "0-2", "0-3"}
+
+
+def test_broken_images_in_a_row_are_all_named(tmp_path):
+    (tmp_path / "0.tar").write_bytes(shard_bytes(samples_of(0, 5, broken=[1, 2])))
+    records = [record for _, record in open_dataset(str(tmp_path / "0.tar"), SIZE)]
+    assert [record["text"] for record in records] == ["0-0", "0-3", "0-4"]
+    first, second = records[1]["in_place_of"]
+    assert "0-1" in first
+    assert "0-2" in second
+
+
+def test_shards_without_a_readable_image_are_told(tmp_path):
+    (tmp_path / "0.tar").write_bytes(shard_bytes(samples_of(0, 3, broken=[0, 1, 2])))
+    batches = StreamedBatches(Shards(str(tmp_path / "0.tar"), SIZE), 2, seed=0, workers=0)
+    with pytest.raises(UserError, match="no image can be read"):
+        texts(batches, 1)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -9,10 +9,12 @@ import time
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from openhart.errors import UserError
 from openhart.pipeline import HartPipeline
 from openhart.training import generator, tokenizer
+from openhart.training.parallel import Skips
 from tests.training.corpus import draw_corpus, generator_recipe, logged, tokenizer_recipe, write_recipe
 
 STEPS = 12
@@ -100,6 +102,25 @@ def test_a_step_that_is_not_finite_is_left_out_and_counted(recipe, tmp_path, mon
     assert logged(tmp_path / "run", "skipped") == [0, 0, 1, 2] + [2] * (STEPS - 4)
     transformer = HartPipeline.from_pretrained(folder).transformer
     assert all(parameter.isfinite().all() for parameter in transformer.parameters())
+
+
+def test_a_gradient_scaler_sees_what_overflows_and_scales_less():
+    weight = torch.nn.Parameter(torch.ones(()))
+    optimizer, scaler = torch.optim.SGD([weight], lr=1e-34), torch.amp.GradScaler("cpu")
+    skips, process = Skips(3), Accelerator(cpu=True)
+    process.scaler = scaler
+    for step in range(30):
+        loss = weight * 2e34  # overflows while the scale is above 2¹⁴
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        if skips.allows(process, step, loss, weight.grad, ["a ball"]):
+            scaler.step(optimizer)
+            scaler.update()
+        optimizer.zero_grad()
+    assert scaler.get_scale() <= 2**14
+    assert weight.isfinite()
+    assert weight != 1
+    assert not skips.total
 
 
 def test_too_many_of_them_stop_the_run_and_name_the_batch(recipe, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import torch
 
 from openhart.cli import main
 from tests.tiny import tiny_tokenizer
@@ -31,6 +32,7 @@ def places(corpus, text_model, label_model, tmp_path_factory):
     return {"ROOT": str(root), "TEXT": str(text_model), "LABEL": str(label_model)}
 
 
+ON_CPU = pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU")
 GENERATOR = [
     ({"colour": 3}, "colour"),
     ({"steps": "many"}, "steps"),
@@ -53,6 +55,7 @@ GENERATOR = [
 ]
 TOKENIZER = [
     ({"run.speed": 3}, "run.speed"),
+    ({"run.precision": "fp16"}, "bf16"),
     ({"data.train": "ROOT/empty"}, "has no images"),
     ({"initial": "TEXT/image_tokenizer", "model.scales": [1, 8, 4]}, "largest"),
     ({"initial": "TEXT/image_tokenizer", "model.code_dim": 99}, "cannot load the model"),
@@ -82,6 +85,19 @@ def test_generator(change, word, corpus, tokenizer_folder, places, tmp_path, cap
     output = tmp_path / "out"
     values = generator_recipe(corpus, output, tokenizer_folder) | filled(change, places)
     assert word in refused("generator", write_recipe(tmp_path / "r.yaml", values), output, capsys)
+
+
+@pytest.mark.parametrize(
+    ("parallel", "word"),
+    [
+        ("fsdp", "fp16 cannot be spread"),
+        pytest.param("ddp", "fp16 needs a GPU", marks=ON_CPU),
+    ],
+)
+def test_half_precision(parallel, word, corpus, tokenizer_folder, tmp_path, capsys):
+    values = generator_recipe(corpus, tmp_path / "out", tokenizer_folder)
+    values["run"] |= {"precision": "fp16", "parallel": parallel}
+    assert word in refused("generator", write_recipe(tmp_path / "r.yaml", values), tmp_path / "out", capsys)
 
 
 @pytest.mark.parametrize(("change", "word"), TOKENIZER, ids=[str(change) for change, _ in TOKENIZER])

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 
 import pytest
 import torch
@@ -9,10 +10,12 @@ from PIL import Image, ImageDraw
 
 from openhart.cli import main
 from openhart.data import open_dataset
-from openhart.data.images import BUCKET
+from openhart.data.sizes import BUCKET
+from openhart.errors import UserError
 from openhart.pipeline import HartPipeline
-from openhart.training import generator, tokenizer
+from openhart.training import cache, generator, generator_data, tokenizer
 from openhart.training.batches import EndlessBatches, IndexedBatches
+from tests.data.shard_files import shard_bytes
 from tests.training.corpus import draw_corpus, generator_recipe, logged, tokenizer_recipe, write_recipe
 
 SIZES = [(32, 32), (24, 40), (40, 24)]
@@ -82,9 +85,9 @@ def test_what_stands_for_a_broken_image_has_its_size(corpus, tmp_path):
     assert all(images.ndim == 4 for images, _ in batches)
 
 
-@pytest.mark.parametrize("cache", [True, False])
-def test_a_generator_learns_all_sizes_and_makes_them(corpus, image_tokenizer, tmp_path, cache):
-    values = generator_recipe(corpus, tmp_path, image_tokenizer, steps=40, cache=cache, thinning={})
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_generator_learns_all_sizes_and_makes_them(corpus, image_tokenizer, tmp_path, kept):
+    values = generator_recipe(corpus, tmp_path, image_tokenizer, steps=40, cache=kept, thinning={})
     values["data"] |= {"buckets": SIZES, "batch_size": 4}
     folder = generator.train(write_recipe(tmp_path / "recipe.yaml", values), quiet=True)
     losses = logged(tmp_path, "cross_entropy")
@@ -98,14 +101,50 @@ def test_a_generator_learns_all_sizes_and_makes_them(corpus, image_tokenizer, tm
 
 def test_caching_and_encoding_see_the_same_batches(corpus, image_tokenizer, tmp_path):
     losses = []
-    for cache in (True, False):
-        output = tmp_path / str(cache)
+    for kept in (True, False):
+        output = tmp_path / str(kept)
         output.mkdir()
-        values = generator_recipe(corpus, output, image_tokenizer, steps=4, cache=cache, sample_prompts=[])
+        values = generator_recipe(corpus, output, image_tokenizer, steps=4, cache=kept, sample_prompts=[])
         values["data"] |= {"buckets": SIZES, "batch_size": 3}
         generator.train(write_recipe(output / "recipe.yaml", values), quiet=True)
         losses.append(logged(output, "loss"))
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)  # a cache keeps bfloat16 targets
+
+
+def test_a_cache_on_disk_is_the_same_as_one_in_memory(corpus, image_tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "SAMPLES_A_PART", 6)
+    losses = []
+    for kept in (str(tmp_path / "cache"), True):
+        output = tmp_path / type(kept).__name__
+        output.mkdir()
+        values = generator_recipe(corpus, output, image_tokenizer, steps=6, cache=kept, sample_prompts=[])
+        values["data"] |= {"buckets": SIZES, "batch_size": 1}
+        recipe = write_recipe(output / "recipe.yaml", values)
+        if kept is not True:
+            assert generator_data.fill_cache(recipe, quiet=True)[1] == 11
+        generator.train(recipe, quiet=True)
+        losses.append(logged(output, "loss"))
+    assert losses[0] == losses[1]
+    with pytest.raises(UserError, match="made with data"):
+        generator.train(tmp_path / "str" / "recipe.yaml", ["data.buckets=[[32, 32], [24, 40]]"], quiet=True)
+
+
+def test_shards_of_all_sizes_train_and_resume_exactly(corpus, image_tokenizer, tmp_path):
+    files = [(path.name, path.read_bytes()) for path in sorted(corpus.glob("*.png"))]
+    with_texts = [pair for name, data in files for pair in ((name, data), (name[:-3] + "txt", b"a ball"))]
+    (tmp_path / "0.tar").write_bytes(shard_bytes(with_texts))
+
+    values = generator_recipe(
+        tmp_path / "0.tar", tmp_path, image_tokenizer, steps=6, cache=False, sample_prompts=[]
+    )
+    values["data"] |= {"buckets": SIZES, "batch_size": 2}
+    values["run"]["save_every"] = 4
+    recipe = write_recipe(tmp_path / "recipe.yaml", values)
+    generator.train(recipe, quiet=True)
+    whole = logged(tmp_path, "loss")
+    shutil.rmtree(tmp_path / "checkpoints" / "step-00000006")
+    generator.train(recipe, quiet=True)
+    assert logged(tmp_path, "loss")[-2:] == whole[-2:]
 
 
 def test_another_size_is_made_of_the_same_weights(text_pipeline):
@@ -124,8 +163,7 @@ def test_another_size_is_made_of_the_same_weights(text_pipeline):
     ("change", "word"),
     [
         ({"data.buckets": [[32, 32], [30, 40]]}, "multiples of 8"),
-        ({"data.train": "hf:nowhere", "data.buckets": SIZES}, "need an image folder"),
-        ({"cache": "somewhere", "data.buckets": SIZES}, "one size"),
+        ({"data.buckets": [[32, 32]]}, "two sizes or more"),
         ({"model.positions": "learned", "data.buckets": SIZES}, "learned positions"),
         ({"data.buckets": [[32]]}, "data.buckets.0"),
     ],

@@ -9,7 +9,7 @@ import torch
 from openhart.cli import main
 from openhart.errors import UserError
 from openhart.pipeline import HartPipeline
-from openhart.training import cache, generator, latents, tokenizer
+from openhart.training import cache, generator, generator_data, latents, tokenizer
 from tests.training.corpus import draw_corpus, generator_recipe, logged, tokenizer_recipe, write_recipe
 
 
@@ -44,12 +44,12 @@ def fail(*_, **__):
 
 @pytest.mark.parametrize("kind", [{}, {"conditioning": {"kind": "label", "num_classes": 8}}])
 def test_training_from_a_cache_runs_no_encoder_and_is_the_same(write, tmp_path, monkeypatch, kind):
-    folder, count = generator.fill_cache(write("cached", **kind), quiet=True)
+    folder, count = generator_data.fill_cache(write("cached", **kind), quiet=True)
     assert count == 8
     generator.train(write("encoded", cache=True, **kind), quiet=True)
     for module, name in ((latents, "load_text_encoder"), (latents, "encode_images")):
         monkeypatch.setattr(module, name, fail)
-    for module in (generator, cache):
+    for module in (generator_data, cache):
         monkeypatch.setattr(module, "encode_images", fail)
     trained = generator.train(tmp_path / "cached" / "recipe.yaml", quiet=True)
     for name in ("loss", "gradient_norm", "diffusion"):
@@ -62,7 +62,7 @@ def test_training_from_a_cache_runs_no_encoder_and_is_the_same(write, tmp_path, 
 
 def test_samples_are_drawn_from_a_cached_run_too(write):
     recipe = write("cached", sample_prompts=["a red circle"])
-    generator.fill_cache(recipe, quiet=True)
+    generator_data.fill_cache(recipe, quiet=True)
     generator.train(recipe, ["run.sample_every=2"], quiet=True)
 
 
@@ -85,7 +85,7 @@ def test_a_cache_that_was_begun_is_finished(write, tmp_path, monkeypatch):
     assert main(["data", "cache", str(recipe), "--quiet"]) == 0
     assert (tmp_path / "cache" / "part-00000.safetensors").stat().st_mtime_ns == first.st_mtime_ns
     assert len(calls) == 4
-    known = generator._load_tokenizer(generator.load_recipe(recipe, generator.GeneratorRecipe))
+    known = generator_data.load_tokenizer(generator.load_recipe(recipe, generator.GeneratorRecipe))
     filled = cache.LatentCache(
         tmp_path / "cache",
         cache.describe(generator.load_recipe(recipe, generator.GeneratorRecipe), known),
@@ -98,10 +98,10 @@ def test_a_cache_that_was_begun_is_finished(write, tmp_path, monkeypatch):
 
 def test_text_states_of_every_caption(write, tmp_path):
     recipe = write("cached")
-    generator.fill_cache(recipe, quiet=True)
+    generator_data.fill_cache(recipe, quiet=True)
     settings = generator.load_recipe(recipe, generator.GeneratorRecipe)
     filled = cache.LatentCache(
-        tmp_path / "cache", cache.describe(settings, generator._load_tokenizer(settings))
+        tmp_path / "cache", cache.describe(settings, generator_data.load_tokenizer(settings))
     )
     records = [filled[index][1] for index in range(len(filled))]
     context, mask = cache.CachedConditions(settings.conditioning, filled).of(records, [0] * len(records))
@@ -119,7 +119,7 @@ def test_text_states_of_every_caption(write, tmp_path):
     ],
 )
 def test_a_cache_of_something_else_is_refused(write, change, word, capsys):
-    generator.fill_cache(write("cached"), quiet=True)
+    generator_data.fill_cache(write("cached"), quiet=True)
     other = write("other", **change)
     assert main(["train", "generator", str(other), "--quiet"]) == 1
     said = capsys.readouterr().err
@@ -128,7 +128,7 @@ def test_a_cache_of_something_else_is_refused(write, change, word, capsys):
 
 
 def test_another_tokenizer_is_noticed(write, corpus, tmp_path):
-    generator.fill_cache(write("cached"), quiet=True)
+    generator_data.fill_cache(write("cached"), quiet=True)
     other = tmp_path / "other-tokenizer"
     other.mkdir()
     values = tokenizer_recipe(corpus, other, steps=(1, 1, 1))
@@ -136,7 +136,7 @@ def test_another_tokenizer_is_noticed(write, corpus, tmp_path):
     with pytest.raises(UserError, match="another tokenizer"):
         generator.train(write("changed"), [f"tokenizer={folder}"], quiet=True)
     with pytest.raises(UserError, match="another tokenizer"):
-        generator.fill_cache(tmp_path / "changed" / "recipe.yaml", [f"tokenizer={folder}"], quiet=True)
+        generator_data.fill_cache(tmp_path / "changed" / "recipe.yaml", [f"tokenizer={folder}"], quiet=True)
 
 
 def test_a_recipe_without_a_folder_is_told(write, capsys):

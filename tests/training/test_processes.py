@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from tests.data.shard_files import shard_bytes
 from tests.training.corpus import draw_corpus, generator_recipe, logged, tokenizer_recipe, write_recipe
 
 
@@ -15,12 +16,16 @@ def corpus(tmp_path_factory):
 
 
 def train(kind, recipe, processes, *overrides):
+    run(processes, "train", kind, str(recipe), *overrides)
+
+
+def run(processes, *arguments):
     launch = (
         []
         if processes == 1
         else ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
     )
-    command = [sys.executable, "-m", *launch, "openhart", "train", kind, str(recipe), *overrides, "--quiet"]
+    command = [sys.executable, "-m", *launch, "openhart", *arguments, "--quiet"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[:3000]
@@ -51,6 +56,25 @@ def image_tokenizer(corpus, tmp_path_factory):
     values = tokenizer_recipe(corpus, output, steps=(4, 4, 1))
     train("tokenizer", write_recipe(output / "recipe.yaml", values), 1)
     return output / "image_tokenizer"
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_two_processes_fill_the_cache_that_one_does(corpus, image_tokenizer, tmp_path, shards):
+    data = corpus
+    if shards:
+        data = tmp_path / "*.tar"
+        for number, path in enumerate(sorted(corpus.glob("*.png"))):
+            files = [("a.png", path.read_bytes()), ("a.txt", path.stem.encode())]
+            (tmp_path / f"{number}.tar").write_bytes(shard_bytes(files if number else []))
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for processes, folder in enumerate(folders, start=1):
+        values = generator_recipe(data, tmp_path / "run", image_tokenizer, cache=str(folder))
+        run(processes, "data", "cache", str(write_recipe(tmp_path / "recipe.yaml", values)))
+    one, two = (sorted(path.name for path in folder.iterdir()) for folder in folders)
+    assert one == two
+    assert len(one) == (1 + 2 * 8 if shards else 3)
+    for name in one:
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name
 
 
 @pytest.fixture(scope="module")

@@ -14,25 +14,23 @@ def open_dataset(path: str, *sizes: tuple[int, int], only: Mapping[str, Sequence
         path: a folder (:class:`openhart.data.images.ImageFolder`), webdataset shards, here or at a URL, in
             ``.tar``, ``.tar.gz`` or ``.tgz`` (:class:`openhart.data.shards.Shards`), or ``hf:`` and a
             Hugging Face data set (:class:`openhart.data.hugging_face.HuggingFaceImages`).
-        sizes: height and width of the images handed out; several are buckets, which only a folder has.
+        sizes: height and width of the images handed out; of several (buckets), each image takes the one
+            nearest to its aspect ratio, and its record says which under ``cut_to``.
         only: keep the records whose fields are among those listed; shards are read whole.
 
     Raises:
         UserError: there is nothing that can be read.
     """
-    folder = not path.startswith("hf:") and not path.endswith((".tar", ".tar.gz", ".tgz"))
-    if len(sizes) > 1 and not folder:
-        raise UserError(f"buckets need an image folder, {path} is none")
     if path.startswith("hf:"):
         from openhart.data.hugging_face import HuggingFaceImages
 
-        return HuggingFaceImages(path, sizes[0], only)
-    if not folder:
+        return HuggingFaceImages(path, *sizes, only=only)
+    if path.endswith((".tar", ".tar.gz", ".tgz")):
         from openhart.data.shards import Shards
 
         if only:
             raise UserError("only: shards cannot be filtered, give a folder")
-        return Shards(path, sizes[0])
+        return Shards(path, *sizes)
     from openhart.data.images import ImageFolder
 
     return ImageFolder(Path(path), *sizes, only=only)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from openhart.data.images import BUCKET, BrokenImageError
+from openhart.data.images import BrokenImageError
 from openhart.errors import UserError
 
 BROKEN = "in_place_of"
@@ -32,20 +32,25 @@ class Sturdy(Dataset):
 
     def bucket(self, index: int) -> Any:
         """The size of a sample, if the data set has several."""
-        return self.dataset.records[index].get(BUCKET) if hasattr(self.dataset, "records") else None
+        return self.dataset.bucket(index) if hasattr(self.dataset, "bucket") else None
 
     def __getitem__(self, index: int) -> tuple[Any, dict[str, Any]]:
-        complaint = ""
+        complaints: list[str] = []
         places = ((index + step) % len(self) for step in range(len(self)))
         alike = (place for place in places if self.bucket(place) == self.bucket(index))
         for place in itertools.islice(alike, MOST_IN_A_ROW):
             try:
                 image, record = self.dataset[place]
             except BrokenImageError as error:
-                complaint = complaint or str(error)
+                complaints.append(str(error))
                 continue
-            return image, record | {BROKEN: complaint} if complaint else record
-        raise UserError(f"no image can be read; the first: {complaint}")
+            return image, noted(record, complaints)
+        raise UserError(f"no image can be read; the first: {complaints[0]}")
+
+
+def noted(record: dict[str, Any], complaints: Sequence[str]) -> dict[str, Any]:
+    """The record of a sample that stands for broken ones, told by their complaints."""
+    return record | {BROKEN: list(complaints)} if complaints else record
 
 
 class BrokenImages:
@@ -56,7 +61,7 @@ class BrokenImages:
 
     def note(self, records: Sequence[dict[str, Any]]) -> None:
         """Look for broken images in a batch's records."""
-        found = {record[BROKEN] for record in records if BROKEN in record}
+        found = set(itertools.chain.from_iterable(record.get(BROKEN, ()) for record in records))
         for complaint in sorted(found - self.complaints):
             self.complaints.add(complaint)
             warnings.warn(f"skipped an image ({len(self)} so far): {complaint}", stacklevel=2)

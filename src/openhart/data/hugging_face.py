@@ -1,5 +1,6 @@
 """Images with captions or labels from a data set that Hugging Face's ``datasets`` can load."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from openhart.data.images import BrokenImageError, decode_image, read_image, to_tensor
+from openhart.data.sizes import BUCKET, Size, log_aspect, nearest_size
 from openhart.errors import UserError
 
 PREFIX = "hf:"
@@ -25,17 +27,16 @@ class HuggingFaceImages(Dataset):
     Args:
         address: ``hf:`` and a hub id or a folder, then settings as in a URL, such as
             ``hf:owner/name?split=train&config=en&image=photo&text=alt``; the split is ``train`` unless given.
-        size: height and width of the images handed out.
+        sizes: height and width of the images handed out. Of several, each image takes the one nearest to its
+            aspect ratio, and its record says which under ``cut_to``; all are looked at once for that.
         only: keep the rows whose columns are among those listed.
 
     Raises:
         UserError: the package is missing, there is no such data set, split or column, or no row is kept.
     """
 
-    def __init__(
-        self, address: str, size: tuple[int, int], only: Mapping[str, Sequence[str]] | None = None
-    ) -> None:
-        self.address, self.size = address, size
+    def __init__(self, address: str, *sizes: Size, only: Mapping[str, Sequence[str]] | None = None) -> None:
+        self.address, self.sizes = address, sizes
         name, settings = _parse(address)
         rows, image = _load(name, settings)
         self.image, self.columns = image, _columns(address, rows, settings)
@@ -46,6 +47,7 @@ class HuggingFaceImages(Dataset):
             if not len(rows):
                 raise UserError(f"no row of {address} has {field} among {', '.join(values)}")
         self.rows = rows
+        self.aspects = _aspects(rows, image) if len(sizes) > 1 else None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -62,7 +64,14 @@ class HuggingFaceImages(Dataset):
         record = {known: row[column] for known, column in self.columns.items() if row[column] is not None}
         if isinstance(record.get("text"), list):
             record["captions"] = record.pop("text")
-        return to_tensor(picture, self.size), record | {"file_name": name}
+        record["file_name"] = name
+        if size := self.bucket(index):
+            record[BUCKET] = size
+        return to_tensor(picture, size or self.sizes[0]), record
+
+    def bucket(self, index: int) -> Size | None:
+        """The size of an image, where there are several."""
+        return None if self.aspects is None else nearest_size(self.aspects[index], self.sizes)
 
 
 def _parse(address: str) -> tuple[str, dict[str, str]]:
@@ -91,6 +100,19 @@ def _load(name: str, settings: dict[str, str]) -> tuple[Any, str]:
             f"data set {name} has no column {image} of images; it has {', '.join(rows.column_names)}"
         )
     return rows.cast_column(image, datasets.Image(decode=False)), image
+
+
+def _aspects(rows: Any, column: str) -> list[float]:
+    """ln(height / width) of each image; the library keeps them for the next run."""
+    found = rows.map(_aspect, input_columns=[column], remove_columns=rows.column_names)
+    return list(found["aspect"])
+
+
+def _aspect(image: dict[str, Any] | None) -> dict[str, float]:
+    image = image or {}
+    if image.get("path") and not image.get("bytes"):
+        return {"aspect": log_aspect(Path(image["path"]))}
+    return {"aspect": log_aspect(io.BytesIO(image.get("bytes") or b""))}
 
 
 def _columns(address: str, rows: Any, settings: dict[str, str]) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from openhart.data.sizes import BUCKET, Size, log_aspect, nearest_size
 from openhart.errors import UserError
 
-BUCKET = "cut_to"
-ORIENTATION, LYING = 0x0112, 5  # EXIF: from 5 on, width and height are exchanged
 ENDINGS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp"))
 
 
@@ -53,7 +51,7 @@ def decode_image(data: bytes, name: str) -> Image.Image:
         raise BrokenImageError(f"cannot read {name} as an image: {error}") from error
 
 
-def to_tensor(image: Image.Image, size: tuple[int, int]) -> Tensor:
+def to_tensor(image: Image.Image, size: Size) -> Tensor:
     """Scale an image and cut it at its centre to height and width: (3, H, W) in [−1, 1]."""
     if image.size != (size[1], size[0]):
         image = ImageOps.fit(image, (size[1], size[0]), Image.Resampling.LANCZOS)
@@ -85,9 +83,7 @@ class ImageFolder(Dataset):
         UserError: no such folder, no images, or a line that is no record.
     """
 
-    def __init__(
-        self, path: Path, *sizes: tuple[int, int], only: Mapping[str, Sequence[str]] | None = None
-    ) -> None:
+    def __init__(self, path: Path, *sizes: Size, only: Mapping[str, Sequence[str]] | None = None) -> None:
         self.path, self.sizes = Path(path), sizes
         if not self.path.is_dir():
             raise UserError(f"there is no image folder {self.path}")
@@ -102,7 +98,7 @@ class ImageFolder(Dataset):
         self.records.sort(key=lambda record: record["file_name"])
         if len(sizes) > 1:
             for record in self.records:
-                record[BUCKET] = _nearest_size(self.path / record["file_name"], sizes)
+                record[BUCKET] = nearest_size(log_aspect(self.path / record["file_name"]), sizes)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -112,17 +108,9 @@ class ImageFolder(Dataset):
         size = record.get(BUCKET, self.sizes[0])
         return to_tensor(read_image(self.path / record["file_name"]), size), record
 
-
-def _nearest_size(path: Path, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """The size whose aspect ratio is nearest to an image's, of which only the header is read."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            if image.getexif().get(ORIENTATION, 1) >= LYING:
-                width, height = height, width
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return sizes[0]  # reading it will say what is wrong
-    return min(sizes, key=lambda size: abs(math.log(size[0] / size[1] * width / height)))
+    def bucket(self, index: int) -> Size | None:
+        """The size of an image, where there are several."""
+        return self.records[index].get(BUCKET)
 
 
 def _read_records(path: Path) -> list[dict[str, Any]]:

@@ -1,5 +1,7 @@
 """Images with captions from webdataset shards (tar files), on a disk or wherever fsspec can read."""
 
+import copy
+import io
 import itertools
 import json
 import tarfile
@@ -9,8 +11,9 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from openhart.data.broken import BROKEN
+from openhart.data.broken import MOST_IN_A_ROW, noted
 from openhart.data.images import BrokenImageError, decode_image, to_tensor
+from openhart.data.sizes import BUCKET, Size, log_aspect, nearest_size
 from openhart.errors import UserError
 
 IMAGE_KINDS = ("png", "jpg", "jpeg", "webp")
@@ -25,18 +28,19 @@ class Shards(IterableDataset):
     Args:
         pattern: shards, such as ``data/train-{000..099}.tar`` or ``s3://bucket/train-*.tar``; several
             patterns are joined by ``::``.
-        size: height and width of the images handed out.
+        sizes: height and width of the images handed out. Of several, each image takes the one nearest to its
+            aspect ratio, and its record says which under ``cut_to``.
 
     Raises:
         UserError: a package is missing, or there is no such shard.
     """
 
-    def __init__(self, pattern: str, size: tuple[int, int]) -> None:
+    def __init__(self, pattern: str, *sizes: Size) -> None:
         try:
             from webdataset.shardlists import expand_urls
         except ImportError as error:
             raise UserError("shards need more packages: pip install 'openhart[train]'") from error
-        self.size = size
+        self.sizes = sizes
         self.urls = [url for part in expand_urls(pattern) for url in _matching(part)]
         _check(self.urls)
 
@@ -50,17 +54,40 @@ class Shards(IterableDataset):
         raw = itertools.chain.from_iterable(read_shard(url) for url in self.urls)
         return self.decode(itertools.islice(raw, reader, None, readers))
 
-    def decode(self, samples: Iterable[dict[str, Any]]) -> Iterator[tuple[torch.Tensor, dict[str, Any]]]:
-        """Images and records of raw samples."""
-        complaint = ""
+    def one_by_one(self) -> list["Shards"]:
+        """Each shard by itself."""
+        found = [copy.copy(self) for _ in self.urls]
+        for shards, url in zip(found, self.urls, strict=True):
+            shards.urls = [url]
+        return found
+
+    def decode(
+        self, samples: Iterable[dict[str, Any]], size: Size | None = None
+    ) -> Iterator[tuple[torch.Tensor, dict[str, Any]]]:
+        """Images and records of raw samples, of their own size or a given one.
+
+        Raises:
+            UserError: a sample has no image, or none of many in a row can be read.
+        """
+        complaints: list[str] = []
         for sample in samples:
+            cut_to = size or nearest_size(self.aspect(sample), self.sizes)
             try:
-                image, record = _decode(sample, self.size)
+                image, record = _decode(sample, cut_to)
             except BrokenImageError as error:
-                complaint = str(error)
+                complaints.append(str(error))
+                if len(complaints) == MOST_IN_A_ROW:
+                    raise UserError(f"no image can be read; the first: {complaints[0]}") from error
                 continue
-            yield image, record | {BROKEN: complaint} if complaint else record
-            complaint = ""
+            if len(self.sizes) > 1:
+                record[BUCKET] = cut_to
+            yield image, noted(record, complaints)
+            complaints = []
+
+    def aspect(self, sample: dict[str, Any]) -> float:
+        """ln(height / width) of a raw sample's image; 0 where there is but one size, or no image."""
+        kind = _image_kind(sample) if len(self.sizes) > 1 else None
+        return 0.0 if kind is None else log_aspect(io.BytesIO(sample[kind]))
 
 
 class ShardStream(IterableDataset):
@@ -85,9 +112,9 @@ class ShardStream(IterableDataset):
         """Yield image (3, H, W) in [−1, 1] and record, without end.
 
         Raises:
-            UserError: a shard cannot be read, or none of a pass's images.
+            UserError: a shard cannot be read, or none of its images.
         """
-        return self.shards.decode(self._raw())
+        return self.shards.decode(self.raw())
 
     def state_dict(self) -> dict[str, int]:
         """The place of the next sample."""
@@ -97,7 +124,12 @@ class ShardStream(IterableDataset):
         """Go on at a place."""
         self.place = dict(place)
 
-    def _raw(self) -> Iterator[dict[str, Any]]:
+    def raw(self) -> Iterator[dict[str, Any]]:
+        """Samples as they lie in the shards, without end.
+
+        Raises:
+            UserError: as when iterating.
+        """
         place = self.place
         while True:
             fresh, found = not (place["shard"] or place["sample"]), False
@@ -116,7 +148,7 @@ class ShardStream(IterableDataset):
         worker, workers = _worker()
         reader, readers = self.rank * workers + worker, self.world * workers
         urls = self.shards.urls
-        order = torch.randperm(len(urls), generator=self._generator(epoch, 0, 0)).tolist()
+        order = torch.randperm(len(urls), generator=self.generator(epoch, 0, 0)).tolist()
         if len(urls) < readers:
             return [(number, urls[number], (reader, None, readers)) for number in order]
         return [(number, urls[number], (0, None, 1)) for number in order[reader::readers]]
@@ -129,12 +161,13 @@ class ShardStream(IterableDataset):
             if not block:
                 return
             if past < len(block):
-                generator = self._generator(self.place["epoch"], number + 1, block_number)
+                generator = self.generator(self.place["epoch"], number + 1, block_number)
                 order = torch.randperm(len(block), generator=generator).tolist()
                 yield from (block[index] for index in order[past:])
             past = max(past - len(block), 0)
 
-    def _generator(self, *numbers: int) -> torch.Generator:
+    def generator(self, *numbers: int) -> torch.Generator:
+        """A source of random choices that depends on the seed and these numbers alone."""
         seed = self.seed
         for number in numbers:
             seed = (seed * 1_000_003 + number) % 2**63
@@ -185,9 +218,9 @@ def _system(url: str) -> tuple[Any, str]:
         raise UserError(f"cannot read {url}: {error}") from error
 
 
-def _decode(sample: dict[str, Any], size: tuple[int, int]) -> tuple[torch.Tensor, dict[str, Any]]:
+def _decode(sample: dict[str, Any], size: Size) -> tuple[torch.Tensor, dict[str, Any]]:
     name = f"{sample['__url__']}/{sample['__key__']}"
-    kind = next((kind for kind in IMAGE_KINDS if kind in sample), None)
+    kind = _image_kind(sample)
     if kind is None:
         raise UserError(f"sample {name} has no image: it needs {', '.join(IMAGE_KINDS)}")
     try:
@@ -200,6 +233,10 @@ def _decode(sample: dict[str, Any], size: tuple[int, int]) -> tuple[torch.Tensor
         raise UserError(f"sample {name} has a record that cannot be read: {error}") from error
     record.setdefault("file_name", f"{sample['__key__']}.{kind}")
     return to_tensor(decode_image(sample[kind], name), size), record
+
+
+def _image_kind(sample: dict[str, Any]) -> str | None:
+    return next((kind for kind in IMAGE_KINDS if kind in sample), None)
 
 
 def _worker() -> tuple[int, int]:

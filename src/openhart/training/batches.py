@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from openhart.data import collate
 from openhart.data.broken import BrokenImages, Sturdy
+from openhart.data.buckets import BucketedStream
 from openhart.data.shards import Shards, ShardStream
 from openhart.errors import UserError
 from openhart.training.config import Data
@@ -113,6 +114,8 @@ class IndexedBatches:
 class StreamedBatches:
     """Batches of shards, by torchdata's loader, which knows its place in each reader's stream.
 
+    Of images of several sizes, a process's batch has one; another process's may have another.
+
     Args:
         shards: what to read.
         batch_size: samples a step and process.
@@ -133,8 +136,11 @@ class StreamedBatches:
         except ImportError as error:
             raise UserError("shards need more packages: pip install 'openhart[train]'") from error
         self.rank, self.world = rank, world
-        stream = ShardStream(shards, seed, rank, world)
-        self.loader = StatefulDataLoader(stream, batch_size, num_workers=workers, collate_fn=collate)
+        stream: Any = ShardStream(shards, seed, rank, world)
+        together: int | None = batch_size
+        if len(shards.sizes) > 1:
+            stream, together = BucketedStream(stream, batch_size), None  # which makes batches itself
+        self.loader = StatefulDataLoader(stream, together, num_workers=workers, collate_fn=collate)
 
     def after(self, done: int) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
         """Stacked values and their records, without end, from where the state says."""

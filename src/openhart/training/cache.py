@@ -1,25 +1,29 @@
 """Codes, targets and text states of a data set on disk, so that training a generator runs no encoder.
 
 A cache is a folder: ``cache.json`` says what it was made of and, once whole, how many samples it has;
-``part-N.safetensors`` and ``part-N.jsonl`` hold them.
+``part-N.safetensors`` and ``part-N.jsonl`` hold them: a shard, or a stretch of a data set read by number.
 """
 
 import hashlib
 import itertools
 import json
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
-from openhart.data import collate
 from openhart.data.broken import BrokenImages, Sturdy
+from openhart.data.shards import Shards
+from openhart.data.sizes import BUCKET, Size
 from openhart.errors import UserError
 from openhart.output import written_whole
 from openhart.tokenizer.model import HybridTokenizer
@@ -52,16 +56,29 @@ class LatentCache(Dataset):
         if "samples" not in about:
             raise UserError(f"the cache {folder} is not whole: finish it with `openhart data cache RECIPE`")
         self.folder, self.context = folder, about["context"]
-        self.lines = [line for part in range(about["parts"]) for line in _jsonl(folder, part).open("rb")]
+        parts = [list(_jsonl(folder, part).open("rb")) for part in range(about["parts"])]
+        self.starts = list(itertools.accumulate((len(lines) for lines in parts), initial=0))[:-1]
+        self.lines = list(itertools.chain.from_iterable(parts))
+        self.rows = None
+        if wanted["data"]["buckets"]:
+            self.rows = [row for lines in parts for row in _rows(lines)]
         self.part = lru_cache(about["parts"])(self._load)
 
     def __len__(self) -> int:
         return len(self.lines)
 
     def __getitem__(self, index: int) -> tuple[tuple[Tensor, Tensor], dict[str, Any]]:
-        number, row = divmod(index, SAMPLES_A_PART)
-        part = self.part(number)
-        return (part["codes"][row], part["targets"][row]), json.loads(self.lines[index])
+        number = bisect_right(self.starts, index) - 1
+        row = index - self.starts[number]
+        part, record, ending = self.part(number), json.loads(self.lines[index]), ""
+        if self.rows is not None:
+            record[BUCKET], row = self.rows[index]
+            ending = _ending(record[BUCKET])
+        return (part["codes" + ending][row], part["targets" + ending][row]), record
+
+    def bucket(self, index: int) -> Size | None:
+        """The size of a sample, where there are several."""
+        return None if self.rows is None else self.rows[index][0]
 
     def condition(self, record: dict[str, Any], choice: int) -> tuple[Tensor, Tensor]:
         """Context (T, D) and mask (T,) of one of a record's captions."""
@@ -97,7 +114,7 @@ def describe(recipe: GeneratorRecipe, tokenizer: HybridTokenizer) -> dict[str, A
     return {
         "tokenizer": digest(tokenizer),
         "scales": [list(size) for size in tokenizer.quantizer.scales],
-        "data": recipe.data.model_dump(include={"train", "only"}),
+        "data": recipe.data.model_dump(mode="json", include={"train", "only", "buckets"}),
         "conditioning": recipe.conditioning.model_dump(include={"kind"} | text),
     }
 
@@ -138,7 +155,7 @@ def make_cache(
     workers: int,
     quiet: bool = False,
 ) -> int:
-    """Encode a data set into a folder; a cache that was begun is finished.
+    """Encode a data set into a folder; a cache that was begun is finished. Several processes share the parts.
 
     Args:
         folder: where to.
@@ -147,7 +164,7 @@ def make_cache(
         tokenizer: the image tokenizer.
         conditions: encodes captions, or None if records have labels.
         batch_size: images encoded at a time.
-        workers: processes that read images.
+        workers: processes that read images for each that encodes.
         quiet: show no progress bar.
 
     Returns:
@@ -157,61 +174,108 @@ def make_cache(
         UserError: the folder holds a cache of something else, or a record lacks its caption or label.
         OSError: it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    state = PartialState()
     known = json.loads((folder / ABOUT).read_text()) if (folder / ABOUT).is_file() else about
     check_same(folder, known, about)
     if "samples" in known:
         return known["samples"]
-    _write_about(folder, about)
-    done = next(number for number in itertools.count() if not _tensors(folder, number).is_file())
-    samples, total = _samples(dataset, done * SAMPLES_A_PART, workers)
-    broken, count, number = BrokenImages(), done * SAMPLES_A_PART, done
-    with tqdm(desc="encoding", initial=count, total=total, disable=quiet) as bar:
-        while batches := list(
-            _encoded(itertools.islice(samples, SAMPLES_A_PART), tokenizer, batch_size, bar)
-        ):
-            codes, targets, records = zip(*batches, strict=True)
-            flat = list(itertools.chain.from_iterable(records))
-            broken.note(flat)
-            _write_part(folder, number, torch.cat(codes), torch.cat(targets), flat, conditions)
-            count, number = count + len(flat), number + 1
+    state.wait_for_everyone()  # before one of them writes what all have looked at
+    if state.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_about(folder, about)
+    state.wait_for_everyone()
+    parts, broken = _parts(dataset), BrokenImages()
+    mine = range(state.process_index, len(parts), state.num_processes)
+    rest = [number for number in mine if not _tensors(folder, number).is_file()]
+    with tqdm(desc="encoding", total=_total(parts, rest), disable=quiet or not state.is_main_process) as bar:
+        for number in rest:
+            samples = plainly(DataLoader(parts[number], batch_size=None, num_workers=workers))
+            tensors, records = _encoded(samples, tokenizer, batch_size, bar)
+            broken.note(records)
+            _write_part(folder, number, tensors, records, conditions)
+    state.wait_for_everyone()
+    count = sum(len(_jsonl(folder, number).read_bytes().splitlines()) for number in range(len(parts)))
     if not count:
         raise UserError("the data set has no samples")
-    context = conditions.shape() if conditions else None
-    _write_about(folder, about | {"samples": count, "parts": number, "context": context})
+    if state.is_main_process:
+        context = conditions.shape() if conditions else None
+        _write_about(folder, about | {"samples": count, "parts": len(parts), "context": context})
     return count
 
 
-def _samples(dataset: Any, done: int, workers: int) -> tuple[Iterator[Any], int | None]:
-    """Images and records from ``done`` on, and how many there are in all if that is known."""
-    if isinstance(dataset, IterableDataset):
-        loader = DataLoader(dataset, batch_size=None, num_workers=min(workers, 1))
-        return itertools.islice(plainly(loader), done, None), None
-    rest = Subset(Sturdy(dataset), range(min(done, len(dataset)), len(dataset)))
-    return plainly(DataLoader(rest, batch_size=None, num_workers=workers)), len(dataset)
+def _parts(dataset: Any) -> list[Any]:
+    """A data set cut into what is encoded and kept together."""
+    if isinstance(dataset, Shards):
+        return dataset.one_by_one()
+    starts = range(0, len(dataset), SAMPLES_A_PART)
+    ranges = [range(start, min(start + SAMPLES_A_PART, len(dataset))) for start in starts]
+    return [Subset(Sturdy(dataset), places) for places in ranges]
+
+
+def _total(parts: list[Any], numbers: list[int]) -> int | None:
+    """Samples in some of the parts, if that is known."""
+    if any(isinstance(part, Shards) for part in parts):
+        return None
+    return sum(len(parts[number]) for number in numbers)
 
 
 def _encoded(
     samples: Iterator[Any], tokenizer: HybridTokenizer, batch_size: int, bar: Any
-) -> Iterator[tuple[Tensor, Tensor, list[dict[str, Any]]]]:
-    """Batches of the next part."""
-    samples = itertools.islice(samples, SAMPLES_A_PART)
-    while batch := list(itertools.islice(samples, batch_size)):
-        images, records = collate(batch)
-        codes, targets = encode_images(tokenizer, images.to(tokenizer.device))
-        yield codes.to(torch.int32).cpu(), targets.to(torch.bfloat16).cpu(), records
-        bar.update(len(records))
+) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """Codes and targets of a part, those of a size together, and records in their order."""
+    records: list[dict[str, Any]] = []
+    waiting: dict[Size | None, list[Tensor]] = {}
+    encoded: dict[Size | None, list[tuple[Tensor, Tensor]]] = {}
+
+    def encode(size: Size | None) -> None:
+        images = torch.stack(waiting.pop(size)).to(tokenizer.device)
+        codes, targets = encode_images(tokenizer.at((images.shape[-2], images.shape[-1])), images)
+        encoded.setdefault(size, []).append((codes.to(torch.int32).cpu(), targets.to(torch.bfloat16).cpu()))
+        bar.update(len(images))
+
+    for image, record in samples:
+        records.append(record)
+        size = _size(record)
+        waiting.setdefault(size, []).append(image)
+        if len(waiting[size]) == batch_size:
+            encode(size)
+    for size in list(waiting):
+        encode(size)
+    tensors: dict[str, Tensor] = {}
+    for size, pairs in encoded.items():
+        codes, targets = (torch.cat(column) for column in zip(*pairs, strict=True))
+        tensors |= {"codes" + _ending(size): codes, "targets" + _ending(size): targets}
+    return tensors, records
+
+
+def _rows(lines: list[bytes]) -> list[tuple[Size, int]]:
+    """Size of each of a part's samples, and its row among those of this size."""
+    found: list[tuple[Size, int]] = []
+    rows: Counter[Size] = Counter()
+    for size in (_size(json.loads(line)) for line in lines):
+        assert size is not None
+        found.append((size, rows[size]))
+        rows[size] += 1
+    return found
+
+
+def _size(record: dict[str, Any]) -> Size | None:
+    """What an image was cut to, if there were several sizes; JSON and loaders make a list of it."""
+    return (record[BUCKET][0], record[BUCKET][1]) if BUCKET in record else None
+
+
+def _ending(size: Size | None) -> str:
+    """What a tensor's name adds to tell of images of this size, where there are several."""
+    return "" if size is None else f".{size[0]}x{size[1]}"
 
 
 def _write_part(
     folder: Path,
     number: int,
-    codes: Tensor,
-    targets: Tensor,
+    tensors: dict[str, Tensor],
     records: list[dict[str, Any]],
     conditions: TextConditions | None,
 ) -> None:
-    tensors = {"codes": codes, "targets": targets}
     if conditions is None:
         for record in records:
             label_of(record)
@@ -220,7 +284,7 @@ def _write_part(
         for record in records:
             places = [rows.setdefault(caption, len(rows)) for caption in captions_of(record)]
             record[PLACE] = [number, places]
-        tensors |= _states(list(rows), conditions)
+        tensors |= _states(list(rows), conditions) if rows else {}
     with written_whole(_jsonl(folder, number)) as path:
         path.write_text("".join(json.dumps(record) + "\n" for record in records))
     with written_whole(_tensors(folder, number)) as path:  # last, since it says that the part is there

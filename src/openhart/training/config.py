@@ -32,8 +32,8 @@ class Data(Section):
     """Where images come from: a folder with ``metadata.jsonl``, class folders, webdataset shards, or ``hf:``
     and a Hugging Face data set (:func:`openhart.data.open_dataset`).
 
-    ``buckets`` are sizes, height and width in pixels: each image of a folder is cut to the one whose aspect
-    ratio is nearest its own, and a batch is of one size; without them all are cut to the tokenizer's.
+    ``buckets`` are sizes, height and width in pixels: each image is cut to the one whose aspect ratio is
+    nearest its own, and a batch is of one size; without them all are cut to the tokenizer's.
     ``only`` keeps a folder's records whose fields are among those listed, such as ``style: [noto]``.
     """
 
@@ -43,6 +43,13 @@ class Data(Section):
     buckets: list[tuple[PositiveInt, PositiveInt]] = []
     batch_size: PositiveInt = 32
     workers: int = Field(default=1, ge=0)
+
+    @field_validator("buckets")
+    @classmethod
+    def _one_is_no_choice(cls, value: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        if len(value) == 1:
+            raise ValueError("give two sizes or more, or none: then images are cut to the tokenizer's")
+        return value
 
 
 class Optimizer(Section):
@@ -62,7 +69,8 @@ class Run(Section):
     ``max_skipped`` steps in a row may have a loss that is not finite; ``parallel`` says how several processes
     share the generator: each has all of it, or a part (FSDP2). ``compile`` compiles transformer blocks, or a
     tokenizer's encoder and decoder, at their first step. ``trackers`` besides ``metrics.jsonl``: ``wandb`` is
-    Weights & Biases, logged in to beforehand.
+    Weights & Biases, logged in to beforehand. ``precision: fp16``, for GPUs that have no bfloat16, is for
+    generators under ``ddp``.
     """
 
     output: str
@@ -84,6 +92,12 @@ class Run(Section):
     @classmethod
     def _no_is_a_word(cls, value: Any) -> Any:
         return "no" if value is False else value  # as YAML reads it
+
+    @model_validator(mode="after")
+    def _fp16_needs_its_scaler(self) -> "Run":
+        if self.precision == "fp16" and self.parallel == "fsdp":
+            raise ValueError("fp16 cannot be spread by fsdp: use precision: bf16, or parallel: ddp")
+        return self
 
 
 class Phase(Section):
@@ -136,6 +150,12 @@ class TokenizerRecipe(Section):
     revive_every: PositiveInt = 50
     revival_memory: float = Field(default=0.98, ge=0, lt=1)
     initial: str | None = None
+
+    @model_validator(mode="after")
+    def _codes_need_range(self) -> "TokenizerRecipe":
+        if self.run.precision == "fp16":
+            raise ValueError("run.precision: a tokenizer is trained in bf16 or no (float32), not fp16")
+        return self
 
 
 class Conditioning(Section):

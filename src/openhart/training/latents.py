@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from openhart.conditioning.text import encode_prompts, load_text_encoder
 from openhart.data import collate
 from openhart.data.broken import BrokenImages, Sturdy
+from openhart.data.sizes import BUCKET, Size
 from openhart.errors import UserError
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.training.config import Conditioning
@@ -169,6 +170,10 @@ class Latents(Dataset):
 
     def __getitem__(self, index: int) -> tuple[tuple[Tensor, Tensor], dict[str, Any]]:
         return (self.codes[index], self.targets[index]), self.records[index]
+
+    def bucket(self, index: int) -> Size | None:
+        """The size of a sample, where there are several."""
+        return self.records[index].get(BUCKET)
 
 
 def _batched(values: list[int], size: int) -> Iterator[list[int]]:

@@ -30,6 +30,8 @@ def open_run(recipe: GeneratorRecipe | TokenizerRecipe) -> tuple[Accelerator, Pa
     run, output = recipe.run, Path(recipe.run.output)
     if missing := [name for name in run.trackers if find_spec(name) is None]:
         raise UserError(f"run.trackers: {missing[0]} is not installed: pip install {missing[0]}")
+    if run.precision == "fp16" and not torch.accelerator.is_available():
+        raise UserError("run.precision: fp16 needs a GPU, use bf16 or no")
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -53,11 +53,13 @@ class Skips:
     ) -> bool:
         """Whether the step may be taken: the same answer on every process.
 
+        A gradient scaler (fp16) leaves out infinite gradients itself, and must see them to scale less.
+
         Raises:
             UserError: too many steps in a row may not.
         """
-        finite = torch.stack([torch.as_tensor(part).detach().float().cpu() for part in (loss, norm)])
-        good = bool(finite.isfinite().all())
+        finite = bool(torch.as_tensor(loss).isfinite().all())
+        good = finite and (accelerator.scaler is not None or bool(torch.as_tensor(norm).isfinite().all()))
         votes = accelerator.reduce(torch.tensor(float(good), device=accelerator.device), reduction="sum")
         if round(float(votes)) == accelerator.num_processes:
             self.in_a_row = 0

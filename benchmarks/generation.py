@@ -16,7 +16,6 @@ import argparse
 import json
 import math
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from programs import apply
+from programs import apply, now, peak_memory
 
 PROMPT = "a red apple"
 PROGRAMS = {
@@ -48,7 +47,11 @@ def main() -> None:
     if options.one:
         print(json.dumps(run_one(options)))
         return
-    report: dict[str, Any] = {"machine": machine(), "date": str(date.today()), "runs": options.runs}
+    report: dict[str, Any] = {
+        "machine": machine(options.device),
+        "date": str(date.today()),
+        "runs": options.runs,
+    }
     report |= compare(options) if options.shape else time_model(options)
     text = json.dumps(report, indent=1)
     print(text)
@@ -68,6 +71,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--shape", help="a published size, such as hart-0.7b-1024 or var-d16-256")
     parser.add_argument("--reference", type=Path, help="a checkout of HART or VAR, to run beside ours")
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=DEFAULT_PROGRAMS)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--warm-ups", type=int, default=1, help="runs not counted, a process")
     parser.add_argument("--batches", type=int, nargs="+", default=[1])
@@ -78,7 +82,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def machine() -> dict[str, object]:
+def machine(device: str) -> dict[str, object]:
     names = [
         line.split(":", 1)[1].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()
@@ -86,6 +90,7 @@ def machine() -> dict[str, object]:
     ]
     return {
         "processor": names[0] if names else platform.processor(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "cores": len(names),
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -95,7 +100,7 @@ def machine() -> dict[str, object]:
 def call(options: argparse.Namespace, program: str, batch: int, *rest: str) -> dict[str, Any]:
     """One program's figures, from a process of its own."""
     command = [sys.executable, __file__, "--one", program, str(batch), *rest]
-    for name in ("model", "shape", "reference"):
+    for name in ("model", "shape", "reference", "device"):
         if value := getattr(options, name):
             command += [f"--{name}", str(value)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
@@ -115,17 +120,21 @@ def run_one(options: argparse.Namespace) -> dict[str, Any]:
     shape = SHAPES[options.shape]
     if program == "reference":
         reference = programs.hart_reference if shape.family == "hart" else programs.var_reference
-        run = reference(options.reference, shape, batch)
+        run = reference(options.reference, shape, options.device, batch)
     else:
-        run = programs.ours(shape, *PROGRAMS[program], batch)
-    given = torch.load(options.codes) if options.codes and options.codes.exists() else None
+        run = programs.ours(shape, options.device, *PROGRAMS[program], batch)
+    given = None
+    if options.codes and options.codes.exists():
+        given = torch.load(options.codes, map_location=options.device)
     codes = given and given["codes"]
-    for _ in range(options.warm_ups):
-        run(options.seed, codes)
+    seconds = [run(options.seed, codes).seconds for _ in range(options.warm_ups)]
     result = run(options.seed, codes)
     figures: dict[str, Any] = {
-        "seconds": result.seconds, "phases": result.phases, "peak_gib": result.peak_gib
-    }  # fmt: skip
+        "seconds": result.seconds,
+        "first_seconds": [*seconds, result.seconds][0],
+        "phases": result.phases,
+        "peak_gib": result.peak_gib,
+    }
     images = result.images.float()
     if given is None:
         torch.save({"codes": result.codes, "images": images}, options.codes)
@@ -149,7 +158,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     names = [*(["reference"] if options.reference else []), *options.programs]
     report: dict[str, Any] = {"shape": options.shape, "batches": []}
     for batch in options.batches:
-        dtypes, here = (torch.float32, torch.bfloat16), torch.device("cpu")
+        dtypes, here = (torch.float32, torch.bfloat16), torch.device(options.device)
         rates = [matmul_rate(here, dtype) for dtype in dtypes]
         found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         with tempfile.TemporaryDirectory() as folder:
@@ -162,7 +171,11 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         again = [matmul_rate(here, dtype) for dtype in dtypes]
         rates = [max(pair) for pair in zip(rates, again, strict=True)]
         flops = count_flops(SHAPES[options.shape], batch)
-        entry: dict[str, Any] = {"batch": batch, "teraflop": sum(flops.values()) / 1e12}
+        entry: dict[str, Any] = {
+            "batch": batch,
+            "device": options.device,
+            "teraflop": sum(flops.values()) / 1e12,
+        }
         entry["teraflop_by_phase"] = {phase: value / 1e12 for phase, value in flops.items()}
         for name, rate in zip(("float32", "bfloat16"), rates, strict=True):
             entry[f"{name}_gigaflop_a_second"] = rate / 1e9
@@ -174,10 +187,12 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
 
 def summarize(name: str, runs: list[Any], first: list[Any], entry: dict[str, Any]) -> dict[str, Any]:
     seconds = statistics.median(run["seconds"] for run in runs)
-    dtype = PROGRAMS[name][0] if name in PROGRAMS else "float32"
+    on_cpu = entry["device"] == "cpu"
+    dtype = PROGRAMS[name][0] if name in PROGRAMS else "float32" if on_cpu else "bfloat16"
     summary = {
         "program": name,
         "seconds": seconds,
+        "first_seconds": max(run["first_seconds"] for run in runs),
         "times_as_fast": statistics.median(run["seconds"] for run in first) / seconds,
         "times_the_floor": seconds / entry[f"{dtype}_floor_seconds"],
         "peak_gib": max(run["peak_gib"] for run in runs),
@@ -194,7 +209,7 @@ def summarize(name: str, runs: list[Any], first: list[Any], entry: dict[str, Any
 def time_model(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "prompt": PROMPT,
-        "cold_command_seconds": time_cold(options.model, options.runs),
+        "cold_command_seconds": time_cold(options.model, options.device, options.runs),
         "warm": [
             call(options, program, batch, "--runs", str(options.runs))
             for program in options.programs
@@ -203,13 +218,22 @@ def time_model(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def time_cold(model: str | None, runs: int) -> float:
+def time_cold(model: str | None, device: str, runs: int) -> float:
     """Wall-clock seconds of `openhart generate`, from nothing to a written file."""
     chosen = ["--model", model] if model else []
     seconds = []
     with tempfile.TemporaryDirectory() as folder:
         for run in range(runs):
-            command = ["generate", PROMPT, "-o", f"{folder}/{run}.png", "--quiet", *chosen]
+            command = [
+                "generate",
+                PROMPT,
+                "-o",
+                f"{folder}/{run}.png",
+                "--device",
+                device,
+                "--quiet",
+                *chosen,
+            ]
             start = time.perf_counter()
             subprocess.run([sys.executable, "-m", "openhart", *command], check=True)
             seconds.append(time.perf_counter() - start)
@@ -220,19 +244,20 @@ def time_warm(options: argparse.Namespace, dtype: str, level: str | None, batch:
     from openhart import HartPipeline
 
     pipeline = HartPipeline.from_pretrained(options.model, dtype=getattr(torch, dtype))
+    pipeline.to(options.device)
     apply(pipeline, level)
     pipeline.set_progress_bar_config(disable=True)
     seconds = []
     for run in range(options.runs + 1):
         generators = [torch.Generator().manual_seed(run * batch + place) for place in range(batch)]
-        start = time.perf_counter()
+        start = now()
         pipeline([PROMPT] * batch, generator=generators)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(now() - start)
     return {
         "program": options.one[0],
         "batch": batch,
         "seconds_an_image": statistics.median(seconds[1:]) / batch,
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak_gib": peak_memory(),
     }
 
 

@@ -27,13 +27,15 @@ def plot_phases(report: dict[str, Any], path: Path) -> None:
             axes.barh(row, seconds, left=left, color=colours[phase], height=0.7)
             left += seconds
         if not program["program"].startswith("fast"):  # they leave work out
-            dtype = "bfloat16" if program["program"].startswith("bfloat16") else "float32"
-            axes.plot([entry[f"{dtype}_floor_seconds"]] * 2, [row - 0.45, row + 0.45], color="black", lw=2)
+            floor = program["seconds"] / program["times_the_floor"]
+            axes.plot([floor, floor], [row - 0.45, row + 0.45], color="black", lw=2)
         axes.text(left, row, f"  {program['seconds']:.3g} s, {program['times_as_fast']:.2f}×", va="center")
     axes.set_yticks(range(len(programs)), [program["program"] for program in reversed(programs)])
     axes.set_xlim(0, 1.18 * max(program["seconds"] for program in programs))
     axes.set_xlabel("seconds a picture; the black mark is the floor, operations over matmul rate")
-    axes.set_title(f"{report['shape']}, batch {entry['batch']}, {report['machine']['cores']} CPU cores")
+    machine = report["machine"]
+    place = f"{machine['cores']} CPU cores" if entry["device"] == "cpu" else machine["device"]
+    axes.set_title(f"{report['shape']}, batch {entry['batch']}, {place}")
     shown = [scales[0], scales[-1], *(phase for phase in ("residual", "decoder") if phase in phases), "other"]
     handles = [pyplot.Rectangle((0, 0), 1, 1, color=colours[phase]) for phase in shown]
     figure.legend(handles, shown, loc="outside lower center", ncols=len(shown), frameon=False)

@@ -1,4 +1,4 @@
-"""The programs that are timed, all behind one call: ours, and the reference programs for CPU.
+"""The programs that are timed, behind one call: ours, and the reference programs with plain torch kernels.
 
 A run is greedy and takes its noise from a seed, so that two programs can make the same picture; codes can be
 given, so that a run in bfloat16 is compared on the same codes.
@@ -26,8 +26,17 @@ STEPS = 8
 LABEL = 207
 
 
+def now() -> float:
+    """Seconds, once what was begun is done."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def peak_memory() -> float:
-    """The most memory this process has held, in GiB."""
+    """The most memory this process has held, on a GPU if it used one, in GiB."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
@@ -39,9 +48,7 @@ class Run:
     phases: dict[str, float]
     codes: list[Tensor]
     images: Tensor
-    peak_gib: float = field(
-        default_factory=lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    )
+    peak_gib: float = field(default_factory=peak_memory)
 
 
 class Stopwatch:
@@ -52,25 +59,25 @@ class Stopwatch:
 
     def clear(self) -> None:
         self.phases: dict[str, float] = defaultdict(float)
-        self.since = time.perf_counter()
+        self.since = now()
 
     def watch(self, owner: Any, name: str, phase: str) -> None:
         """Count the calls of a method of ``owner`` as a phase."""
         original = getattr(owner, name)
 
         def timed(*args: Any, **kwargs: Any) -> Any:
-            start = time.perf_counter()
+            start = now()
             result = original(*args, **kwargs)
-            self.phases[phase] += time.perf_counter() - start
+            self.phases[phase] += now() - start
             return result
 
         setattr(owner, name, timed)
 
     def mark(self, phase: str) -> None:
         """End a phase that began at the mark before."""
-        now = time.perf_counter()
-        self.phases[phase] += now - self.since
-        self.since = now
+        end = now()
+        self.phases[phase] += end - self.since
+        self.since = end
 
 
 class Noise:
@@ -97,11 +104,11 @@ def apply(pipeline: HartPipeline, level: str | None) -> None:
         pipeline.optimize(level)
 
 
-def ours(shape: Shape, dtype: str, level: str | None, batch: int) -> Callable[..., Run]:
+def ours(shape: Shape, device: str, dtype: str, level: str | None, batch: int) -> Callable[..., Run]:
     """Our pipeline; ``level`` as :func:`apply` takes it."""
     import openhart.generation
 
-    pipeline = build(shape).to(dtype=getattr(torch, dtype))
+    pipeline = build(shape).to(device, getattr(torch, dtype))
     apply(pipeline, level)
     pipeline.set_progress_bar_config(disable=True)
     watch, noise = Stopwatch(), Noise()
@@ -127,19 +134,22 @@ def ours(shape: Shape, dtype: str, level: str | None, batch: int) -> Callable[..
         if shape.family == "hart":
             tokens, mask = context(shape, batch, seed)
             condition = {"prompt_embeds": tokens, "prompt_mask": mask}
-        start = time.perf_counter()
+        start = now()
         watch.clear()
         images = pipeline(
             **condition, guidance_scale=GUIDANCE, top_k=1, residual_steps=STEPS, output_type="pt"
         ).images
-        return Run(time.perf_counter() - start, dict(watch.phases), list(drawn), images)
+        return Run(now() - start, dict(watch.phases), list(drawn), images)
 
     return run
 
 
 @contextlib.contextmanager
-def without_cuda() -> Iterator[None]:
-    """Let a program that moves everything to a GPU leave it where it is."""
+def made_for(device: str) -> Iterator[None]:
+    """Let a program that moves everything to a GPU leave it where it is, unless that is a GPU."""
+    if device == "cuda":
+        yield
+        return
     torch.Tensor.cuda = lambda self, *args, **kwargs: self
     torch.nn.Module.cuda = lambda self, *args, **kwargs: self
     torch.cuda.amp.autocast = lambda *args, **kwargs: contextlib.nullcontext()
@@ -182,14 +192,19 @@ def place(model: torch.nn.Module, weights: dict[str, Tensor]) -> None:
         raise SystemExit(f"the reference has weights we do not: {', '.join(sorted(left)[:5])}")
 
 
-def hart_reference(folder: Path, shape: Shape, batch: int) -> Callable[..., Run]:
+def own_precision(device: str) -> contextlib.AbstractContextManager[Any]:
+    """What the reference programs run in: half precision on a GPU, float32 on a CPU."""
+    return torch.autocast("cuda", torch.float16) if device == "cuda" else contextlib.nullcontext()
+
+
+def hart_reference(folder: Path, shape: Shape, device: str, batch: int) -> Callable[..., Run]:
     """github.com/mit-han-lab/hart from a checkout, its fused kernels replaced by plain torch."""
     sys.path.insert(0, str(folder))
     backend = types.ModuleType("hart_backend")
     backend.fused_kernels = types.ModuleType("hart_backend.fused_kernels")
     backend.fused_kernels.rms_norm = _rms_norm
     sys.modules |= {"hart_backend": backend, "hart_backend.fused_kernels": backend.fused_kernels}
-    with without_cuda(), contextlib.redirect_stdout(None):
+    with made_for(device), contextlib.redirect_stdout(None):
         import hart.modules.models.autoencoder.hart_autoencoder_with_disc as autoencoders
         import hart.modules.models.transformer.hart_transformer_t2i as program
         import hart.modules.networks.basic_hart as networks
@@ -217,35 +232,36 @@ def hart_reference(folder: Path, shape: Shape, batch: int) -> Callable[..., Run]
     place(tokenizer.vae, weights[0])
     place(model, weights[1])
     del weights
+    model.to(device), tokenizer.to(device)
     noise, watch = Noise(), Stopwatch()
     drawn = _draw_greedily(program, model, watch)
     watch.watch(model.diffloss, "sample", "residual")
     watch.watch(tokenizer.vae, "fhat_to_img", "decoder")
 
     def run(seed: int, codes: list[Tensor] | None = None) -> Run:
-        tokens, mask = context(shape, batch, seed)
+        tokens, mask = (part.to(device) for part in context(shape, batch, seed))
         drawn.clear()
         noise.generator.manual_seed(seed)
-        with _own_noise(noise, batch, shape.scales[-1] ** 2), torch.no_grad():
-            start = time.perf_counter()
+        with _own_noise(noise, batch, shape.scales[-1] ** 2), torch.no_grad(), own_precision(device):
+            start = now()
             watch.clear()
             images = model.autoregressive_infer_cfg(
                 batch, tokens, cfg=GUIDANCE, context_position_ids=mask.cumsum(1) - 1, context_mask=mask
             )
-            seconds = time.perf_counter() - start
+            seconds = now() - start
         return Run(seconds, dict(watch.phases), list(drawn), images)
 
     return run
 
 
-def var_reference(folder: Path, shape: Shape, batch: int) -> Callable[..., Run]:
+def var_reference(folder: Path, shape: Shape, device: str, batch: int) -> Callable[..., Run]:
     """github.com/FoundationVision/VAR from a checkout."""
     sys.path.insert(0, str(folder))
-    with without_cuda(), contextlib.redirect_stdout(None):
+    with made_for(device), contextlib.redirect_stdout(None):
         import models
         import models.var as program
 
-        tokenizer, model = models.build_vae_var("cpu", patch_nums=shape.scales, depth=shape.depth)
+        tokenizer, model = models.build_vae_var(device, patch_nums=shape.scales, depth=shape.depth)
     weights = random_weights(shape)
     place(tokenizer, weights[0])
     place(model, weights[1])
@@ -256,11 +272,12 @@ def var_reference(folder: Path, shape: Shape, batch: int) -> Callable[..., Run]:
 
     def run(seed: int, codes: list[Tensor] | None = None) -> Run:
         drawn.clear()
-        with torch.no_grad():
-            start = time.perf_counter()
+        labels = torch.tensor([LABEL] * batch, device=device)
+        with torch.no_grad(), own_precision(device):
+            start = now()
             watch.clear()
-            images = model.autoregressive_infer_cfg(batch, torch.tensor([LABEL] * batch), cfg=GUIDANCE)
-            seconds = time.perf_counter() - start
+            images = model.autoregressive_infer_cfg(batch, labels, cfg=GUIDANCE)
+            seconds = now() - start
         return Run(seconds, dict(watch.phases), list(drawn), images)
 
     return run
@@ -293,11 +310,11 @@ def _own_noise(noise: Noise, batch: int, tokens: int) -> Iterator[None]:
     """Let the reference's residual take its noise as ours does; both halves of its batch share it."""
     randn, randn_like = torch.randn, torch.randn_like
 
-    def first(*shape: int, **_: Any) -> Tensor:
-        return torch.stack([noise.draw(tokens, shape[1]) for _ in range(batch)]).flatten(0, 1)
+    def first(*shape: int, device: Any = "cpu", **_: Any) -> Tensor:
+        return torch.stack([noise.draw(tokens, shape[1]) for _ in range(batch)]).flatten(0, 1).to(device)
 
     def later(x: Tensor, **_: Any) -> Tensor:
-        half = first(len(x) // 2, x.shape[1])
+        half = first(len(x) // 2, x.shape[1]).to(x.device)
         return torch.cat([half, half])
 
     noise.draw = lambda *shape: randn(*shape, generator=noise.generator)  # type: ignore[method-assign]

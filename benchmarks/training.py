@@ -19,6 +19,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from generation import machine
 
@@ -57,7 +58,7 @@ def main() -> None:
                 pace = statistics.median(line["samples_per_second"] for line in lines)
                 print(f"{name}: {pace:.3g} samples a second", file=sys.stderr, flush=True)
     report = {
-        "machine": machine(),
+        "machine": machine("cuda" if torch.cuda.is_available() else "cpu"),
         "date": str(date.today()),
         **{name: getattr(options, name) for name in ("stage", "width", "depth", "batch", "steps", "rounds")},
         "choices": [summarize(name, lines, found[names[0]]) for name, lines in found.items()],

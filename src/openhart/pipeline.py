@@ -460,10 +460,12 @@ class HartPipeline(DiffusionPipeline):
 def one_each(generator: Generators, count: int, device: torch.device) -> list[torch.Generator]:
     """A generator for each of ``count`` samples, started from a 63-bit seed of its own.
 
+    They live where codes are drawn: those that are given may live elsewhere, since only seeds come from them.
+
     Args:
         generator: one, which gives a seed to each sample in order; one a sample; or None.
         count: samples.
-        device: where the samples' generators live if none is given.
+        device: where the samples' generators live.
 
     Raises:
         UserError: something else, or another number of them.
@@ -479,12 +481,12 @@ def one_each(generator: Generators, count: int, device: torch.device) -> list[to
         raise UserError(f"generator must be a torch.Generator or a list of them, got {generator!r}")
     if len(generator) != count:
         raise UserError(f"give one generator an image: {count}, got {len(generator)}")
-    return [_child(each) for each in generator]
+    return [_child(each, device) for each in generator]
 
 
-def _child(parent: torch.Generator) -> torch.Generator:
+def _child(parent: torch.Generator, device: torch.device) -> torch.Generator:
     seed = torch.randint(2**63 - 1, (), generator=parent, device=parent.device)
-    return torch.Generator(parent.device).manual_seed(int(seed))
+    return torch.Generator(device).manual_seed(int(seed))
 
 
 def _names_part(index: dict[str, Any], part: str) -> bool:

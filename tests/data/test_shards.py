@@ -141,6 +141,12 @@ def test_broken_images_in_a_row_are_all_named(tmp_path):
     assert "0-2" in second
 
 
+def test_a_broken_last_image_is_named_too(tmp_path):
+    (tmp_path / "0.tar").write_bytes(shard_bytes(samples_of(0, 3, broken=[2])))
+    with pytest.warns(UserWarning, match="skipped an image: .*0-2"):
+        assert len(list(open_dataset(str(tmp_path / "0.tar"), SIZE))) == 2
+
+
 def test_shards_without_a_readable_image_are_told(tmp_path):
     (tmp_path / "0.tar").write_bytes(shard_bytes(samples_of(0, 3, broken=[0, 1, 2])))
     batches = StreamedBatches(Shards(str(tmp_path / "0.tar"), SIZE), 2, seed=0, workers=0)

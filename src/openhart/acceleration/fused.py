@@ -16,9 +16,12 @@ from openhart.transformer.model import Block, HartTransformer
 class FusedBlock(Block):
     """A modulated :class:`Block` in fewer passes over memory, for inference."""
 
+    bias: Tensor
+
     def __init__(self, block: Block) -> None:
         nn.Module.__init__(self)
         self.norm, self.attention, self.mlp = block.norm, block.attention, block.mlp
+        self.register_buffer("bias", block.attention.qkv_bias.detach(), persistent=False)
 
     def before(
         self, x: Tensor, modulation: Tensor | None, rotation: Rotation | None
@@ -29,7 +32,7 @@ class FusedBlock(Block):
         temperature = None
         if attention.log_temperature is not None:
             temperature = attention.log_temperature.clamp_max(math.log(100)).exp()
-        return kernels.split_heads(qkv, attention.qkv_bias, attention.num_heads, rotation, temperature)
+        return kernels.split_heads(qkv, self.bias, attention.num_heads, rotation, temperature)
 
     def after(self, x: Tensor, mixed: Tensor, modulation: Tensor | None) -> Tensor:
         """Take in what attention found, then the MLP."""

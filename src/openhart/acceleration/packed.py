@@ -31,8 +31,9 @@ class PackedLinear(nn.Module):
         self.bias = None if bias is None else bias.detach().clone()
 
     def forward(self, x: Tensor, activation: str = "none") -> Tensor:
-        """(…, in) → (…, out), through ``none`` or ``swish`` on the way out."""
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, activation, [], "")
+        """(…, in) → (…, out), through ``none``, ``swish`` or ``gelu`` (by tanh) on the way out."""
+        algorithm = "tanh" if activation == "gelu" else ""
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, activation, [], algorithm)
 
     def times(self, x: Tensor, factor: Tensor) -> Tensor:
         """The map of x, multiplied by ``factor`` (…, out) on the way out."""
@@ -66,6 +67,14 @@ class PackedSwiGLU(nn.Module):
         return self.down(self.up.times(x, self.gate(x, "swish")))
 
 
+class PackedGELU(nn.Sequential):
+    """Linear map, GELU, linear map, with the activation done as the first product writes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, width) → (…, width)."""
+        return self[2](self[0](x, "gelu"))
+
+
 class PackedAttention(Attention):
     """:class:`Attention` with packed projections."""
 
@@ -90,8 +99,15 @@ def _packed_linear(linear: nn.Linear) -> PackedLinear:
     return PackedLinear(linear.weight, linear.bias)
 
 
+def _packed_sequence(parts: nn.Sequential) -> nn.Sequential:
+    is_gelu_mlp = [type(part) for part in parts] == [nn.Linear, nn.GELU, nn.Linear]
+    pack(parts)
+    return PackedGELU(*parts) if is_gelu_mlp and parts[1].approximate == "tanh" else parts
+
+
 REPLACEMENTS: dict[type, Any] = {
     nn.Linear: _packed_linear,
+    nn.Sequential: _packed_sequence,
     SwiGLU: PackedSwiGLU,
     Attention: PackedAttention,
 }

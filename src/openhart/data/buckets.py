@@ -42,14 +42,13 @@ class BucketedStream(IterableDataset):
         """
         shards = self.stream.shards
         samples = self.stream.raw()
-        unreadable: list[Raw] = []
+        complaints: list[str] = []
         while True:
             window = list(itertools.islice(samples, WINDOW * len(shards.sizes) * self.batch_size))
             for size, members in self._batches(window)[self.place["batch"] :]:
                 self.place["batch"] += 1
-                repeated = itertools.chain(unreadable, members, members)
-                batch = list(itertools.islice(shards.decode(repeated, size), len(members)))
-                unreadable = [] if batch else [*unreadable, *members]
+                twice = itertools.chain(members, members)
+                batch = list(itertools.islice(shards.decode(twice, complaints, size), len(members)))
                 if batch:
                     yield batch
             self.place = {"window": self.stream.state_dict(), "batch": 0}

@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import tarfile
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -52,7 +53,10 @@ class Shards(IterableDataset):
         """
         reader, readers = _worker()
         raw = itertools.chain.from_iterable(read_shard(url) for url in self.urls)
-        return self.decode(itertools.islice(raw, reader, None, readers))
+        complaints: list[str] = []
+        yield from self.decode(itertools.islice(raw, reader, None, readers), complaints)
+        for complaint in complaints:
+            warnings.warn(f"skipped an image: {complaint}", stacklevel=2)
 
     def one_by_one(self) -> list["Shards"]:
         """Each shard by itself."""
@@ -62,14 +66,18 @@ class Shards(IterableDataset):
         return found
 
     def decode(
-        self, samples: Iterable[dict[str, Any]], size: Size | None = None
+        self, samples: Iterable[dict[str, Any]], complaints: list[str], size: Size | None = None
     ) -> Iterator[tuple[torch.Tensor, dict[str, Any]]]:
         """Images and records of raw samples, of their own size or a given one.
+
+        Args:
+            samples: as they lie in the shards.
+            complaints: of broken images that no record tells of yet; the caller's, to carry over.
+            size: of every image; by default the nearest to each.
 
         Raises:
             UserError: a sample has no image, or none of many in a row can be read.
         """
-        complaints: list[str] = []
         for sample in samples:
             cut_to = size or nearest_size(self.aspect(sample), self.sizes)
             try:
@@ -81,8 +89,9 @@ class Shards(IterableDataset):
                 continue
             if len(self.sizes) > 1:
                 record[BUCKET] = cut_to
-            yield image, noted(record, complaints)
-            complaints = []
+            record = noted(record, complaints)
+            complaints.clear()
+            yield image, record
 
     def aspect(self, sample: dict[str, Any]) -> float:
         """ln(height / width) of a raw sample's image; 0 where there is but one size, or no image."""
@@ -114,7 +123,7 @@ class ShardStream(IterableDataset):
         Raises:
             UserError: a shard cannot be read, or none of its images.
         """
-        return self.shards.decode(self.raw())
+        return self.shards.decode(self.raw(), [])
 
     def state_dict(self) -> dict[str, int]:
         """The place of the next sample."""

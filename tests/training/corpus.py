@@ -81,11 +81,20 @@ def generator_recipe(corpus, output, tokenizer_folder, steps=60, **values):
 
 
 def logged(output, name):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     values = {}
-    for folder in sorted({path.parent for path in output.rglob("events.out.tfevents*")}):
-        events = EventAccumulator(str(folder)).Reload()
+    for events in _events(output):
         if name in events.Tags()["scalars"]:
             values |= {event.step: event.value for event in events.Scalars(name)}
     return [values[step] for step in sorted(values)]
+
+
+def pictures(output):
+    """Names of the pictures in the log."""
+    return {name for events in _events(output) for name in events.Tags()["images"]}
+
+
+def _events(output):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folders = {path.parent for path in output.rglob("events.out.tfevents*")}
+    return [EventAccumulator(str(folder)).Reload() for folder in sorted(folders)]

@@ -105,6 +105,19 @@ def test_thinning_and_adapters_make_a_step_cheaper(tmp_path):
     assert adapted.memory["optimizer"] < full.memory["optimizer"] / 10
 
 
+def test_spread_weights_take_less_of_each_gpu(tmp_path):
+    recipe = recipe_of_a_step(tmp_path)
+    whole, spread = (
+        dry_run(recipe, "generator", [f"run.parallel={kind}"], gpus=4) for kind in ("ddp", "fsdp")
+    )
+    for name in ("gradients", "optimizer", "average"):
+        assert spread.memory[name] == pytest.approx(whole.memory[name] / 4)
+    assert spread.memory["weights"] < whole.memory["weights"]
+    assert 0 < spread.memory["gathered"] < whole.memory["weights"]
+    accumulating = dry_run(recipe, "generator", ["run.parallel=fsdp", "run.accumulation=2"], gpus=4)
+    assert accumulating.memory["gradients"] == whole.memory["gradients"]
+
+
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_the_tables_of_the_recipes_say_what_the_program_says(path):
     report = dry_run(path, path.stem.partition("_")[0], gpus=8)

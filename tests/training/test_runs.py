@@ -12,7 +12,14 @@ from openhart.errors import UserError
 from openhart.pipeline import HartPipeline
 from openhart.training import generator, history, tokenizer
 from openhart.training.batches import EndlessBatches
-from tests.training.corpus import draw_corpus, generator_recipe, logged, tokenizer_recipe, write_recipe
+from tests.training.corpus import (
+    draw_corpus,
+    generator_recipe,
+    logged,
+    pictures,
+    tokenizer_recipe,
+    write_recipe,
+)
 
 
 @pytest.fixture(scope="module")
@@ -112,18 +119,20 @@ def test_the_generator_learns_and_its_pipeline_loads(trained_generator):
         {"residual": {"kind": "wide", "width": 32, "depth": 2, "repeats": 2}},
         {"residual": None, "thinning": {}},
         {"thinning": {}, "cache": False},
-        {"conditioning": {"kind": "label", "num_classes": 8}},
+        {"conditioning": {"kind": "label", "num_classes": 8}, "sample_labels": [0, 3]},
     ],
     ids=["wide", "no-residual", "thinned", "label"],
 )
 def test_every_kind_of_generator_runs(corpus, trained_tokenizer, tmp_path, values):
+    values = {"sample_prompts": [] if "sample_labels" in values else ["a red circle"], **values}
     recipe = generator_recipe(corpus, tmp_path, trained_tokenizer[0], steps=3, **values)
-    recipe["sample_prompts"] = []
+    recipe["run"]["sample_every"] = 3
     folder = generator.train(write_recipe(tmp_path / "recipe.yaml", recipe), quiet=True)
     pipeline = HartPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     asked = {"class_labels": 3} if pipeline.label_encoder else {"prompt": "a red circle"}
     assert pipeline(**asked, output_type="pt").images.isfinite().all()
+    assert "samples" in pictures(tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveInt,
     ValidationError,
     field_validator,
@@ -210,6 +211,8 @@ class GeneratorRecipe(Section):
     tokenizer's own, for another resolution. ``initial`` names a pipeline to start from; its scales may
     be others. ``lora`` trains adapters of it alone. ``cache`` names a folder that
     ``openhart data cache`` filled; true encodes the data in memory before the first step, false each batch.
+    ``sample_prompts``, or ``sample_labels`` for classes, are what the log shows every ``run.sample_every``
+    steps.
     """
 
     run: Run
@@ -226,12 +229,32 @@ class GeneratorRecipe(Section):
     initial: str | None = None
     lora: Lora | None = None
     sample_prompts: list[str] = []
+    sample_labels: list[NonNegativeInt] = []
     sampling: dict[str, Any] = {}
 
     @model_validator(mode="after")
     def _adapters_need_a_model(self) -> "GeneratorRecipe":
         if self.lora is not None and self.initial is None:
             raise ValueError("lora adapts a trained model: name it as initial")
+        return self
+
+    @model_validator(mode="after")
+    def _a_wide_head_needs_the_map(self) -> "GeneratorRecipe":
+        if self.thinning is not None and self.residual is not None and self.residual.kind == "wide":
+            raise ValueError(
+                "thinning leaves out tokens that a wide residual head looks at: take kind: token"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _samples_need_their_condition(self) -> "GeneratorRecipe":
+        other = self.sample_labels if self.conditioning.kind == "text" else self.sample_prompts
+        if other:
+            wanted = "sample_prompts" if self.conditioning.kind == "text" else "sample_labels"
+            raise ValueError(f"conditioning.kind is {self.conditioning.kind}: its samples are {wanted}")
+        classes = self.conditioning.num_classes
+        if classes is not None and any(label >= classes for label in self.sample_labels):
+            raise ValueError(f"sample_labels: there are {classes} classes, 0 to {classes - 1}")
         return self
 
 

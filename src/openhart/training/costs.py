@@ -63,6 +63,7 @@ class Counter:
     def __init__(self, precision: str) -> None:
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+        self.bytes = FLOAT if self.half is None else self.half.itemsize
 
     def tensor(self, *shape: int, needs_gradient: bool = True, dtype: torch.dtype = torch.float32) -> Tensor:
         """A tensor without storage."""

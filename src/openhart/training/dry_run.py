@@ -1,7 +1,7 @@
 """A recipe weighed before it runs: parameters, tokens, FLOPs and memory of a step."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,8 @@ class Report:
         passes: gradient accumulation.
         flops: of one pass on one GPU.
         kept: bytes of activations of one pass on one GPU.
-        gpus: data-parallel replicas.
+        gpus: how many share a step's samples.
+        gathered: bytes of weights that a GPU holds whole at a time if they are spread (FSDP2), else None.
     """
 
     parts: dict[str, int]
@@ -64,18 +65,22 @@ class Report:
     flops: int
     kept: int
     gpus: int
+    gathered: int | None = None
 
     @property
     def memory(self) -> dict[str, float]:
-        """GiB a GPU: every GPU holds all weights (DDP)."""
-        ours = sum(self.parts.values())
-        return {
-            "weights": (ours + self.frozen) * FLOAT / GIB,
-            "gradients": self.trained * FLOAT / GIB,
-            "optimizer": 2 * self.trained * FLOAT / GIB,
-            "average": ours * FLOAT / GIB,
-            "activations": self.kept / GIB,
+        """GiB a GPU, at most; gradients that are accumulated stay whole."""
+        ours, spread = sum(self.parts.values()), self.gpus if self.gathered is not None else 1
+        found = {
+            "weights": (ours / spread + self.frozen) * FLOAT,
+            "gradients": self.trained / (spread if self.passes == 1 else 1) * FLOAT,
+            "optimizer": 2 * self.trained / spread * FLOAT,
+            "average": ours / spread * FLOAT,
+            "activations": self.kept,
         }
+        if self.gathered is not None:
+            found["gathered"] = self.gathered
+        return {name: size / GIB for name, size in found.items()}
 
     @property
     def samples(self) -> int:
@@ -117,7 +122,7 @@ def dry_run(
         path: the recipe.
         kind: ``tokenizer`` or ``generator``.
         overrides: as :func:`load_recipe`.
-        gpus: data-parallel replicas.
+        gpus: how many share a step's samples.
         gpu_memory: GiB of each; None for any.
 
     Raises:
@@ -131,7 +136,8 @@ def dry_run(
     if gpu_memory is not None and needed > gpu_memory:
         raise UserError(
             f"{path} needs {needed:.1f} GiB a GPU and there are {gpu_memory:g}: lower data.batch_size "
-            "(and raise run.accumulation), or set run.gradient_checkpointing=true"
+            "(and raise run.accumulation), or set run.gradient_checkpointing=true or, for a generator, "
+            "run.parallel=fsdp"
         )
     return report
 
@@ -188,7 +194,16 @@ def _weigh_generator(recipe: GeneratorRecipe, path: Path, gpus: int) -> Report:
     tokens = count_tokens(transformer.scales)
     batch = recipe.data.batch_size
     seen = tokens - h * w + average
-    return _report(recipe.run, parts, (trained, _count(tokenizer)), (tokens, seen), batch, cost, gpus)
+    report = _report(recipe.run, parts, (trained, _count(tokenizer)), (tokens, seen), batch, cost, gpus)
+    if recipe.run.parallel != "fsdp" or gpus == 1:
+        return report
+    return replace(report, gathered=_gathered(transformer, sum(parts.values())) * counter.bytes)
+
+
+def _gathered(transformer: HartTransformer, weights: int) -> int:
+    """Of a spread model, those outside the blocks and those of two blocks, the next being fetched early."""
+    blocks = [_count(block) for block in transformer.blocks]
+    return weights - sum(blocks) + 2 * max(blocks)
 
 
 def _tokenizer_without_weights(recipe: GeneratorRecipe, path: Path) -> HybridTokenizer:

@@ -62,7 +62,8 @@ def train(path: Path, overrides: list[str] | None = None, quiet: bool = False) -
             model, _ = _build_transformer(recipe, tokenizer, context)
     for size in recipe.data.buckets:
         model.at(tokenizer.at(size).quantizer.scales)
-    accelerator, output = open_run(recipe)
+    has_head = recipe.residual is not None and (start is None or start.residual_head is not None)
+    accelerator, output = open_run(recipe, all_used=has_head)
     tokenizer.to(accelerator.device)
     if recipe.cache is True and not isinstance(dataset, IterableDataset):
         dataset = Latents(tokenizer, dataset, recipe.data.batch_size, recipe.data.workers, quiet)

@@ -16,17 +16,23 @@ from openhart.training.sharding import whole
 
 @torch.no_grad()
 def log_samples(stage: Stage, step: int) -> None:
-    """Pictures for the recipe's prompts, always from the same seeds, by the averaged weights."""
-    prompts = stage.recipe.sample_prompts
-    if not prompts:
+    """Pictures of the recipe's samples, always from the same seeds, by the averaged weights."""
+    recipe = stage.recipe
+    count = len(recipe.sample_prompts or recipe.sample_labels)
+    if not count:
         return
     averaged = _averaged(stage)
     if not stage.accelerator.is_main_process:
         return
     pipeline = _pipeline(stage, averaged, reads_text=True)
     pipeline.set_progress_bar_config(disable=True)
-    generators = [torch.Generator().manual_seed(seed) for seed in range(len(prompts))]
-    images = pipeline(prompts, generator=generators, output_type="pt").images
+    generators = [torch.Generator().manual_seed(seed) for seed in range(count)]
+    images = pipeline(
+        recipe.sample_prompts or None,
+        class_labels=recipe.sample_labels or None,
+        generator=generators,
+        output_type="pt",
+    ).images
     log_images(stage.accelerator, "samples", images * 2 - 1, step)
 
 

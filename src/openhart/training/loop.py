@@ -21,8 +21,12 @@ from openhart.training.parallel import mean_over_processes
 PROJECT = "openhart"
 
 
-def open_run(recipe: GeneratorRecipe | TokenizerRecipe) -> tuple[Accelerator, Path]:
+def open_run(recipe: GeneratorRecipe | TokenizerRecipe, all_used: bool) -> tuple[Accelerator, Path]:
     """Start accelerate and its trackers for a run and make its folder.
+
+    Args:
+        recipe: what is to run.
+        all_used: whether every step gives every weight a gradient, so that processes need not look.
 
     Raises:
         UserError: the output folder cannot be made, or a tracker cannot be used.
@@ -36,12 +40,15 @@ def open_run(recipe: GeneratorRecipe | TokenizerRecipe) -> tuple[Accelerator, Pa
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make output folder {output}: {error.strerror}") from error
+    ddp = DistributedDataParallelKwargs(
+        find_unused_parameters=not all_used, gradient_as_bucket_view=True, broadcast_buffers=False
+    )
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # else several processes on CPUs are not seen
         mixed_precision=run.precision,
         log_with=list(run.trackers),
         project_config=ProjectConfiguration(str(output), logging_dir=str(output / "log")),
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)],
+        kwargs_handlers=[ddp],
     )
     wandb = {
         "name": output.name,

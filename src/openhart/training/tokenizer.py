@@ -90,7 +90,7 @@ def train(path: Path, overrides: list[str] | None = None, quiet: bool = False) -
     dataset = open_dataset(recipe.data.train, size, only=recipe.data.only)
     held_out = open_dataset(recipe.data.test or recipe.data.train, size, only=recipe.data.only)
     perceptual = build_perceptual(recipe.losses.perceptual) if recipe.losses.perceptual else None
-    accelerator, output = open_run(recipe)
+    accelerator, output = open_run(recipe, all_used=False)
     stage = _prepare(recipe, accelerator, tokenizer, perceptual)
     batches = open_batches(dataset, recipe.data, recipe.run.seed, accelerator)
     keep_place(accelerator, batches)

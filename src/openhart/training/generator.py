@@ -21,11 +21,11 @@ from openhart.training.costs import Counter, generator_cost, kept_shares
 from openhart.training.generator_batch import make_batch
 from openhart.training.generator_data import encoded, load_tokenizer, open_data, residual_scale
 from openhart.training.generator_losses import GeneratorLosses
-from openhart.training.generator_output import finish, fresh, log_samples
+from openhart.training.generator_output import fresh, log_samples, save_result
 from openhart.training.generator_stage import Stage
 from openhart.training.initial import with_scales
 from openhart.training.latents import Latents, TextConditions
-from openhart.training.loop import log_metrics, open_run, rate_at, set_rate, steps_with_progress
+from openhart.training.loop import close_run, log_metrics, open_run, rate_at, set_rate, steps_with_progress
 from openhart.training.lora import add_lora
 from openhart.training.pace import Pace
 from openhart.training.parallel import Skips, syncing
@@ -50,7 +50,12 @@ def train(path: Path, overrides: list[str] | None = None, quiet: bool = False) -
     Raises:
         UserError: a recipe, a tokenizer, a data set or an output folder that cannot be used.
     """
-    recipe = load_recipe(path, GeneratorRecipe, overrides)
+    accelerator, folder = _run(load_recipe(path, GeneratorRecipe, overrides), quiet)
+    close_run(accelerator)
+    return folder
+
+
+def _run(recipe: GeneratorRecipe, quiet: bool) -> tuple[Accelerator, Path]:
     set_seed(recipe.run.seed)
     tokenizer = load_tokenizer(recipe)
     dataset, conditions = open_data(recipe, tokenizer)
@@ -85,7 +90,7 @@ def train(path: Path, overrides: list[str] | None = None, quiet: bool = False) -
             log_samples(stage, step)
         if (step + 1) % recipe.run.save_every == 0 or step + 1 == recipe.steps:
             save_checkpoint(accelerator, output, step + 1, recipe.run.keep_checkpoints)
-    return finish(stage, output)
+    return accelerator, save_result(stage, output)
 
 
 def _load_initial(recipe: GeneratorRecipe, tokenizer: HybridTokenizer) -> HartPipeline | None:

@@ -36,7 +36,7 @@ def log_samples(stage: Stage, step: int) -> None:
     log_images(stage.accelerator, "samples", images * 2 - 1, step)
 
 
-def finish(stage: Stage, output: Path) -> Path:
+def save_result(stage: Stage, output: Path) -> Path:
     """Save the averaged weights as a pipeline, or the adapter alone."""
     adapted = stage.recipe.lora is not None
     folder = output / (LORA_FOLDER if adapted else "pipeline")
@@ -46,8 +46,6 @@ def finish(stage: Stage, output: Path) -> Path:
             save_lora(averaged.transformer, folder)
         else:
             _pipeline(stage, averaged, reads_text=False).save_pretrained(folder)
-    stage.accelerator.wait_for_everyone()
-    stage.accelerator.end_training()
     return folder
 
 

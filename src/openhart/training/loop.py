@@ -65,6 +65,17 @@ def open_run(recipe: GeneratorRecipe | TokenizerRecipe, all_used: bool) -> tuple
     return accelerator, output
 
 
+def close_run(accelerator: Accelerator) -> None:
+    """End trackers and processes, once the caller has let go of the run's models.
+
+    A model under DDP that outlives its processes' group takes it down with the interpreter locked, and that
+    waits forever if a thread of gloo still lets go of a tensor (github.com/pytorch/pytorch/issues/56297).
+    """
+    accelerator.wait_for_everyone()
+    accelerator.free_memory()
+    accelerator.end_training()
+
+
 def rate_at(step: int, total: int, optimizer: Optimizer) -> float:
     """Learning rate of a step: linear warm-up, then cosine down to ``final_ratio`` of the peak."""
     if step < optimizer.warmup_steps:

@@ -25,6 +25,7 @@ from openhart.training.config import Phase, TokenizerRecipe, load_recipe
 from openhart.training.costs import Counter, tokenizer_phase_cost
 from openhart.training.latents import some_samples
 from openhart.training.loop import (
+    close_run,
     log_images,
     log_metrics,
     open_run,
@@ -81,7 +82,12 @@ def train(path: Path, overrides: list[str] | None = None, quiet: bool = False) -
     Raises:
         UserError: a recipe, a data set or an output folder that cannot be used.
     """
-    recipe = load_recipe(path, TokenizerRecipe, overrides)
+    accelerator, folder = _run(load_recipe(path, TokenizerRecipe, overrides), quiet)
+    close_run(accelerator)
+    return folder
+
+
+def _run(recipe: TokenizerRecipe, quiet: bool) -> tuple[Accelerator, Path]:
     set_seed(recipe.run.seed)
     tokenizer = build_tokenizer(recipe)
     size = tokenizer.image_size
@@ -116,7 +122,7 @@ def train(path: Path, overrides: list[str] | None = None, quiet: bool = False) -
             _log_reconstructions(stage, samples, step)
         if (step + 1) % recipe.run.save_every == 0 or step + 1 == total:
             save_checkpoint(accelerator, output, step + 1, recipe.run.keep_checkpoints)
-    return _finish(stage, output)
+    return accelerator, _save_result(stage, output)
 
 
 def _prepare(
@@ -309,11 +315,9 @@ def _flops(stage: Stage, phase: Phase) -> int:
     return tokenizer_phase_cost(Counter(stage.recipe.run.precision), stage.recipe, tokenizer, phase).flops
 
 
-def _finish(stage: Stage, output: Path) -> Path:
+def _save_result(stage: Stage, output: Path) -> Path:
     folder = output / "image_tokenizer"
     if stage.accelerator.is_main_process:
         stage.ema.copy_to(stage.tokenizer.parameters())
         stage.tokenizer.save_pretrained(folder)
-    stage.accelerator.wait_for_everyone()
-    stage.accelerator.end_training()
     return folder

@@ -29,7 +29,8 @@ def plot_phases(report: dict[str, Any], path: Path) -> None:
         if not program["program"].startswith("fast"):  # they leave work out
             floor = program["seconds"] / program["times_the_floor"]
             axes.plot([floor, floor], [row - 0.45, row + 0.45], color="black", lw=2)
-        axes.text(left, row, f"  {program['seconds']:.3g} s, {program['times_as_fast']:.2f}×", va="center")
+        total = f"{program['seconds']:,.0f}" if left >= 1000 else f"{program['seconds']:.3g}"
+        axes.text(left, row, f"  {total} s, {program['times_as_fast']:.2f}×", va="center")
     axes.set_yticks(range(len(programs)), [program["program"] for program in reversed(programs)])
     axes.set_xlim(0, 1.18 * max(program["seconds"] for program in programs))
     axes.set_xlabel("seconds a picture; the black mark is the floor, operations over matmul rate")

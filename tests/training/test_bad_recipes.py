@@ -87,7 +87,7 @@ def refused(kind, recipe, output, capsys):
     assert said.startswith("openhart: ")
     assert said.count("\n") == 1
     assert not output.exists()
-    return said.replace(str(recipe.parent), "")
+    return said.replace(str(recipe.parent), "")  # the folder bears the test's name, and so the word
 
 
 @pytest.mark.parametrize(("change", "word"), GENERATOR, ids=[word for _, word in GENERATOR])

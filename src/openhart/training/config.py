@@ -53,10 +53,22 @@ class Data(Section):
         return value
 
 
-class Optimizer(Section):
-    """AdamW with linear warm-up and cosine decay."""
+class OptimizerSettings(Section):
+    """Optimizer and learning-rate schedule.
 
+    ``kind: adamw`` trains all weights by AdamW. ``kind: muon`` trains the matrices of hidden layers and the
+    convolutions by Muon with ``muon_learning_rate`` and ``momentum``, and the rest by AdamW with
+    ``learning_rate`` and ``betas``. Both rates follow one schedule: linear warm-up over ``warmup_steps``, then
+    ``schedule: cosine`` down to ``final_ratio`` of the peak, or ``schedule: wsd``, constant until the last
+    ``decay_share`` of the run and then linear down to ``final_ratio``.
+    """
+
+    kind: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = Field(gt=0)
+    muon_learning_rate: float = Field(default=0.02, gt=0)
+    momentum: float = Field(default=0.95, ge=0, lt=1)
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    decay_share: float = Field(default=0.4, gt=0, le=1)
     final_ratio: float = Field(default=0.1, ge=0, le=1)
     warmup_steps: int = Field(default=100, ge=0)
     betas: tuple[float, float] = (0.9, 0.95)
@@ -105,7 +117,8 @@ class Phase(Section):
     """One stretch of tokenizer training.
 
     ``discrete_share`` of each batch is decoded from codes, the rest from continuous features;
-    ``train: decoder`` freezes encoder, codes and φ (HART, section 3.1).
+    ``train: decoder`` freezes encoder, codes and φ (HART, section 3.1). ``perceptual: false`` leaves out the
+    perceptual loss, whose network costs more time than it saves while pictures are still soft.
     """
 
     name: str
@@ -113,6 +126,7 @@ class Phase(Section):
     discrete_share: float = Share
     train: Literal["all", "decoder"] = "all"
     kmeans_start: bool = False
+    perceptual: bool = True
     adversarial: bool = False
 
     @property
@@ -122,12 +136,17 @@ class Phase(Section):
 
 
 class TokenizerLosses(Section):
-    """Weights of the tokenizer's losses; ``perceptual`` names the distance, null leaves it out."""
+    """Weights of the tokenizer's losses.
+
+    ``perceptual`` names the distance, null leaves it out; it is computed in every ``perceptual_every``-th
+    step, always with the weight ``perceptual_weight``.
+    """
 
     l1: NonNegativeFloat = 1.0
     l2: NonNegativeFloat = 0.0
     perceptual: str | None = "efficientnet"
     perceptual_weight: NonNegativeFloat = 1.0
+    perceptual_every: PositiveInt = 1
     quantization: NonNegativeFloat = 1.0
     commitment: NonNegativeFloat = 0.25
     adversarial: NonNegativeFloat = 0.5
@@ -140,14 +159,16 @@ class TokenizerRecipe(Section):
     """Everything that makes a tokenizer.
 
     ``model`` holds HybridTokenizer's settings; ``initial`` names a tokenizer to start from instead.
+    ``mirror`` flips each picture left to right in half of its appearances.
     """
 
     run: Run
     data: Data
     model: dict[str, Any] = {}
     phases: list[Phase] = Field(min_length=1)
-    optimizer: Optimizer
+    optimizer: OptimizerSettings
     losses: TokenizerLosses = TokenizerLosses()
+    mirror: bool = False
     revive_every: PositiveInt = 50
     revival_memory: float = Field(default=0.98, ge=0, lt=1)
     initial: str | None = None
@@ -223,7 +244,7 @@ class GeneratorRecipe(Section):
     model: dict[str, Any] = {}
     conditioning: Conditioning = Conditioning()
     residual: ResidualHead | None = ResidualHead()
-    optimizer: Optimizer
+    optimizer: OptimizerSettings
     thinning: Thinning | None = None
     cache: bool | str = True
     initial: str | None = None

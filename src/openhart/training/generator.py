@@ -25,8 +25,9 @@ from openhart.training.generator_output import fresh, log_samples, save_result
 from openhart.training.generator_stage import Stage
 from openhart.training.initial import with_scales
 from openhart.training.latents import Latents, TextConditions
-from openhart.training.loop import close_run, log_metrics, open_run, rate_at, set_rate, steps_with_progress
+from openhart.training.loop import close_run, log_metrics, open_run, steps_with_progress
 from openhart.training.lora import add_lora
+from openhart.training.optimizer import build_optimizer, rate_factor, set_rates
 from openhart.training.pace import Pace
 from openhart.training.parallel import Skips, syncing
 from openhart.training.parts import build_head, check_same_shape, transformer_settings
@@ -155,12 +156,7 @@ def _prepare(
     spread = recipe.run.parallel == "fsdp" and accelerator.num_processes > 1
     if spread:
         shard(accelerator, losses.to(accelerator.device))
-    optimizer = torch.optim.AdamW(
-        _parameter_groups(losses, recipe.optimizer.weight_decay),
-        lr=recipe.optimizer.learning_rate,
-        betas=recipe.optimizer.betas,
-        fused=True,
-    )
+    optimizer = build_optimizer([losses], recipe.optimizer)
     model: nn.Module = losses
     prepared: Any = optimizer
     if not spread:
@@ -192,20 +188,10 @@ def _build_transformer(
     return transformer, LabelEncoder(num_classes=classes, dim=width)  # by name, or its config forgets them
 
 
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; biases, norms and tables do not."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    matrices = [p for p in trained if p.ndim >= 2]
-    others = [p for p in trained if p.ndim < 2]
-    return [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-
-
 def _train_step(stage: Stage, step: int, batches: Iterator[Any]) -> dict[str, Any]:
     recipe, accelerator = stage.recipe, stage.accelerator
-    set_rate(stage.optimizer, rate_at(step, recipe.steps, recipe.optimizer))
+    factor = rate_factor(step, recipe.steps, recipe.optimizer)
+    set_rates(stage.optimizer, factor, recipe.optimizer)
     common = step_generator(recipe.run.seed, step)
     metrics: dict[str, Any] = {}
     names: list[str] = []
@@ -227,7 +213,7 @@ def _train_step(stage: Stage, step: int, batches: Iterator[Any]) -> dict[str, An
         stage.ema.step(stage.losses.parameters())
     stage.optimizer.zero_grad()
     return metrics | {
-        "learning_rate": rate_at(step, recipe.steps, recipe.optimizer),
+        "learning_rate": recipe.optimizer.learning_rate * factor,
         "skipped": stage.skips.total,
     }
 

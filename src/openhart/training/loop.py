@@ -1,6 +1,5 @@
-"""What both stages share: opening a run, its rate of learning, its log."""
+"""What both stages share: opening a run and its log."""
 
-import math
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,12 +9,11 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import ProjectConfiguration
 from torch import Tensor
-from torch.optim import Optimizer as TorchOptimizer
 from tqdm.auto import tqdm
 
 from openhart.errors import UserError
 from openhart.training import history
-from openhart.training.config import GeneratorRecipe, Optimizer, TokenizerRecipe
+from openhart.training.config import GeneratorRecipe, TokenizerRecipe
 from openhart.training.parallel import mean_over_processes
 
 PROJECT = "openhart"
@@ -74,21 +72,6 @@ def close_run(accelerator: Accelerator) -> None:
     accelerator.wait_for_everyone()
     accelerator.free_memory()
     accelerator.end_training()
-
-
-def rate_at(step: int, total: int, optimizer: Optimizer) -> float:
-    """Learning rate of a step: linear warm-up, then cosine down to ``final_ratio`` of the peak."""
-    if step < optimizer.warmup_steps:
-        return optimizer.learning_rate * (step + 1) / optimizer.warmup_steps
-    done = (step - optimizer.warmup_steps) / max(total - optimizer.warmup_steps, 1)
-    floor = optimizer.final_ratio
-    return optimizer.learning_rate * (floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2)
-
-
-def set_rate(optimizer: TorchOptimizer, rate: float) -> None:
-    """Give every parameter group of an optimizer the same learning rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
 
 
 def steps_with_progress(

@@ -29,8 +29,6 @@ from openhart.training.loop import (
     log_images,
     log_metrics,
     open_run,
-    rate_at,
-    set_rate,
     steps_with_progress,
 )
 from openhart.training.losses import (
@@ -41,6 +39,7 @@ from openhart.training.losses import (
     discriminator_loss,
     quantization_loss,
 )
+from openhart.training.optimizer import build_optimizer, rate_factor, set_rates
 from openhart.training.pace import Pace
 from openhart.training.parallel import Skips, average_gradients, mean_over_processes, syncing
 from openhart.training.parts import build_tokenizer
@@ -131,13 +130,8 @@ def _prepare(
     tokenizer: HybridTokenizer,
     perceptual: nn.Module | None,
 ) -> Stage:
-    settings, losses = recipe.optimizer, recipe.losses
-    optimizer = torch.optim.AdamW(
-        tokenizer.parameters(),
-        lr=settings.learning_rate,
-        betas=settings.betas,
-        weight_decay=settings.weight_decay,
-    )
+    losses = recipe.losses
+    optimizer = build_optimizer([tokenizer], recipe.optimizer)
     discriminator: nn.Module = PatchDiscriminator(losses.discriminator_width)
     discriminator_optimizer: Any = torch.optim.AdamW(
         discriminator.parameters(), lr=losses.discriminator_learning_rate, betas=(0.5, 0.9)
@@ -197,13 +191,16 @@ def _train_step(
     batches: Iterator[tuple[Tensor, list[str]]],
 ) -> dict[str, Any]:
     recipe, accelerator = stage.recipe, stage.accelerator
-    set_rate(stage.optimizer, rate_at(step, total, recipe.optimizer))
+    factor = rate_factor(step, total, recipe.optimizer)
+    set_rates(stage.optimizer, factor, recipe.optimizer)
     common = step_generator(recipe.run.seed, step)
     metrics: dict[str, Any] = {}
     names: list[str] = []
     for part in range(recipe.run.accumulation):
         image, image_names = next(batches)
         names += image_names
+        if recipe.mirror:
+            image = _mirrored(image, common)
         through_codes = _choose_discrete(accelerator, len(image), phase.discrete_share, common)
         with syncing(accelerator, stage.model, part + 1 == recipe.run.accumulation):
             with accelerator.autocast():
@@ -213,7 +210,10 @@ def _train_step(
                     frozen=phase.train == "decoder",
                     learns_codes=phase.learns_codes,
                 )
-                loss, metrics = _losses(stage, phase, phase_step, image, output, features, quantized)
+                perceptual = phase.perceptual and step % recipe.losses.perceptual_every == 0
+                loss, metrics = _losses(
+                    stage, phase, phase_step, image, output, features, quantized, perceptual
+                )
             accelerator.backward(loss / recipe.run.accumulation)
         if phase.adversarial:
             metrics["discriminator"] = _discriminator_backward(stage, image, output)
@@ -237,6 +237,12 @@ def _train_step(
     return metrics
 
 
+def _mirrored(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Images (B, 3, H, W), each flipped left to right with probability 1/2."""
+    flipped = torch.rand(len(images), generator=generator) < 0.5
+    return torch.where(flipped[:, None, None, None].to(images.device), images.flip(3), images)
+
+
 def _choose_discrete(
     accelerator: Accelerator, batch: int, share: float, generator: torch.Generator
 ) -> Tensor:
@@ -255,11 +261,12 @@ def _losses(
     output: Tensor,
     features: Tensor,
     quantized: Quantized,
+    perceptual: bool,
 ) -> tuple[Tensor, dict[str, Any]]:
     weights = stage.recipe.losses
     output, squared = output.float(), F.mse_loss(output.float(), image)
     likeness = weights.l1 * F.l1_loss(output, image) + weights.l2 * squared
-    if stage.perceptual is not None:
+    if perceptual and stage.perceptual is not None:
         likeness = likeness + weights.perceptual_weight * stage.perceptual(output, image).mean()
     loss = likeness
     metrics = {"likeness": likeness, "psnr": -10 * (squared.detach() / 4).log10()}

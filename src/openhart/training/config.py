@@ -58,7 +58,7 @@ class OptimizerSettings(Section):
 
     ``kind: adamw`` trains all weights by AdamW. ``kind: muon`` trains the matrices of hidden layers and the
     convolutions by Muon with ``muon_learning_rate`` and ``momentum``, and the rest by AdamW with
-    ``learning_rate`` and ``betas``. Both rates follow one schedule: linear warm-up over ``warmup_steps``, then
+    ``learning_rate`` and ``betas``. Both follow one schedule: linear warm-up over ``warmup_steps``, then
     ``schedule: cosine`` down to ``final_ratio`` of the peak, or ``schedule: wsd``, constant until the last
     ``decay_share`` of the run and then linear down to ``final_ratio``.
     """

@@ -8,7 +8,7 @@ instructions emulate about a hundred times slower than float32; here convolution
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -81,12 +81,11 @@ def _iterate(x: Tensor) -> Tensor:
 
 def _iterate_on_gram(x: Tensor) -> Tensor:
     gram = x @ x.transpose(1, 2)
-    product = None
-    for iteration in range(ITERATIONS):
+    product = factor = _polynomial(gram)
+    for _ in range(ITERATIONS - 1):
+        gram = factor @ gram @ factor
         factor = _polynomial(gram)
-        product = factor if product is None else factor @ product
-        if iteration < ITERATIONS - 1:
-            gram = factor @ gram @ factor
+        product = factor @ product
     return product @ x
 
 
@@ -128,23 +127,19 @@ class MuonWithAdamW(torch.optim.Optimizer):
             {"params": matrices, "method": "adamw", "lr": learning_rate, "weight_decay": weight_decay},
             {"params": vectors, "method": "adamw", "lr": learning_rate, "weight_decay": 0.0},
         ]
-        super().__init__([group for group in groups if group["params"]], {"momentum": momentum, "betas": betas})
+        shared = {"momentum": momentum, "betas": betas}
+        super().__init__([group for group in groups if group["params"]], shared)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Take one step; parameters without a gradient stay as they are."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Take one step; parameters without a gradient stay as they are. ``closure`` must be None."""
         for group in self.param_groups:
             trained = [parameter for parameter in group["params"] if parameter.grad is not None]
+            gradients = [parameter.grad for parameter in trained]
             if trained:
-                (self._muon if group["method"] == "muon" else self._adamw)(trained, group)
-        return loss
+                (self._muon if group["method"] == "muon" else self._adamw)(trained, gradients, group)
 
-    def _muon(self, trained: list[Tensor], group: dict[str, Any]) -> None:
-        gradients = [parameter.grad for parameter in trained]
+    def _muon(self, trained: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
         momenta = [self._kept(parameter, "momentum") for parameter in trained]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])
@@ -158,12 +153,12 @@ class MuonWithAdamW(torch.optim.Optimizer):
             for (parameter, _), update in zip(members, updates, strict=True):
                 parameter.add_(_placed_as(update.view(shape), parameter), alpha=-rate)
 
-    def _adamw(self, trained: list[Tensor], group: dict[str, Any]) -> None:
+    def _adamw(self, trained: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
         names = ("exp_avg", "exp_avg_sq")
         first, second = ([self._kept(parameter, name) for parameter in trained] for name in names)
         steps = [self.state[parameter].setdefault("step", torch.tensor(0.0)) for parameter in trained]
         adamw(
-            trained, [parameter.grad for parameter in trained], first, second, [], steps,
+            trained, gradients, first, second, [], steps,
             amsgrad=False, beta1=group["betas"][0], beta2=group["betas"][1], lr=group["lr"],
             weight_decay=group["weight_decay"], eps=1e-8, maximize=False, foreach=True,
         )  # fmt: skip

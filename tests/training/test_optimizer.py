@@ -68,4 +68,7 @@ def test_both_methods_follow_the_schedule_from_their_own_peaks():
     settings = OptimizerSettings(kind="muon", learning_rate=1e-3, muon_learning_rate=0.05)
     optimizer = build_optimizer([nn.Linear(64, 64)], settings)
     set_rates(optimizer, 0.5, settings)
-    assert {group["method"]: group["lr"] for group in optimizer.param_groups} == {"muon": 0.025, "adamw": 5e-4}
+    assert {group["method"]: group["lr"] for group in optimizer.param_groups} == {
+        "muon": 0.025,
+        "adamw": 5e-4,
+    }

@@ -160,11 +160,15 @@ class MultiScaleQuantizer(nn.Module):
         return torch.cat(inputs, dim=1)
 
     def decode(self, codes: Sequence[Tensor]) -> Tensor:
-        """Features said by the codes of all scales, φ applied at each, (B, z, H, W)."""
-        f_hat = self.empty(len(codes[0]))
+        """The features that the codes of all scales add up to, φ applied at each, (B, z, H, W)."""
+        return self.prefixes(codes)[-1]
+
+    def prefixes(self, codes: Sequence[Tensor]) -> list[Tensor]:
+        """The features after each scale, φ applied at each: one tensor (B, z, H, W) per scale."""
+        f_hats = [self.empty(len(codes[0]))]
         for index, scale_codes in enumerate(codes):
-            f_hat = self.add_scale(f_hat, self.lookup(scale_codes), index)
-        return f_hat
+            f_hats.append(self.add_scale(f_hats[-1], self.lookup(scale_codes), index))
+        return f_hats[1:]
 
     def empty(self, batch: int) -> Tensor:
         """Features before the first scale: zeros, (B, z, H, W)."""

@@ -113,12 +113,29 @@ class Run(Section):
         return self
 
 
+class Exchange(Section):
+    """Near codes in place of the true ones, for the decoder alone (RobusTok, arXiv 2503.08354).
+
+    In a share ``pictures`` of all pictures, a share ``codes`` of the codes is exchanged, each for one of its
+    ``nearest`` neighbours in the codebook.
+    """
+
+    pictures: float = Field(default=0.1, ge=0, le=1)
+    codes: float = Field(default=0.5, ge=0, le=1)
+    nearest: PositiveInt = 100
+
+
 class Phase(Section):
     """One stretch of tokenizer training.
 
     ``discrete_share`` of each batch is decoded from codes, the rest from continuous features;
     ``train: decoder`` freezes encoder, codes and φ (HART, section 3.1). ``perceptual: false`` leaves out the
     perceptual loss, whose network costs more time than it saves while pictures are still soft.
+
+    Three settings make the decoder forgiving: ``exchange`` gives it near codes in place of true ones;
+    ``random_residual`` adds λ times the residual, λ uniform in [0, 1], in place of all of it;
+    ``scale_dropout`` is the share of the pictures decoded from codes that get only the first scales, as many
+    as drawn.
     """
 
     name: str
@@ -126,6 +143,9 @@ class Phase(Section):
     discrete_share: float = Share
     train: Literal["all", "decoder"] = "all"
     kmeans_start: bool = False
+    exchange: Exchange | None = None
+    random_residual: bool = False
+    scale_dropout: float = Share
     perceptual: bool = True
     adversarial: bool = False
 

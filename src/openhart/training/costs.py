@@ -24,6 +24,7 @@ from openhart.training.config import (
     Thinning,
     TokenizerRecipe,
 )
+from openhart.training.decoder_inputs import DecoderInputs
 from openhart.training.losses import PatchDiscriminator
 from openhart.training.reconstruction import Reconstruction
 from openhart.transformer.attention import block_causal
@@ -193,10 +194,14 @@ def kept_shares(thinning: Thinning | None) -> tuple[float, float]:
 def tokenizer_cost(counter: Counter, tokenizer: HybridTokenizer, batch: int, phase: Phase) -> Cost:
     """The tokenizer on images of its size; an encoder that is frozen has no backward pass."""
     image = counter.tensor(batch, tokenizer.config.in_channels, *tokenizer.image_size, needs_gradient=False)
-    through_codes = counter.tensor(batch, needs_gradient=False, dtype=torch.bool)
+    inputs = DecoderInputs(
+        counter.tensor(batch, needs_gradient=False),
+        None,
+        counter.tensor(batch, needs_gradient=False, dtype=torch.long),
+    )
     model = Reconstruction(tokenizer)
     frozen, learns_codes = phase.train == "decoder", phase.learns_codes
-    return counter.count(model, lambda: model(image, through_codes, frozen, learns_codes)[0])
+    return counter.count(model, lambda: model(image, inputs, frozen, learns_codes)[0])
 
 
 def discriminator_cost(counter: Counter, width: int, batch: int, size: tuple[int, int]) -> Cost:

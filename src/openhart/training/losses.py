@@ -96,11 +96,6 @@ def build_perceptual(name: str) -> nn.Module:
     raise UserError(f"perceptual must be efficientnet, lpips or null, got {name!r}")
 
 
-def straight_through(features: Tensor, discrete: Tensor) -> Tensor:
-    """The discrete features, with the continuous ones' gradient."""
-    return features + (discrete - features).detach()
-
-
 def code_use(quantizer: MultiScaleQuantizer, codes: list[Tensor]) -> dict[str, float]:
     """Share of the codebook that each scale uses in a batch of codes, and its perplexity."""
     size = quantizer.codebook.num_embeddings

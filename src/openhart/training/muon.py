@@ -36,7 +36,8 @@ def split_for_muon(modules: Iterable[nn.Module]) -> tuple[list[nn.Parameter], li
     Returns:
         parameters for Muon, parameters for AdamW.
     """
-    hidden, others = [], []
+    hidden: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     seen: set[int] = set()
     for module in modules:
         for part in module.modules():

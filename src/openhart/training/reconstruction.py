@@ -1,28 +1,28 @@
-"""The tokenizer as training calls it: each sample decoded from its codes or from all of its features."""
+"""The tokenizer as training calls it: one forward pass from image to reconstruction."""
 
 import torch
 from torch import Tensor, nn
 
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.tokenizer.quantizer import Quantized
-from openhart.training.losses import straight_through
+from openhart.training.decoder_inputs import DecoderInputs, decoder_features
 
 
 class Reconstruction(nn.Module):
-    """Image → reconstruction, some samples through their codes; one forward for any wrapper."""
+    """Image → reconstruction from codes, complete features or between; one forward for any wrapper."""
 
     def __init__(self, tokenizer: HybridTokenizer) -> None:
         super().__init__()
         self.tokenizer = tokenizer
 
     def forward(
-        self, image: Tensor, through_codes: Tensor, frozen: bool, learns_codes: bool
+        self, image: Tensor, inputs: DecoderInputs, frozen: bool, learns_codes: bool
     ) -> tuple[Tensor, Tensor, Quantized]:
-        """Decode each sample from discrete or continuous features.
+        """Encode, quantize and decode a batch.
 
         Args:
             image: (B, 3, H, W) in [−1, 1].
-            through_codes: (B,) bool, samples decoded from their codes alone.
+            inputs: what each sample is decoded from.
             frozen: encoder, codes and φ get no gradient.
             learns_codes: codes and φ get one.
 
@@ -36,6 +36,5 @@ class Reconstruction(nn.Module):
             torch.set_grad_enabled(learns_codes and torch.is_grad_enabled()),
         ):
             quantized = self.tokenizer.quantize(features.float())
-        discrete = straight_through(features, quantized.f_hats[-1].to(features.dtype))
-        mixed = torch.where(through_codes[:, None, None, None], discrete, features)
+        mixed = decoder_features(features, quantized, self.tokenizer.quantizer, inputs)
         return self.tokenizer.decode_unclamped(mixed), features, quantized

@@ -23,6 +23,7 @@ from openhart.training.batches import keep_place, names_of, open_batches, step_g
 from openhart.training.codebook import CodeRevival, start_with_kmeans
 from openhart.training.config import Phase, TokenizerRecipe, load_recipe
 from openhart.training.costs import Counter, tokenizer_phase_cost
+from openhart.training.decoder_inputs import DecoderInputs, draw_decoder_inputs
 from openhart.training.latents import some_samples
 from openhart.training.loop import (
     close_run,
@@ -201,14 +202,11 @@ def _train_step(
         names += image_names
         if recipe.mirror:
             image = _mirrored(image, common)
-        through_codes = _choose_discrete(accelerator, len(image), phase.discrete_share, common)
+        inputs = _draw_inputs(stage, phase, len(image), common)
         with syncing(accelerator, stage.model, part + 1 == recipe.run.accumulation):
             with accelerator.autocast():
                 output, features, quantized = stage.model(
-                    image,
-                    through_codes.to(image.device),
-                    frozen=phase.train == "decoder",
-                    learns_codes=phase.learns_codes,
+                    image, inputs, frozen=phase.train == "decoder", learns_codes=phase.learns_codes
                 )
                 perceptual = phase.perceptual and step % recipe.losses.perceptual_every == 0
                 loss, metrics = _losses(
@@ -243,14 +241,12 @@ def _mirrored(images: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(flipped[:, None, None, None].to(images.device), images.flip(3), images)
 
 
-def _choose_discrete(
-    accelerator: Accelerator, batch: int, share: float, generator: torch.Generator
-) -> Tensor:
-    """Which samples go through their codes: as many of all as the share says, the fraction by chance."""
-    total = batch * accelerator.num_processes
-    count = int(share * total) + int(torch.rand((), generator=generator) < share * total % 1)
-    chosen = torch.randperm(total, generator=generator) < count
-    return chosen[accelerator.process_index * batch :][:batch]
+def _draw_inputs(stage: Stage, phase: Phase, batch: int, generator: torch.Generator) -> DecoderInputs:
+    """What this process's samples are decoded from; drawn for all processes alike."""
+    accelerator, quantizer = stage.accelerator, stage.tokenizer.quantizer
+    drawn = draw_decoder_inputs(phase, quantizer, batch * accelerator.num_processes, generator)
+    first = accelerator.process_index * batch
+    return drawn.part(slice(first, first + batch), accelerator.device)
 
 
 def _losses(

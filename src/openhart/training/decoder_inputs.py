@@ -1,0 +1,101 @@
+"""What the decoder is given in training: codes, complete features, and what a generator will get wrong.
+
+A decoder that has only met the codes of real pictures breaks on wrong ones. Exchanging a few codes for near
+ones after the quantizer's losses makes it forgiving (RobusTok, arXiv 2503.08354), as does a residual of random
+strength; leaving out the finest scales at random is the quantizer dropout of SoundStream (arXiv 2107.03312).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from openhart.scales import count_tokens, split_by_scale
+from openhart.tokenizer.quantizer import MultiScaleQuantizer, Quantized
+from openhart.training.config import Exchange, Phase
+
+
+@dataclass(frozen=True)
+class DecoderInputs:
+    """Random choices for a batch of B samples with L codes each.
+
+    Attributes:
+        residual_share: (B,), λ in f̂ + λ·r: 0 decodes the codes alone, 1 the complete features.
+        ranks: (B, L) int, which nearest neighbour of its code takes a position, 0 keeps the code; None keeps
+            all codes.
+        scales: (B,) int, number of scales, from the coarsest on, that the decoder is given.
+    """
+
+    residual_share: Tensor
+    ranks: Tensor | None
+    scales: Tensor
+
+    def part(self, rows: slice, device: torch.device) -> "DecoderInputs":
+        """The choices for some of the samples, on a device."""
+        ranks = None if self.ranks is None else self.ranks[rows].to(device)
+        return DecoderInputs(self.residual_share[rows].to(device), ranks, self.scales[rows].to(device))
+
+
+def draw_decoder_inputs(
+    phase: Phase, quantizer: MultiScaleQuantizer, batch: int, generator: torch.Generator
+) -> DecoderInputs:
+    """Draw what each of ``batch`` samples is decoded from, as a phase of a recipe sets it.
+
+    The share of samples decoded from codes alone is exact up to one sample, which is drawn.
+    """
+    wanted = phase.discrete_share * batch
+    count = int(wanted) + int(torch.rand((), generator=generator) < wanted % 1)
+    discrete = torch.randperm(batch, generator=generator) < count
+    strength = torch.ones(batch)
+    if phase.random_residual:
+        strength = torch.rand(batch, generator=generator)
+    total = len(quantizer.scales)
+    scales = torch.full((batch,), total)
+    if phase.scale_dropout:
+        dropped = torch.rand(batch, generator=generator) < phase.scale_dropout
+        drawn = torch.randint(1, total + 1, (batch,), generator=generator)
+        scales = torch.where(discrete & dropped, drawn, scales)
+    ranks = None
+    if phase.exchange is not None:
+        ranks = _draw_ranks(phase.exchange, quantizer, batch, generator)
+    return DecoderInputs(torch.where(discrete, 0.0, strength), ranks, scales)
+
+
+def _draw_ranks(
+    settings: Exchange, quantizer: MultiScaleQuantizer, batch: int, generator: torch.Generator
+) -> Tensor:
+    shape = (batch, count_tokens(quantizer.scales))
+    disturbed = torch.rand(batch, 1, generator=generator) < settings.pictures
+    chosen = torch.rand(shape, generator=generator) < settings.codes
+    nearest = min(settings.nearest, quantizer.codebook.num_embeddings - 1)
+    ranks = torch.randint(1, nearest + 1, shape, generator=generator)
+    return torch.where(disturbed & chosen, ranks, 0)
+
+
+def decoder_features(
+    features: Tensor, quantized: Quantized, quantizer: MultiScaleQuantizer, inputs: DecoderInputs
+) -> Tensor:
+    """Features (B, z, H, W) for the decoder, with the gradient of the continuous ones (straight-through)."""
+    with torch.no_grad():
+        complete = quantized.f_hats[-1]
+        steps = quantized.f_hats
+        if inputs.ranks is not None:
+            exchanged = exchange_codes(quantizer, torch.cat(quantized.codes, dim=1), inputs.ranks)
+            steps = quantizer.prefixes(split_by_scale(exchanged, quantizer.scales))
+        discrete = torch.stack(list(steps), dim=1)[torch.arange(len(features)), inputs.scales - 1]
+        withheld = (inputs.residual_share - 1)[:, None, None, None] * (features.float() - complete)
+        change = discrete - complete + withheld  # exactly 0 where nothing is withheld
+    return features + change.to(features.dtype)
+
+
+def exchange_codes(quantizer: MultiScaleQuantizer, codes: Tensor, ranks: Tensor) -> Tensor:
+    """Replace each code (B, L) by its ``ranks``-th nearest by Euclidean distance; 0 keeps it."""
+    table = quantizer.codebook.weight.float()
+    chosen = ranks > 0
+    if not chosen.any():
+        return codes
+    distances = torch.cdist(table[codes[chosen]], table)
+    nearest = distances.topk(int(ranks.max()) + 1, largest=False).indices
+    exchanged = codes.clone()
+    exchanged[chosen] = nearest.gather(1, ranks[chosen][:, None])[:, 0]
+    return exchanged

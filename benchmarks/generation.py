@@ -153,7 +153,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     from floor import count_flops
     from shapes import SHAPES
 
-    from openhart.training.pace import matmul_rate
+    from openhart.arithmetic import matmul_rate
 
     names = [*(["reference"] if options.reference else []), *options.programs]
     report: dict[str, Any] = {"shape": options.shape, "batches": []}

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from openhart.acceleration.levels import find_level, speed_up
 from openhart.acceleration.quantized import quantize_weights
+from openhart.arithmetic import fastest_dtype
 from openhart.conditioning.label import LabelEncoder
 from openhart.conditioning.text import empty_condition, encode_prompts, load_text_encoder
 from openhart.errors import UserError
@@ -148,9 +149,9 @@ class HartPipeline(DiffusionPipeline):
         """Make the pipeline faster, in place, where it is now; afterwards it only generates.
 
         Args:
-            level: ``exact``: the same pictures up to rounding. ``fast``: bfloat16, and the last scale without
-                guidance. ``fastest``: bfloat16, and the last three without. What each costs and gains is
-                measured in ``docs/speed.md``.
+            level: ``exact``: the same pictures up to rounding. ``fast``: bfloat16 where the device is faster
+                in it than in float32, and the last scale without guidance. ``fastest``: the same, and the
+                last three scales without guidance. ``docs/speed.md`` has what each gains and costs.
 
         Returns:
             the pipeline itself.
@@ -161,8 +162,8 @@ class HartPipeline(DiffusionPipeline):
         chosen = find_level(level)
         if self._quantized:
             raise UserError("a pipeline with quantized weights cannot be optimized: choose one of the two")
-        if chosen.dtype is not None:
-            self.to(dtype=chosen.dtype)
+        if chosen.low_precision and fastest_dtype(self.device) == torch.bfloat16:
+            self.to(dtype=torch.bfloat16)
         self._level_sampling = dict(chosen.sampling)
         speed_up(self.image_tokenizer, self.transformer, self.residual_head)
         self._optimized = True

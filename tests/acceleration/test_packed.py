@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from openhart.acceleration.packed import PackedLinear, can_pack, pack
+from openhart.arithmetic import packs
 from openhart.errors import UserError
 from tests.tiny import random_context, tiny_head, tiny_transformer
 
@@ -36,6 +37,7 @@ def test_a_packed_transformer_says_and_saves_the_same(variant):
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+@pytest.mark.skipif(not packs(torch.bfloat16), reason="this CPU packs no bfloat16")
 @torch.no_grad()
 def test_packed_weights_follow_a_change_of_dtype():
     head = tiny_head()
@@ -46,6 +48,11 @@ def test_packed_weights_follow_a_change_of_dtype():
     given = torch.randn(1, 12, 8).bfloat16(), torch.randn(1, 12, 32).bfloat16()
     outputs = [each(given[0], t, each.embed_condition(given[1]), size) for each in (head, expected)]
     torch.testing.assert_close(*outputs, atol=0.05, rtol=0.05)
+
+
+def test_packed_weights_refuse_a_dtype_that_cannot_be_packed():
+    with pytest.raises(UserError, match="load it in that dtype, then optimize"):
+        PackedLinear(torch.randn(4, 3), None).to(torch.float64)
 
 
 def test_packed_weights_stay_on_the_cpu():

@@ -9,12 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from openhart.arithmetic import pack_weight, packs
 from openhart.errors import UserError
 from openhart.transformer.attention import Attention
 from openhart.transformer.layers import SwiGLU
-
-ROWS = 1024  # for which oneDNN picks a layout; it serves every number of rows
-DTYPES = (torch.float32, torch.bfloat16)
 
 
 class PackedLinear(nn.Module):
@@ -27,7 +25,7 @@ class PackedLinear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        self.weight = _pack(weight.detach())
+        self.weight = pack_weight(weight.detach())
         self.bias = None if bias is None else bias.detach().clone()
 
     def forward(self, x: Tensor, activation: str = "none") -> Tensor:
@@ -43,7 +41,12 @@ class PackedLinear(nn.Module):
         weight = fn(self.weight.to_dense())
         if weight.device.type != "cpu":
             raise UserError("an optimized pipeline stays on the CPU: load it again to move it")
-        self.weight = _pack(weight)
+        if not packs(weight.dtype):
+            raise UserError(
+                f"an optimized pipeline cannot become {weight.dtype} on this CPU: "
+                "load it in that dtype, then optimize"
+            )
+        self.weight = pack_weight(weight)
         self.bias = None if self.bias is None else fn(self.bias)
         return self
 
@@ -91,10 +94,6 @@ class PackedAttention(Attention):
         return self.qkv(x) + self.qkv_bias
 
 
-def _pack(weight: Tensor) -> Tensor:
-    return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS)
-
-
 def _packed_linear(linear: nn.Linear) -> PackedLinear:
     return PackedLinear(linear.weight, linear.bias)
 
@@ -116,7 +115,7 @@ REPLACEMENTS: dict[type, Any] = {
 def can_pack(module: nn.Module) -> bool:
     """Whether oneDNN is there and takes the module's weights."""
     weight = next(module.parameters())
-    return weight.device.type == "cpu" and weight.dtype in DTYPES and torch.backends.mkldnn.is_available()
+    return weight.device.type == "cpu" and packs(weight.dtype)
 
 
 def pack(module: nn.Module) -> None:

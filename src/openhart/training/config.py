@@ -4,6 +4,7 @@ import inspect
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import torch
 import yaml
 from pydantic import (
     BaseModel,
@@ -18,6 +19,7 @@ from pydantic import (
 )
 from torch import nn
 
+from openhart.arithmetic import fastest_dtype
 from openhart.errors import UserError
 
 Share = Field(default=0.0, ge=0, le=1)
@@ -82,13 +84,13 @@ class Run(Section):
     ``max_skipped`` steps in a row may have a loss that is not finite; ``parallel`` says how several processes
     share the generator: each has all of it, or a part (FSDP2). ``compile`` compiles transformer blocks, or a
     tokenizer's encoder and decoder, at their first step. ``trackers`` besides ``metrics.jsonl``: ``wandb`` is
-    Weights & Biases, logged in to beforehand. ``precision: fp16``, for GPUs that have no bfloat16, is for
-    generators under ``ddp``.
+    Weights & Biases, logged in to beforehand. ``precision`` is ``no`` (float32), ``bf16``, or ``fp16``, for
+    generators under ``ddp`` on GPUs without bfloat16; ``auto`` takes bf16 where the machine is faster in it.
     """
 
     output: str
     seed: int = 0
-    precision: Literal["no", "bf16", "fp16"] = "bf16"
+    precision: Literal["no", "bf16", "fp16"] = Field(default="auto", validate_default=True)
     accumulation: PositiveInt = 1
     gradient_checkpointing: bool = False
     compile: bool = False
@@ -103,8 +105,13 @@ class Run(Section):
 
     @field_validator("precision", mode="before")
     @classmethod
-    def _no_is_a_word(cls, value: Any) -> Any:
-        return "no" if value is False else value  # as YAML reads it
+    def _choose_precision(cls, value: Any) -> Any:
+        if value is False:  # as YAML reads a bare "no"
+            return "no"
+        if value == "auto":
+            device = torch.accelerator.current_accelerator() or torch.device("cpu")
+            return "bf16" if fastest_dtype(device) == torch.bfloat16 else "no"
+        return value
 
     @model_validator(mode="after")
     def _fp16_needs_its_scaler(self) -> "Run":

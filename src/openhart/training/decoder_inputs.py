@@ -1,8 +1,8 @@
 """What the decoder is given in training: codes, complete features, and what a generator will get wrong.
 
 A decoder that has only met the codes of real pictures breaks on wrong ones. Exchanging a few codes for near
-ones after the quantizer's losses makes it forgiving (RobusTok, arXiv 2503.08354), as does a residual of random
-strength; leaving out the finest scales at random is the quantizer dropout of SoundStream (arXiv 2107.03312).
+ones after the quantizer's losses makes it forgiving (RobusTok, arXiv 2503.08354), as does a residual of
+random strength; leaving out the finest scales is the quantizer dropout of SoundStream (arXiv 2107.03312).
 """
 
 from dataclasses import dataclass

@@ -4,14 +4,11 @@ import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 
-SIDE, CPU_SIDE = 8192, 2048
-TRIALS = 5
+from openhart.arithmetic import matmul_rate
 
 
 class Pace:
@@ -56,23 +53,3 @@ class Pace:
         if self.device.type == "cpu":
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return torch.accelerator.max_memory_allocated(self.device)
-
-
-@cache
-def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of the fastest way to multiply large matrices that torch has on a device."""
-    side = CPU_SIDE if device.type == "cpu" else SIDE
-    x, weight = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    ways = [lambda: F.linear(x, weight)]
-    if device.type == "cpu" and torch.backends.mkldnn.is_available():
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight, side)
-        ways.append(lambda: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], ""))
-    best = 0.0
-    with torch.no_grad():
-        for way in ways * TRIALS:
-            start = time.perf_counter()
-            way()
-            if device.type != "cpu":
-                torch.accelerator.synchronize(device)
-            best = max(best, 2 * side**3 / (time.perf_counter() - start))
-    return best

@@ -11,7 +11,7 @@ import openhart
 
 ROOT = Path(openhart.__file__).parent
 PARTS = {"tokenizer", "conditioning", "transformer", "residual"}
-COMMON = {"errors", "scales", "features", "sinusoids", "output"}
+COMMON = {"errors", "scales", "features", "sinusoids", "output", "safety", "checksums", "interrupts"}
 KNOWN_BY = {
     **{part: {part} | COMMON for part in PARTS},
     **dict.fromkeys(COMMON, COMMON),

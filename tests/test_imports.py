@@ -11,7 +11,9 @@ import openhart
 
 ROOT = Path(openhart.__file__).parent
 PARTS = {"tokenizer", "conditioning", "transformer", "residual"}
-COMMON = {"errors", "scales", "features", "sinusoids", "output", "arithmetic"}
+COMMON = {
+    "arithmetic", "checksums", "errors", "features", "interrupts", "output", "safety", "scales", "sinusoids"
+}  # fmt: skip
 KNOWN_BY = {
     **{part: {part} | COMMON for part in PARTS},
     **dict.fromkeys(COMMON, COMMON),

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from openhart import HartPipeline
+from openhart.checksums import write_checksums
 
 HERE = Path(__file__).parent
 TARGET = HERE.parents[1] / "src" / "openhart" / "models" / "default"
@@ -26,6 +27,7 @@ def main() -> None:
         values = json.loads(path.read_text())
         values.pop("_name_or_path", None)
         path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+    write_checksums(TARGET)
     for path in TARGET.rglob("*.safetensors"):
         path.chmod(0o644)
     shutil.copy(HERE / "MODEL_CARD.md", TARGET / "README.md")

@@ -1,6 +1,6 @@
 """The command line: parses, calls, prints.
 
-Exit code 2 for wrong usage, 1 for failure, 130 for Ctrl-C.
+Exit code 2 for wrong usage, 1 for failure, 130 for Ctrl-C, 143 for SIGTERM.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from typing import Any
 from openhart import __version__
 from openhart.cli_commands import COMMANDS, UsageError
 from openhart.errors import UserError
+from openhart.interrupts import Stopped, sigterm_interrupts
 
 # diffusers imports torchao wherever it is installed, and both then tell of parts that nobody here uses
 CHATTERERS = ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer")
@@ -30,13 +31,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.overrides += rest
     _show_warnings_plainly()
     try:
-        COMMANDS[options.command](options)
+        with sigterm_interrupts():
+            COMMANDS[options.command](options)
     except UsageError as error:
         _complain(str(error))
         return 2
     except UserError as error:
         _complain(str(error))
         return 1
+    except Stopped as stop:
+        _complain(str(stop))
+        return stop.status
     except KeyboardInterrupt:
         _complain("interrupted")
         return 130
@@ -56,7 +61,8 @@ def _show_warnings_plainly() -> None:
         _complain(f"warning: {message}")
 
     warnings.filterwarnings("ignore")
-    warnings.filterwarnings("always", message="prompt cut|cannot save|skipped an image")
+    shown = "prompt cut|cannot save|skipped an image|.* has been changed since"
+    warnings.filterwarnings("always", message=shown)
     warnings.showwarning = show
     for name in CHATTERERS:
         logging.getLogger(name).setLevel(logging.ERROR)

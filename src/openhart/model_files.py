@@ -12,13 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import nn
 
+from openhart.checksums import check_checksums
 from openhart.errors import UserError
+from openhart.safety import check_index, refuse_pickles
 from openhart.tokenizer.model import HybridTokenizer
 
 DEFAULT_MODEL = Path(__file__).parent / "models" / "default"
 LORA_FILE = "pytorch_lora_weights.safetensors"
+LORA_SETTINGS = (  # peft imports a module that another of its settings names
+    "r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "lora_dropout", "bias", "lora_bias",
+    "use_rslora", "use_dora",
+)  # fmt: skip
 DOWNLOADED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md"]
 
 
@@ -55,10 +62,10 @@ def _download(name: str) -> Path:
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """The pipeline's ``model_index.json``.
+    """The pipeline's ``model_index.json``, once it is known to name nothing that could run.
 
     Raises:
-        UserError: there is none, or it cannot be read.
+        UserError: there is none, it cannot be read, or it may not be loaded.
     """
     path = folder / "model_index.json"
     if not path.is_file():
@@ -69,6 +76,7 @@ def read_index(folder: Path) -> dict[str, Any]:
         raise UserError(f"cannot read {path}: {_sentence(error)}") from error
     if not isinstance(index, dict):
         raise UserError(f"{path} must hold a JSON object that names the model's parts")
+    check_index(folder, index)
     return index
 
 
@@ -177,14 +185,24 @@ def load_lora(transformer: Any, folder: str | Path) -> None:
         folder: where ``pytorch_lora_weights.safetensors`` lies.
 
     Raises:
-        UserError: there is none, peft is missing, or it was made for another model.
+        UserError: there is none, it is damaged, peft is missing, or it was made for another model.
     """
-    if not (Path(folder) / LORA_FILE).is_file():
+    path = Path(folder) / LORA_FILE
+    if not path.is_file():
+        if path.parent.is_dir():
+            refuse_pickles(path.parent)
         raise UserError(f"no LoRA in {folder}: it has no {LORA_FILE}")
     if find_spec("peft") is None:
         raise UserError("LoRA needs peft: pip install 'openhart[lora]'")
     with loading(folder):
-        transformer.load_lora_adapter(str(folder), prefix=None, weight_name=LORA_FILE)
+        check_checksums(path.parent)
+        with safe_open(path, "pt") as file:
+            told = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
+        settings = {name: told[name] for name in LORA_SETTINGS if name in told}
+        tensors = load_file(path)
+        if broken := [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]:
+            raise UserError(f"{path} is broken: {broken[0]} has values that are NaN or infinite")
+        transformer.load_lora_adapter(tensors, prefix=None, metadata=settings or None)
 
 
 @dataclass(frozen=True)

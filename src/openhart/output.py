@@ -1,6 +1,7 @@
 """Writing files so that a reader finds all of one or none of it."""
 
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,30 @@ def written_whole(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(folder: Path) -> Iterator[Path]:
+    """A folder to write to, which takes the place of ``folder`` once the block has ended without an error.
+
+    It lies beside the other; folders above are made.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name[:40]}-{secrets.token_hex(4)}")
+    before = temporary.with_name(f"{temporary.name}-before")
+    try:
+        yield temporary
+        if folder.exists():
+            folder.rename(before)
+        temporary.rename(folder)
+    finally:
+        if before.exists() and not folder.exists():
+            before.rename(folder)
+        for left in (temporary, before):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def check_writable(folder: Path) -> None:

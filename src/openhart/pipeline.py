@@ -14,13 +14,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from openhart.acceleration.levels import find_level, speed_up
 from openhart.acceleration.quantized import quantize_weights
+<<<<<<< HEAD
 from openhart.arithmetic import fastest_dtype
+=======
+from openhart.checksums import check_checksums, tell_changed, write_checksums
+>>>>>>> 3a6590b2d23ae311b375167a66f9e7384dd9dda3
 from openhart.conditioning.label import LabelEncoder
 from openhart.conditioning.text import empty_condition, encode_prompts, load_text_encoder
 from openhart.errors import UserError
 from openhart.generation import SamplingSettings, ScaleState, generate
 from openhart.model_files import check_part, find_model, loading, read_index
 from openhart.residual.heads import TokenResidualHead
+from openhart.safety import check_finite, only_data
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.tokenizer.quantizer import MultiScaleQuantizer
 from openhart.tokenizer.tiling import decode_in_tiles
@@ -124,10 +129,14 @@ class HartPipeline(DiffusionPipeline):
                 encoder = encoder.to(dtype) if isinstance(dtype, torch.dtype) else encoder
                 kwargs |= {"text_encoder": encoder, "text_tokenizer": tokenizer}
             kwargs.setdefault("low_cpu_mem_usage", diffusers.utils.is_accelerate_available())
-            pipeline = super().from_pretrained(str(folder), **kwargs)
+            changed = check_checksums(folder, parts_aside=OWN_PARTS)
+            pipeline = super().from_pretrained(str(folder), **only_data(kwargs))
             for part in OWN_PARTS:
                 if part not in kwargs and getattr(pipeline, part) is not None:
                     check_part(folder / part, getattr(pipeline, part))
+            if pipeline.text_encoder is not None:
+                check_finite(pipeline.text_encoder, name or folder / "text_encoder")
+        tell_changed(changed)
         return pipeline
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
@@ -142,6 +151,7 @@ class HartPipeline(DiffusionPipeline):
         self.register_to_config(**dict.fromkeys(parts, (None, None)))
         try:
             super().save_pretrained(str(save_directory), **kwargs)
+            write_checksums(Path(save_directory))
         finally:
             self.register_to_config(**kept)
 

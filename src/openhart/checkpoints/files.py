@@ -1,7 +1,6 @@
 """Reading released weights: named tensors, mapped from disk rather than loaded."""
 
 import json
-import pickle
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -39,6 +37,9 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of one file, ``.safetensors`` or a plain state dict as ``torch.save`` writes it.
 
+    Released weights come as pickles too. Here alone they are opened, by torch's unpickler that makes tensors
+    and nothing else (``weights_only``), to be written as safetensors.
+
     Raises:
         UserError: the file is missing or damaged, or holds anything but named tensors.
     """
@@ -49,11 +50,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         mapped = zipfile.is_zipfile(path)
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except (
-        OSError, EOFError, KeyError, RuntimeError, ValueError, SafetensorError,
-        pickle.UnpicklingError,
-    ) as error:  # fmt: skip
-        raise UserError(f"{path} is damaged or no file of weights") from error
+    except Exception as error:  # an unpickler that reads damaged data may raise whatever there is
+        raise UserError(f"{path} is damaged, or holds more than weights, which is not read") from error
     if not isinstance(tensors, dict) or not all(isinstance(v, Tensor) for v in tensors.values()):
         raise UserError(f"{path} must hold a plain state dict: tensors by name")
     return tensors
@@ -79,6 +77,8 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     if not isinstance(places, dict) or not all(isinstance(v, str) for v in places.values()):
         raise UserError(f"{index} must name the file of every tensor under weight_map")
     tensors: dict[str, Tensor] = {}
+    if strange := [name for name in places.values() if Path(name).name != name]:
+        raise UserError(f"{index} names {strange[0]}: the files of a model must be beside it")
     for name in sorted(set(places.values())):
         tensors |= read_tensors(index.parent / name)
     if absent := places.keys() - tensors.keys():

@@ -6,9 +6,10 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from openhart.errors import UserError
+from openhart.safety import SafetensorsOnly
 
 
-class LabelEncoder(ModelMixin, ConfigMixin):
+class LabelEncoder(SafetensorsOnly, ModelMixin, ConfigMixin):
     """A vector a class, and one for no class.
 
     Args:

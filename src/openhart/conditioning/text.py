@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from openhart.errors import UserError
+from openhart.safety import check_finite, check_part_folder, check_settings
 
 DEFAULT_TEXT_ENCODER = "all-MiniLM-L6-v2"
 
@@ -33,14 +34,37 @@ def load_text_encoder(name: str = DEFAULT_TEXT_ENCODER) -> tuple[Any, nn.Module]
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModel.from_pretrained(source, dtype=torch.float32)
+        check_text_encoder(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        model = AutoModel.from_pretrained(
+            source, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+        )
+        check_finite(model, name)
+    except UserError:
+        raise
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"cannot load text encoder {name!r}: {_first_line(error)}") from error
     finally:
         if shown:
             logging.enable_progress_bar()
     return tokenizer, language_tower(model).eval()
+
+
+def check_text_encoder(source: str) -> None:
+    """Make sure, before it is loaded, that a text encoder is data.
+
+    Args:
+        source: a folder or a hub id.
+
+    Raises:
+        UserError: its weights are pickled, or its config asks for code.
+    """
+    from transformers import PretrainedConfig
+
+    if Path(source).is_dir():
+        check_part_folder(Path(source))
+    settings, _ = PretrainedConfig.get_config_dict(source)
+    check_settings(settings, f"the config of {source}")
 
 
 def _packaged_minilm() -> Path:

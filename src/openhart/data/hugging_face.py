@@ -90,7 +90,7 @@ def _load(name: str, settings: dict[str, str]) -> tuple[Any, str]:
         raise UserError("Hugging Face data sets need a package: pip install 'openhart[hf]'") from error
     try:
         rows = datasets.load_dataset(name, settings.get("config"), split=settings.get("split", "train"))
-    except (OSError, ValueError, ConnectionError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"cannot load data set {name}: {reason}") from error
     images = [column for column, kind in rows.features.items() if isinstance(kind, datasets.Image)]

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from openhart.data.sizes import BUCKET, Size, log_aspect, nearest_size
+from openhart.data.sizes import BUCKET, FORMATS, Size, log_aspect, nearest_size
 from openhart.errors import UserError
 
 ENDINGS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp"))
@@ -43,7 +43,7 @@ def decode_image(data: bytes, name: str) -> Image.Image:
         BrokenImageError: it is no image.
     """
     try:
-        with Image.open(io.BytesIO(data)) as opened:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
             return _on_white(ImageOps.exif_transpose(opened))
     except UnidentifiedImageError as error:  # its own message names the buffer
         raise BrokenImageError(f"cannot read {name} as an image: its format is not known") from error

@@ -8,6 +8,15 @@ from typing import IO
 from PIL import Image
 
 BUCKET = "cut_to"
+FORMATS = (
+    "PNG",
+    "JPEG",
+    "WEBP",
+    "BMP",
+    "GIF",
+    "TIFF",
+    "PPM",
+)  # Pillow gives PostScript to a program that runs it
 ORIENTATION, LYING = 0x0112, 5  # EXIF: from 5 on, width and height are exchanged
 
 Size = tuple[int, int]
@@ -16,7 +25,7 @@ Size = tuple[int, int]
 def log_aspect(source: Path | IO[bytes]) -> float:
     """ln(height / width) of an image held upright, of which only the header is read; 0 if it cannot be."""
     try:
-        with Image.open(source) as image:
+        with Image.open(source, formats=FORMATS) as image:
             width, height = image.size
             if image.getexif().get(ORIENTATION, 1) >= LYING:
                 width, height = height, width

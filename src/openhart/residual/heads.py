@@ -6,6 +6,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from openhart.errors import UserError
+from openhart.safety import SafetensorsOnly
 from openhart.sinusoids import SinusoidalEmbedding
 
 NEIGHBOURHOOD = 5
@@ -52,7 +53,7 @@ class WideBlock(TokenBlock):
         return super().forward(x + self.neighbours(places).flatten(2).transpose(1, 2), told, size)
 
 
-class TokenResidualHead(ModelMixin, ConfigMixin):
+class TokenResidualHead(SafetensorsOnly, ModelMixin, ConfigMixin):
     """HART's residual network: an MLP that sees one token at a time (HART, section 3.2).
 
     Args:

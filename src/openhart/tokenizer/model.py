@@ -8,12 +8,13 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from openhart.errors import UserError
+from openhart.safety import SafetensorsOnly
 from openhart.scales import fit_scales
 from openhart.tokenizer.autoencoder import GROUPS, Decoder, Encoder
 from openhart.tokenizer.quantizer import MultiScaleQuantizer, Quantized
 
 
-class HybridTokenizer(ModelMixin, ConfigMixin):
+class HybridTokenizer(SafetensorsOnly, ModelMixin, ConfigMixin):
     """Image ↔ features, and features ↔ a pyramid of codes plus a continuous residual.
 
     One scale and ``hybrid=False`` make it a plain VQGAN tokenizer; many scales and ``hybrid=False``

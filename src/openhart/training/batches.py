@@ -15,6 +15,7 @@ from openhart.data.broken import BrokenImages, Sturdy
 from openhart.data.buckets import BucketedStream
 from openhart.data.shards import Shards, ShardStream
 from openhart.errors import UserError
+from openhart.interrupts import outlive_interrupts
 from openhart.training.config import Data
 
 Batch = TypeVar("Batch")
@@ -105,6 +106,7 @@ class IndexedBatches:
             batch_sampler=self.order(first=done),
             num_workers=self.workers,
             collate_fn=collate,
+            worker_init_fn=outlive_interrupts,
         )
         for batch in plainly(loader):
             broken.note(batch[1])
@@ -140,7 +142,13 @@ class StreamedBatches:
         together: int | None = batch_size
         if len(shards.sizes) > 1:
             stream, together = BucketedStream(stream, batch_size), None  # which makes batches itself
-        self.loader = StatefulDataLoader(stream, together, num_workers=workers, collate_fn=collate)
+        self.loader = StatefulDataLoader(
+            stream,
+            together,
+            num_workers=workers,
+            collate_fn=collate,
+            worker_init_fn=outlive_interrupts,
+        )
 
     def after(self, done: int) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
         """Stacked values and their records, without end, from where the state says."""
@@ -178,10 +186,9 @@ def open_batches(
     )
 
 
-def keep_place(accelerator: Accelerator, batches: IndexedBatches | StreamedBatches) -> None:
-    """Save the place in a stream with every checkpoint; that in a data set read by number is the step's."""
-    if isinstance(batches, StreamedBatches):
-        accelerator.register_for_checkpointing(batches)
+def place_in(batches: IndexedBatches | StreamedBatches) -> dict[str, Any]:
+    """What a checkpoint keeps of where a stream is; the place in a data set read by number is the step's."""
+    return {"place": batches} if isinstance(batches, StreamedBatches) else {}
 
 
 def plainly(loader: Iterable[Batch]) -> Iterator[Batch]:

@@ -10,13 +10,12 @@ import json
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
@@ -25,13 +24,22 @@ from openhart.data.broken import BrokenImages, Sturdy
 from openhart.data.shards import Shards
 from openhart.data.sizes import BUCKET, Size
 from openhart.errors import UserError
-from openhart.output import written_whole
+from openhart.interrupts import outlive_interrupts
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.training.batches import plainly
+from openhart.training.cache_files import (
+    ABOUT,
+    PartTensors,
+    read_about,
+    read_records,
+    records_path,
+    tensors_path,
+    write_about,
+    write_part,
+)
 from openhart.training.config import Conditioning, GeneratorRecipe
 from openhart.training.latents import TextConditions, captions_of, encode_images, label_of
 
-ABOUT = "cache.json"
 SAMPLES_A_PART = 2048
 CAPTIONS_AT_A_TIME = 64
 PLACE = "place_in_cache"
@@ -45,24 +53,22 @@ class LatentCache(Dataset):
         wanted: what it must have been made of, as :func:`describe` says.
 
     Raises:
-        UserError: there is none, it is not whole, or it was made of something else.
+        UserError: there is none, it is damaged or not whole, or it was made of something else.
     """
 
     def __init__(self, folder: Path, wanted: dict[str, Any]) -> None:
-        if not (folder / ABOUT).is_file():
-            raise UserError(f"there is no cache in {folder}: make it with `openhart data cache RECIPE`")
-        about = json.loads((folder / ABOUT).read_text())
+        about = read_about(folder)
         check_same(folder, about, wanted)
         if "samples" not in about:
             raise UserError(f"the cache {folder} is not whole: finish it with `openhart data cache RECIPE`")
         self.folder, self.context = folder, about["context"]
-        parts = [list(_jsonl(folder, part).open("rb")) for part in range(about["parts"])]
+        parts = [read_records(folder, part) for part in range(about["parts"])]
         self.starts = list(itertools.accumulate((len(lines) for lines in parts), initial=0))[:-1]
         self.lines = list(itertools.chain.from_iterable(parts))
         self.rows = None
         if wanted["data"]["buckets"]:
             self.rows = [row for lines in parts for row in _rows(lines)]
-        self.part = lru_cache(about["parts"])(self._load)
+        self.part = lru_cache(about["parts"])(partial(PartTensors, folder))
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -74,7 +80,7 @@ class LatentCache(Dataset):
         if self.rows is not None:
             record[BUCKET], row = self.rows[index]
             ending = _ending(record[BUCKET])
-        return (part["codes" + ending][row], part["targets" + ending][row]), record
+        return (part.row("codes" + ending, row), part.row("targets" + ending, row)), record
 
     def bucket(self, index: int) -> Size | None:
         """The size of a sample, where there are several."""
@@ -84,10 +90,7 @@ class LatentCache(Dataset):
         """Context (T, D) and mask (T,) of one of a record's captions."""
         number, rows = record[PLACE]
         part = self.part(number)
-        return part["context"][rows[choice]], part["mask"][rows[choice]]
-
-    def _load(self, number: int) -> dict[str, Tensor]:
-        return load_file(_tensors(self.folder, number))
+        return part.row("context", rows[choice]), part.row("mask", rows[choice])
 
 
 class CachedConditions(TextConditions):
@@ -175,32 +178,37 @@ def make_cache(
         OSError: it cannot be written.
     """
     state = PartialState()
-    known = json.loads((folder / ABOUT).read_text()) if (folder / ABOUT).is_file() else about
+    known = read_about(folder) if (folder / ABOUT).is_file() else about
     check_same(folder, known, about)
     if "samples" in known:
         return known["samples"]
     state.wait_for_everyone()  # before one of them writes what all have looked at
     if state.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_about(folder, about)
+        write_about(folder, about)
     state.wait_for_everyone()
     parts, broken = _parts(dataset), BrokenImages()
     mine = range(state.process_index, len(parts), state.num_processes)
-    rest = [number for number in mine if not _tensors(folder, number).is_file()]
+    rest = [number for number in mine if not tensors_path(folder, number).is_file()]
     with tqdm(desc="encoding", total=_total(parts, rest), disable=quiet or not state.is_main_process) as bar:
         for number in rest:
-            samples = plainly(DataLoader(parts[number], batch_size=None, num_workers=workers))
+            samples = plainly(_one_by_one(parts[number], workers))
             tensors, records = _encoded(samples, tokenizer, batch_size, bar)
             broken.note(records)
-            _write_part(folder, number, tensors, records, conditions)
+            _finish_part(folder, number, tensors, records, conditions)
     state.wait_for_everyone()
-    count = sum(len(_jsonl(folder, number).read_bytes().splitlines()) for number in range(len(parts)))
+    count = sum(len(records_path(folder, number).read_bytes().splitlines()) for number in range(len(parts)))
     if not count:
         raise UserError("the data set has no samples")
     if state.is_main_process:
         context = conditions.shape() if conditions else None
-        _write_about(folder, about | {"samples": count, "parts": len(parts), "context": context})
+        write_about(folder, about | {"samples": count, "parts": len(parts), "context": context})
     return count
+
+
+def _one_by_one(part: Any, workers: int) -> DataLoader:
+    """A part's images and records."""
+    return DataLoader(part, batch_size=None, num_workers=workers, worker_init_fn=outlive_interrupts)
 
 
 def _parts(dataset: Any) -> list[Any]:
@@ -269,7 +277,7 @@ def _ending(size: Size | None) -> str:
     return "" if size is None else f".{size[0]}x{size[1]}"
 
 
-def _write_part(
+def _finish_part(
     folder: Path,
     number: int,
     tensors: dict[str, Tensor],
@@ -285,10 +293,7 @@ def _write_part(
             places = [rows.setdefault(caption, len(rows)) for caption in captions_of(record)]
             record[PLACE] = [number, places]
         tensors |= _states(list(rows), conditions) if rows else {}
-    with written_whole(_jsonl(folder, number)) as path:
-        path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    with written_whole(_tensors(folder, number)) as path:  # last, since it says that the part is there
-        save_file(tensors, path)
+    write_part(folder, number, tensors, records)
 
 
 def _states(captions: list[str], conditions: TextConditions) -> dict[str, Tensor]:
@@ -297,16 +302,3 @@ def _states(captions: list[str], conditions: TextConditions) -> dict[str, Tensor
     pairs = [conditions(captions[start : start + CAPTIONS_AT_A_TIME]) for start in starts]
     context, mask = (torch.cat(column) for column in zip(*pairs, strict=True))
     return {"context": context.to(torch.bfloat16), "mask": mask}
-
-
-def _write_about(folder: Path, about: dict[str, Any]) -> None:
-    with written_whole(folder / ABOUT) as path:
-        path.write_text(json.dumps(about, indent=1) + "\n")
-
-
-def _tensors(folder: Path, number: int) -> Path:
-    return folder / f"part-{number:05d}.safetensors"
-
-
-def _jsonl(folder: Path, number: int) -> Path:
-    return folder / f"part-{number:05d}.jsonl"

@@ -13,9 +13,10 @@ from torch.utils.data import IterableDataset
 
 from openhart.conditioning.label import LabelEncoder
 from openhart.errors import UserError
+from openhart.interrupts import PendingStop
 from openhart.pipeline import HartPipeline
 from openhart.tokenizer.model import HybridTokenizer
-from openhart.training.batches import keep_place, names_of, open_batches, sample_generators, step_generator
+from openhart.training.batches import names_of, open_batches, place_in, sample_generators, step_generator
 from openhart.training.config import GeneratorRecipe, build_model, load_recipe
 from openhart.training.costs import Counter, generator_cost, kept_shares
 from openhart.training.generator_batch import make_batch
@@ -32,7 +33,7 @@ from openhart.training.pace import Pace
 from openhart.training.parallel import Skips, syncing
 from openhart.training.parts import build_head, check_same_shape, transformer_settings
 from openhart.training.sharding import ShardedState, WholeAverages, shard, whole
-from openhart.training.state import resume, save_checkpoint
+from openhart.training.state import Checkpoints
 from openhart.transformer.model import HartTransformer
 
 
@@ -76,21 +77,21 @@ def _run(recipe: GeneratorRecipe, quiet: bool) -> tuple[Accelerator, Path]:
     scale = 1.0 if start else residual_scale(tokenizer, dataset)
     stage = _prepare(recipe, accelerator, tokenizer, conditions, start, scale)
     opened = open_batches(dataset, recipe.data, recipe.run.seed, accelerator)
-    keep_place(accelerator, opened)
-    first = resume(accelerator, output)
+    checkpoints = Checkpoints(accelerator, recipe.run, stage.saved | place_in(opened), stage.weights)
+    first = checkpoints.resume()
     stage.ema.to(accelerator.device)
     batches = encoded(tokenizer, dataset, opened.after(first * recipe.run.accumulation))
     pace = _open_pace(stage)
-    for step, bar in steps_with_progress(accelerator, first, recipe.steps, "generator", quiet):
-        with pace.step():
-            metrics = _train_step(stage, step, batches)
-        if step % recipe.run.log_every == 0:
-            metrics |= pace.since_last_asked()
-            log_metrics(accelerator, metrics, step, bar, ("cross_entropy", "diffusion"))
-        if (step + 1) % recipe.run.sample_every == 0:
-            log_samples(stage, step)
-        if (step + 1) % recipe.run.save_every == 0 or step + 1 == recipe.steps:
-            save_checkpoint(accelerator, output, step + 1, recipe.run.keep_checkpoints)
+    with PendingStop(quiet) as stop:
+        for step, bar in steps_with_progress(accelerator, first, recipe.steps, "generator", quiet):
+            with pace.step():
+                metrics = _train_step(stage, step, batches)
+            if step % recipe.run.log_every == 0:
+                metrics |= pace.since_last_asked()
+                log_metrics(accelerator, metrics, step, bar, ("cross_entropy", "diffusion"))
+            if (step + 1) % recipe.run.sample_every == 0:
+                log_samples(stage, step)
+            checkpoints.after_step(step + 1, recipe.steps, stop)
     return accelerator, save_result(stage, output)
 
 
@@ -163,10 +164,13 @@ def _prepare(
         model, prepared = accelerator.prepare(losses, optimizer)
     ema = EMAModel(losses.parameters(), decay=recipe.run.ema_decay, use_ema_warmup=True)
     skips = Skips(recipe.run.max_skipped)
-    accelerator.register_for_checkpointing(WholeAverages(ema), skips)
-    if spread:
-        accelerator.register_for_checkpointing(ShardedState(losses, optimizer))
-    return Stage(recipe, accelerator, tokenizer, losses, model, prepared, ema, skips, conditions)
+    saved = (
+        {"sharded": ShardedState(losses, optimizer)} if spread else {"model": losses, "optimizer": prepared}
+    )
+    saved |= {"averages": WholeAverages(ema), "skips": skips}
+    if accelerator.scaler is not None:
+        saved["scaler"] = accelerator.scaler
+    return Stage(recipe, accelerator, tokenizer, losses, model, prepared, ema, skips, conditions, saved)
 
 
 def _context_shape(recipe: GeneratorRecipe, conditions: TextConditions | None) -> dict[str, int]:

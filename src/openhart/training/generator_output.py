@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from openhart.output import folder_written_whole
 from openhart.pipeline import HartPipeline
 from openhart.training.generator_losses import GeneratorLosses
 from openhart.training.generator_stage import Stage
@@ -42,10 +43,11 @@ def save_result(stage: Stage, output: Path) -> Path:
     folder = output / (LORA_FOLDER if adapted else "pipeline")
     averaged = _averaged(stage)
     if stage.accelerator.is_main_process:
-        if adapted:
-            save_lora(averaged.transformer, folder)
-        else:
-            _pipeline(stage, averaged, reads_text=False).save_pretrained(folder)
+        with folder_written_whole(folder) as whole_folder:
+            if adapted:
+                save_lora(averaged.transformer, whole_folder)
+            else:
+                _pipeline(stage, averaged, reads_text=False).save_pretrained(whole_folder)
     return folder
 
 

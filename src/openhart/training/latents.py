@@ -18,6 +18,7 @@ from openhart.data import collate
 from openhart.data.broken import BrokenImages, Sturdy
 from openhart.data.sizes import BUCKET, Size
 from openhart.errors import UserError
+from openhart.interrupts import outlive_interrupts
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.training.config import Conditioning
 
@@ -153,6 +154,7 @@ class Latents(Dataset):
             batch_sampler=[part for group in groups for part in _batched(group, batch_size)],
             num_workers=workers,
             collate_fn=collate,
+            worker_init_fn=outlive_interrupts,
             generator=torch.Generator(),  # so that weights start alike however the data was read
         )
         places = iter(order)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from openhart.checksums import write_checksums
 from openhart.errors import UserError
 from openhart.training.config import Lora
 from openhart.transformer.model import HartTransformer
@@ -42,3 +43,4 @@ def add_lora(transformer: HartTransformer, settings: Lora) -> None:
 def save_lora(transformer: HartTransformer, folder: Path) -> None:
     """Write the adapter alone, in the form that :func:`openhart.model_files.load_lora` reads."""
     transformer.save_lora_adapter(folder)
+    write_checksums(folder)

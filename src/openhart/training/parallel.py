@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from openhart.errors import UserError
+from openhart.interrupts import PendingStop
 
 NAMED_SAMPLES = 4
 
@@ -28,6 +29,18 @@ def syncing(accelerator: Accelerator, model: nn.Module, last: bool) -> Iterator[
 def mean_over_processes(accelerator: Accelerator, value: Tensor) -> Tensor:
     """The mean of a tensor over all processes, without gradient."""
     return accelerator.reduce(value.detach().clone(), reduction="mean")
+
+
+def on_every_process(accelerator: Accelerator, holds: bool) -> bool:
+    """Whether something holds on all processes: the same answer on each."""
+    votes = accelerator.reduce(torch.tensor(float(holds), device=accelerator.device), reduction="sum")
+    return round(float(votes)) == accelerator.num_processes
+
+
+def signal_on_any_process(accelerator: Accelerator, stop: PendingStop) -> int:
+    """The signal that asked a process to stop, or 0: the same answer on each."""
+    numbers = accelerator.gather(torch.tensor([stop.number or 0], device=accelerator.device))
+    return int(numbers.max())
 
 
 def average_gradients(accelerator: Accelerator, module: nn.Module) -> None:
@@ -60,8 +73,7 @@ class Skips:
         """
         finite = bool(torch.as_tensor(loss).isfinite().all())
         good = finite and (accelerator.scaler is not None or bool(torch.as_tensor(norm).isfinite().all()))
-        votes = accelerator.reduce(torch.tensor(float(good), device=accelerator.device), reduction="sum")
-        if round(float(votes)) == accelerator.num_processes:
+        if on_every_process(accelerator, good):
             self.in_a_row = 0
             return True
         self.total += 1

@@ -15,11 +15,14 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch._functorch import config as functorch
 
+from openhart.checksums import write_checksums
 from openhart.data import open_dataset
 from openhart.errors import UserError
+from openhart.interrupts import PendingStop
+from openhart.output import folder_written_whole
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.tokenizer.quantizer import Quantized
-from openhart.training.batches import keep_place, names_of, open_batches, step_generator
+from openhart.training.batches import names_of, open_batches, place_in, step_generator
 from openhart.training.codebook import CodeRevival, start_with_kmeans
 from openhart.training.config import Phase, TokenizerRecipe, load_recipe
 from openhart.training.costs import Counter, tokenizer_phase_cost
@@ -45,7 +48,7 @@ from openhart.training.pace import Pace
 from openhart.training.parallel import Skips, average_gradients, mean_over_processes, syncing
 from openhart.training.parts import build_tokenizer
 from openhart.training.reconstruction import Reconstruction
-from openhart.training.state import resume, save_checkpoint
+from openhart.training.state import Checkpoints
 
 KMEANS_BATCHES = 16
 SHOWN = 8
@@ -53,7 +56,7 @@ SHOWN = 8
 
 @dataclass
 class Stage:
-    """The parts of one tokenizer run."""
+    """The parts of one tokenizer run; ``saved`` is what a checkpoint keeps of them, by name."""
 
     recipe: TokenizerRecipe
     accelerator: Accelerator
@@ -66,6 +69,11 @@ class Stage:
     ema: EMAModel
     revival: CodeRevival
     skips: Skips
+    saved: dict[str, Any]
+
+    def weights(self) -> Iterator[Tensor]:
+        """The trained weights and their averages."""
+        yield from itertools.chain(self.tokenizer.parameters(), self.ema.shadow_params)
 
 
 def train(path: Path, overrides: list[str] | None = None, quiet: bool = False) -> Path:
@@ -99,29 +107,29 @@ def _run(recipe: TokenizerRecipe, quiet: bool) -> tuple[Accelerator, Path]:
     accelerator, output = open_run(recipe, all_used=False)
     stage = _prepare(recipe, accelerator, tokenizer, perceptual)
     batches = open_batches(dataset, recipe.data, recipe.run.seed, accelerator)
-    keep_place(accelerator, batches)
-    first = resume(accelerator, output)
+    checkpoints = Checkpoints(accelerator, recipe.run, stage.saved | place_in(batches), stage.weights)
+    first = checkpoints.resume()
     stage.ema.to(accelerator.device)
     total = sum(phase.steps for phase in recipe.phases)
     samples = torch.stack([image for image, _ in some_samples(held_out, SHOWN)]).to(accelerator.device)
     stream = _on_device(accelerator, batches.after(first * recipe.run.accumulation))
     passes = recipe.run.accumulation
     pace = Pace(accelerator, passes * recipe.data.batch_size, 0)
-    for step, bar in steps_with_progress(accelerator, first, total, "tokenizer", quiet):
-        phase, phase_step = _phase_at(recipe.phases, step)
-        if phase_step == 0:
-            _enter_phase(stage, phase, dataset, step)
-        if phase_step == 0 or step == first:
-            pace.flops = passes * _flops(stage, phase)
-        with pace.step():
-            metrics = _train_step(stage, phase, phase_step, step, total, stream)
-        if step % recipe.run.log_every == 0:
-            metrics |= pace.since_last_asked()
-            log_metrics(accelerator, metrics, step, bar, ("likeness", "psnr", "codes_alive"))
-        if (step + 1) % recipe.run.sample_every == 0:
-            _log_reconstructions(stage, samples, step)
-        if (step + 1) % recipe.run.save_every == 0 or step + 1 == total:
-            save_checkpoint(accelerator, output, step + 1, recipe.run.keep_checkpoints)
+    with PendingStop(quiet) as stop:
+        for step, bar in steps_with_progress(accelerator, first, total, "tokenizer", quiet):
+            phase, phase_step = _phase_at(recipe.phases, step)
+            if phase_step == 0:
+                _enter_phase(stage, phase, dataset, step)
+            if phase_step == 0 or step == first:
+                pace.flops = passes * _flops(stage, phase)
+            with pace.step():
+                metrics = _train_step(stage, phase, phase_step, step, total, stream)
+            if step % recipe.run.log_every == 0:
+                metrics |= pace.since_last_asked()
+                log_metrics(accelerator, metrics, step, bar, ("likeness", "psnr", "codes_alive"))
+            if (step + 1) % recipe.run.sample_every == 0:
+                _log_reconstructions(stage, samples, step)
+            checkpoints.after_step(step + 1, total, stop)
     return accelerator, _save_result(stage, output)
 
 
@@ -142,19 +150,28 @@ def _prepare(
         functorch.donated_buffer = False  # the adaptive weight goes backward twice
         tokenizer.encoder.compile()
         tokenizer.decoder.compile()
+    reconstruction = Reconstruction(tokenizer)
     model, prepared, discriminator_optimizer = accelerator.prepare(
-        Reconstruction(tokenizer), optimizer, discriminator_optimizer
+        reconstruction, optimizer, discriminator_optimizer
     )
     ema = EMAModel(tokenizer.parameters(), decay=recipe.run.ema_decay, use_ema_warmup=True)
     codes = tokenizer.quantizer.codebook.num_embeddings
     revival = CodeRevival(codes, recipe.revive_every, recipe.revival_memory)
     skips = Skips(recipe.run.max_skipped)
-    accelerator.register_for_checkpointing(ema, revival, skips, discriminator)
+    saved = {
+        "model": reconstruction,
+        "optimizer": prepared,
+        "discriminator": discriminator,
+        "discriminator-optimizer": discriminator_optimizer,
+        "averages": ema,
+        "revival": revival,
+        "skips": skips,
+    }
     if perceptual is not None:
         perceptual.to(accelerator.device)
     return Stage(
         recipe, accelerator, tokenizer, model, prepared, perceptual,
-        discriminator, discriminator_optimizer, ema, revival, skips,
+        discriminator, discriminator_optimizer, ema, revival, skips, saved,
     )  # fmt: skip
 
 
@@ -322,5 +339,7 @@ def _save_result(stage: Stage, output: Path) -> Path:
     folder = output / "image_tokenizer"
     if stage.accelerator.is_main_process:
         stage.ema.copy_to(stage.tokenizer.parameters())
-        stage.tokenizer.save_pretrained(folder)
+        with folder_written_whole(folder) as whole:
+            stage.tokenizer.save_pretrained(whole)
+            write_checksums(whole)
     return folder

@@ -12,6 +12,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from openhart.errors import UserError
+from openhart.safety import SafetensorsOnly
 from openhart.scales import Scales, count_tokens, parse_scales, split_by_scale
 from openhart.sinusoids import SinusoidalEmbedding
 from openhart.transformer.attention import (
@@ -130,7 +131,7 @@ class Block(nn.Module):
         return self.norm(x) * (1 + modulation[:, 2 + half, None]) + modulation[:, 4 + half, None]
 
 
-class HartTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
+class HartTransformer(SafetensorsOnly, ModelMixin, ConfigMixin, PeftAdapterMixin):
     """Predicts the codes of each scale, all at once, from context tokens and coarser scales.
 
     The T context positions stand in place of scale 1; the last of them predicts scale 1's code. With

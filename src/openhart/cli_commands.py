@@ -188,7 +188,7 @@ def reconstruct(options: Namespace) -> None:
     from PIL import Image
 
     from openhart.data.images import read_image, to_tensor
-    from openhart.evaluation.metrics import psnr
+    from openhart.evaluation.metrics.distances import psnr
     from openhart.model_files import load_image_tokenizer
 
     image = read_image(options.image)
@@ -344,7 +344,7 @@ def _only(options: Namespace) -> dict[str, list[str]]:
 
 def _reconstruction(options: Namespace) -> dict[str, Any]:
     from openhart.data import open_dataset
-    from openhart.evaluation.reconstruction import evaluate_reconstruction
+    from openhart.evaluation.benchmarks.reconstruction import evaluate_reconstruction
     from openhart.model_files import load_image_tokenizer
 
     tokenizer = load_image_tokenizer(options.model)
@@ -355,7 +355,7 @@ def _reconstruction(options: Namespace) -> dict[str, Any]:
 
 def _retrieval(options: Namespace) -> dict[str, Any]:
     from openhart.data import open_dataset
-    from openhart.evaluation.retrieval import evaluate_retrieval
+    from openhart.evaluation.benchmarks.retrieval import evaluate_retrieval
     from openhart.pipeline import HartPipeline
 
     pipeline = HartPipeline.from_pretrained(options.model).to(_device(None))

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from openhart.data import collate
-from openhart.evaluation.metrics import SetComparison, psnr
+from openhart.evaluation.metrics.distances import SetComparison, psnr
 from openhart.tokenizer.model import HybridTokenizer
 
 

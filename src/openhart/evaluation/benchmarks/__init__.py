@@ -1,0 +1,1 @@
+"""One file per benchmark: it reads prompts or pictures and scores them."""

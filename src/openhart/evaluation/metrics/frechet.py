@@ -1,0 +1,123 @@
+"""Fréchet distance between two sets of features, by the rules of three published programs.
+
+d² = |μ₁ − μ₂|² + tr Σ₁ + tr Σ₂ − 2 tr √(Σ₁Σ₂) (arXiv 1706.08500, equation 6). The programs differ in how
+they take the root and in what they do where it does not exist. Tiny negative results are possible and
+are returned as they are.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import sqrtm
+
+from openhart.errors import UserError
+
+Array = NDArray[np.floating]
+DIAGONAL_OFFSET = 1e-6
+LARGEST_IMAGINARY = 1e-3
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean (D,) and covariance (D, D) of a set of features."""
+
+    mean: Array
+    covariance: Array
+
+
+def check_features(features: Array, name: str) -> None:
+    """Refuse what no distance can be computed from.
+
+    Raises:
+        UserError: ``features`` is not (N, D) with N ≥ 2, or has a value that is not finite.
+    """
+    if features.ndim != 2 or len(features) < 2:
+        raise UserError(f"{name} must have shape (N, D) with N of at least 2, got {tuple(features.shape)}")
+    if not np.isfinite(features).all():
+        row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
+        raise UserError(f"{name} must be finite, but row {row} has NaN or infinity")
+
+
+def statistics_of(features: Array, name: str = "features") -> Statistics:
+    """Mean in the precision of the features, covariance over N − 1 in float64.
+
+    Args:
+        features: (N, D).
+        name: what an error message calls them.
+
+    Raises:
+        UserError: see :func:`check_features`.
+    """
+    check_features(features, name)
+    return Statistics(features.mean(axis=0), np.atleast_2d(np.cov(features, rowvar=False)))
+
+
+def frechet_guided_diffusion(sample: Statistics, reference: Statistics) -> float:
+    """As ADM's evaluator and pytorch-fid compute it: Schur method, imaginary parts refused.
+
+    Raises:
+        UserError: the dimensions differ, or the root has a real imaginary part.
+    """
+    root = _root_of_product(sample, reference)
+    if np.iscomplexobj(root) and np.abs(root.diagonal().imag).max() > LARGEST_IMAGINARY:
+        raise UserError(
+            "the covariances have no real root, so guided-diffusion's rule gives no Fréchet distance: "
+            "use more samples, or the rule torch-fidelity"
+        )
+    return _distance(sample, reference, float(np.trace(root.real)))
+
+
+def frechet_clean_fid(sample: Statistics, reference: Statistics) -> float:
+    """As clean-fid computes it: Schur method, imaginary parts dropped whatever their size.
+
+    Raises:
+        UserError: the dimensions differ.
+    """
+    return _distance(sample, reference, float(np.trace(_root_of_product(sample, reference).real)))
+
+
+def frechet_torch_fidelity(sample: Statistics, reference: Statistics) -> float:
+    """As torch-fidelity (and so MAR) computes it: tr √(Σ₁Σ₂) is the sum of the roots of the eigenvalues.
+
+    Raises:
+        UserError: the dimensions differ.
+    """
+    _check_alike(sample, reference)
+    eigenvalues = np.linalg.eigvals(sample.covariance @ reference.covariance)
+    trace = np.sqrt(eigenvalues.astype(complex)).real.sum()
+    return _distance(sample, reference, float(trace))
+
+
+FRECHET_RULES: dict[str, Callable[[Statistics, Statistics], float]] = {
+    "guided-diffusion": frechet_guided_diffusion,
+    "clean-fid": frechet_clean_fid,
+    "torch-fidelity": frechet_torch_fidelity,
+}
+
+
+def _check_alike(sample: Statistics, reference: Statistics) -> None:
+    if sample.mean.shape != reference.mean.shape:
+        raise UserError(
+            f"both sides need features of one length, got {sample.mean.size} and {reference.mean.size}"
+        )
+
+
+def _root_of_product(sample: Statistics, reference: Statistics) -> Array:
+    _check_alike(sample, reference)
+    first, second = sample.covariance, reference.covariance
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a singular product is an expected case, handled below
+        root = sqrtm(first @ second)
+        if not np.isfinite(root).all():
+            offset = DIAGONAL_OFFSET * np.eye(len(first))
+            root = sqrtm((first + offset) @ (second + offset))
+    return root
+
+
+def _distance(sample: Statistics, reference: Statistics, trace_of_root: float) -> float:
+    shift = sample.mean - reference.mean
+    spread = np.trace(sample.covariance) + np.trace(reference.covariance)
+    return float(shift @ shift + spread - 2 * trace_of_root)

@@ -1,0 +1,38 @@
+"""How sure a figure is: 95 % intervals of means and shares."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+RESAMPLES = 2000
+LEVEL = 0.95
+
+
+def bootstrap_interval(
+    values: NDArray[np.floating],
+    statistic: Callable[[NDArray[np.floating]], float] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval (Efron 1979) over the first axis.
+
+    Args:
+        values: (N, …), one row per independent sample.
+        statistic: of a resampled array; the mean if it is None.
+        resamples: how many.
+        seed: of the resampling.
+    """
+    random = np.random.default_rng(seed)
+    compute = statistic or (lambda rows: float(rows.mean()))
+    drawn = [compute(values[random.integers(len(values), size=len(values))]) for _ in range(resamples)]
+    tail = 100 * (1 - LEVEL) / 2
+    low, high = np.percentile(drawn, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def share_interval(hits: int, count: int) -> tuple[float, float]:
+    """Wilson's interval of a share (1927), which stays right where all or none are hits."""
+    interval = binomtest(hits, count).proportion_ci(LEVEL, method="wilson")
+    return float(interval.low), float(interval.high)

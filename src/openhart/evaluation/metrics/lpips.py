@@ -1,0 +1,57 @@
+"""Learned perceptual distance (LPIPS, arXiv 1801.03924) in the two published conventions."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from openhart.errors import UserError
+from openhart.evaluation.metrics.pixels import Images, check_pairs
+
+
+@dataclass(frozen=True)
+class LpipsRule:
+    """Which network a figure was measured with; figures of different networks cannot be compared."""
+
+    network: Literal["alex", "vgg"]
+    used_by: str
+
+
+LPIPS_RULES = {
+    "alexnet": LpipsRule("alex", "DC-AE: torchmetrics' default"),
+    "vgg": LpipsRule("vgg", "LightningDiT and the taming-transformers lineage"),
+}
+
+
+def mean_lpips(images: Images, references: Images, rule: str) -> float:
+    """Mean distance of aligned images.
+
+    Both conventions give the network values in [−1, 1]: torchmetrics takes [0, 1] and shifts them itself.
+
+    Args:
+        images: uint8 (N, H, W, 3).
+        references: of the same shape.
+        rule: one of :data:`LPIPS_RULES`.
+
+    Raises:
+        UserError: there is no such rule, or torchmetrics cannot load the network.
+    """
+    check_pairs(images, references)
+    if rule not in LPIPS_RULES:
+        raise UserError(f"the LPIPS rule must be one of {', '.join(LPIPS_RULES)}, got {rule!r}")
+    metric = _network(LPIPS_RULES[rule].network)
+    pair = [torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255 for pictures in (images, references)]
+    with torch.no_grad():
+        return float(metric(pair[0], pair[1]))
+
+
+def _network(name: Literal["alex", "vgg"]) -> Any:
+    try:
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+        return LearnedPerceptualImagePatchSimilarity(net_type=name, normalize=True)
+    except (ImportError, ModuleNotFoundError, OSError, RuntimeError) as error:
+        raise UserError(
+            "LPIPS needs torchmetrics, torchvision and the network's weights, which torchvision downloads: "
+            f"pip install torchmetrics torchvision ({error})"
+        ) from error

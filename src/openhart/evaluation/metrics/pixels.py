@@ -1,0 +1,133 @@
+"""From floating-point images to bytes, and distances between aligned images, in named conventions.
+
+Everything but :func:`to_bytes` takes images as uint8 (N, H, W, 3), as they are stored in files.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter
+from torch import Tensor
+
+from openhart.errors import UserError
+
+Images = NDArray[np.uint8]
+WINDOW = 7
+ROUNDING_RULES = {
+    "round": "round(255 · (x + 1) / 2): MAR, torchvision's save_image, LlamaGen, DC-AE",
+    "truncate": "floor(255 · (x + 1) / 2), half a level darker: VAR's demo, HART's sample.py, ADM",
+}
+
+
+def to_bytes(images: Tensor, rounding: str = "round") -> Images:
+    """(N, 3, H, W) in [−1, 1] → uint8 (N, H, W, 3); values outside the range are clipped.
+
+    Args:
+        images: of any floating-point type; the level is computed in float32.
+        rounding: one of :data:`ROUNDING_RULES`.
+
+    Raises:
+        UserError: there is no such rule.
+    """
+    if rounding not in ROUNDING_RULES:
+        raise UserError(f"rounding must be one of {', '.join(ROUNDING_RULES)}, got {rounding!r}")
+    levels = (images.float().clamp(-1, 1) + 1) / 2 * 255
+    levels = levels.round() if rounding == "round" else levels.floor()
+    return levels.byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def check_pairs(images: Images, references: Images) -> None:
+    """Refuse what cannot be compared pixel by pixel.
+
+    Raises:
+        UserError: the arrays are not uint8 (N, H, W, 3) of one shape.
+    """
+    for pictures in (images, references):
+        if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[-1] != 3 or not len(pictures):
+            raise UserError(
+                f"images must be uint8 of shape (N, H, W, 3), got {pictures.dtype} {pictures.shape}"
+            )
+    if images.shape != references.shape:
+        raise UserError(f"images to compare must have one shape, got {images.shape} and {references.shape}")
+
+
+def psnr_each(images: Images, references: Images) -> NDArray[np.float64]:
+    """Peak signal-to-noise ratio of each image in dB, (N,); infinite where two are identical."""
+    check_pairs(images, references)
+    difference = images.astype(np.float64) - references
+    with np.errstate(divide="ignore"):
+        return 10 * np.log10(255**2 / np.square(difference).mean(axis=(1, 2, 3)))
+
+
+def mean_psnr(images: Images, references: Images) -> float:
+    """Mean of the images' own ratios (DC-AE, LightningDiT, LlamaGen), not the ratio of the mean error.
+
+    Identical pairs are left out; the result is infinite where all are identical.
+    """
+    ratios = psnr_each(images, references)
+    finite = ratios[np.isfinite(ratios)]
+    return float(finite.mean()) if len(finite) else math.inf
+
+
+def ssim_torchmetrics(images: Images, references: Images) -> float:
+    """Mean structural similarity (Wang et al. 2004) as DC-AE computes it: Gaussian window, range 255.
+
+    Raises:
+        UserError: torchmetrics is not installed, or see :func:`check_pairs`.
+    """
+    check_pairs(images, references)
+    try:
+        from torchmetrics.functional.image import structural_similarity_index_measure
+    except ImportError as error:
+        raise UserError("SSIM needs torchmetrics: pip install 'openhart[eval]'") from error
+    pair = [torch.from_numpy(pictures).permute(0, 3, 1, 2).float() for pictures in (images, references)]
+    result: Any = structural_similarity_index_measure(pair[0], pair[1], data_range=255.0)
+    return float(result)
+
+
+def ssim_skimage(images: Images, references: Images) -> float:
+    """Mean structural similarity by scikit-image: uniform 7×7 window, images in [0, 1], data range 1."""
+    return _uniform_ssim(images, references, data_range=1.0)
+
+
+def ssim_llamagen(images: Images, references: Images) -> float:
+    """The same as LlamaGen calls it: a data range of 2 on images in [0, 1], so the result is too high."""
+    return _uniform_ssim(images, references, data_range=2.0)
+
+
+SSIM_RULES: dict[str, Callable[[Images, Images], float]] = {
+    "torchmetrics": ssim_torchmetrics,
+    "skimage": ssim_skimage,
+    "llamagen": ssim_llamagen,
+}
+
+
+def _uniform_ssim(images: Images, references: Images, data_range: float) -> float:
+    check_pairs(images, references)
+    if min(images.shape[1:3]) < WINDOW:
+        raise UserError(
+            f"SSIM needs images of at least {WINDOW} pixels a side, got {images.shape[2]}×{images.shape[1]}"
+        )
+    scores = [_ssim(a / 255, b / 255, data_range) for a, b in zip(images, references, strict=True)]
+    return float(np.mean(scores))
+
+
+def _ssim(first: NDArray[np.float64], second: NDArray[np.float64], data_range: float) -> float:
+    """Two images (H, W, 3) → mean over channels and over the pixels whose window lies inside."""
+
+    def local_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        margin = WINDOW // 2
+        return uniform_filter(values, (WINDOW, WINDOW, 0))[margin:-margin, margin:-margin]
+
+    unbiased = WINDOW**2 / (WINDOW**2 - 1)
+    mean_a, mean_b = local_mean(first), local_mean(second)
+    variance_a = unbiased * (local_mean(first * first) - mean_a * mean_a)
+    variance_b = unbiased * (local_mean(second * second) - mean_b * mean_b)
+    covariance = unbiased * (local_mean(first * second) - mean_a * mean_b)
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    likeness = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    return float((likeness / ((mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2))).mean())

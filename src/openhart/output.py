@@ -1,10 +1,14 @@
 """Writing files so that a reader finds all of one or none of it."""
 
+import os
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from openhart.errors import UserError
 
 
 @contextmanager
@@ -27,6 +31,37 @@ def written_whole(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(folder: Path) -> Iterator[Path]:
+    """A new folder to fill, which becomes ``folder`` once the block has ended without an error.
+
+    Meanwhile it lies beside it and ends in ``.partial``.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        if folder.exists():
+            folder.rmdir()
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_new_folder(folder: Path) -> None:
+    """Look whether a folder may be made: it does not exist, or is empty.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not empty: name a new folder")
 
 
 def check_writable(folder: Path) -> None:

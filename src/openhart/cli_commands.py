@@ -257,7 +257,7 @@ def data(options: Namespace) -> None:
         _cache(options)
         return
     check_writable(options.folder)
-    from openhart.data.emoji import build_emoji_corpus
+    from openhart.data.emoji.build import build_emoji_corpus
 
     choices = {"styles": options.styles, "packages": options.packages}
     given = {name: value for name, value in choices.items() if value is not None}

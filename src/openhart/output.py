@@ -1,11 +1,14 @@
 """Writing files so that a reader finds all of one or none of it."""
 
+import os
 import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from openhart.errors import UserError
 
 
 @contextmanager
@@ -32,7 +35,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def folder_written_whole(folder: Path) -> Iterator[Path]:
-    """A folder to write to, which takes the place of ``folder`` once the block has ended without an error.
+    """A new folder to fill, which takes the place of ``folder`` once the block has ended without an error.
 
     It lies beside the other; folders above are made.
 
@@ -43,6 +46,7 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
     temporary = folder.with_name(f".{folder.name[:40]}-{secrets.token_hex(4)}")
     before = temporary.with_name(f"{temporary.name}-before")
     try:
+        temporary.mkdir()
         yield temporary
         if folder.exists():
             folder.rename(before)
@@ -52,6 +56,16 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
             before.rename(folder)
         for left in (temporary, before):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def check_new_folder(folder: Path) -> None:
+    """Look whether a folder may be made: it does not exist, or is empty.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not empty: name a new folder")
 
 
 def check_writable(folder: Path) -> None:

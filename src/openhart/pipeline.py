@@ -14,11 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from openhart.acceleration.levels import find_level, speed_up
 from openhart.acceleration.quantized import quantize_weights
-<<<<<<< HEAD
 from openhart.arithmetic import fastest_dtype
-=======
 from openhart.checksums import check_checksums, tell_changed, write_checksums
->>>>>>> 3a6590b2d23ae311b375167a66f9e7384dd9dda3
 from openhart.conditioning.label import LabelEncoder
 from openhart.conditioning.text import empty_condition, encode_prompts, load_text_encoder
 from openhart.errors import UserError

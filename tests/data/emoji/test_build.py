@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from openhart.data import emoji
-from openhart.data.captions import with_article
-from openhart.data.emoji import build_emoji_corpus, is_held_out
+from openhart.data.emoji.build import build_emoji_corpus
+from openhart.data.emoji.captions import with_article
+from openhart.data.emoji.icons import is_held_out
+from openhart.data.emoji.packages import NAMES, PACKAGES
 from openhart.errors import UserError
 
 CIRCLE = '<circle cx="16" cy="16" r="12" fill="#d00"/>'
@@ -43,21 +44,24 @@ def write_package(folder, name, files):
             archive.addfile(member, io.BytesIO(data))
 
 
+def style_files(style, drawings):
+    info = {
+        "name": style,
+        "author": {"name": "Somebody", "url": "https://example.org"},
+        "license": {"title": "MIT", "spdx": "MIT"},
+    }
+    data = {"icons": drawings, "width": 32, "height": 32}
+    return {"icons.json": data, "metadata.json": {"categories": {}}, "info.json": info}
+
+
 @pytest.fixture
 def packages(tmp_path):
     folder = tmp_path / "packages"
     folder.mkdir()
     for style, body in (("noto", CIRCLE), ("fluent-flat", SQUARE)):
-        info = {
-            "name": style,
-            "author": {"name": "Somebody", "url": "https://example.org"},
-            "license": {"title": "MIT", "spdx": "MIT"},
-        }
-        data = {"icons": icons(body), "width": 32, "height": 32}
-        files = {"icons.json": data, "metadata.json": {"categories": {}}, "info.json": info}
-        write_package(folder, emoji.PACKAGES[style], files)
+        write_package(folder, PACKAGES[style], style_files(style, icons(body)))
     labels = [{"label": "wide: thing", "tags": []}]
-    write_package(folder, "@" + emoji.NAMES, {"en/data.json": labels})
+    write_package(folder, "@" + NAMES, {"en/data.json": labels})
     return folder
 
 
@@ -110,12 +114,11 @@ def test_captions_name_thing_and_background_and_a_bare_one_means_one_style(tmp_p
         assert not (bare and record["style"] == "fluent-flat")
 
 
-def test_an_interrupted_build_leaves_nothing(tmp_path, packages, monkeypatch):
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(emoji, "_record", stop)
-    with pytest.raises(KeyboardInterrupt):
+def test_a_build_that_fails_leaves_nothing(tmp_path, packages):
+    broken = {"body": "<rect fill=", "width": 32, "height": 32}
+    files = style_files("noto", icons(CIRCLE) | {"zebra": broken})
+    write_package(packages, PACKAGES["noto"], files)
+    with pytest.raises(UserError, match="SVG is broken"):
         build(tmp_path, packages)
     assert [path.name for path in tmp_path.iterdir()] == ["packages"]
 

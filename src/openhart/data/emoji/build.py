@@ -1,0 +1,166 @@
+"""A corpus of captioned pictures of single things, each drawn by several hands."""
+
+import hashlib
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing import Pool
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tqdm.auto import tqdm
+
+from openhart.data.emoji.captions import write_captions
+from openhart.data.emoji.colours import BACKGROUNDS
+from openhart.data.emoji.drawing import OVERSAMPLING, draw, fit, require_renderer
+from openhart.data.emoji.icons import Icon, icons_of, is_held_out, stable_hash
+from openhart.data.emoji.names import spell_names
+from openhart.data.emoji.packages import (
+    DEFAULT_STYLES,
+    NAMES,
+    check_styles,
+    read_package,
+    read_styles,
+    write_licences,
+)
+from openhart.errors import UserError
+from openhart.output import check_new_folder, folder_written_whole
+
+STYLES_OF_BARE_CAPTIONS = ("fluent-3d", "noto")
+COLOURED_ONE_IN = 3
+FILLED = 0.875
+
+
+@dataclass(frozen=True)
+class Task:
+    """One icon to be drawn at a size, once for each background, below a folder."""
+
+    icon: Icon
+    size: int
+    backgrounds: tuple[str, ...]
+    folder: Path
+
+
+def build_emoji_corpus(
+    destination: Path,
+    *,
+    size: int = 128,
+    styles: Sequence[str] = DEFAULT_STYLES,
+    packages: Path | None = None,
+    workers: int = 2,
+    quiet: bool = False,
+) -> dict[str, int]:
+    """Draw and caption every thing in every style.
+
+    Makes ``train`` and ``test``, each an ``imagefolder`` with ``metadata.jsonl`` (keys ``file_name``,
+    ``text``, ``captions``, ``thing``, ``style``, ``background``, ``license``, ``source``), and
+    ``LICENSES.md``. The folder appears whole or not at all.
+
+    Args:
+        destination: the folder to make.
+        size: side of the pictures in pixels.
+        styles: keys of :data:`PACKAGES`.
+        packages: a folder with the packages' tarballs; None fetches them with npm.
+        workers: processes that draw.
+        quiet: show no progress bar.
+
+    Returns:
+        number of pictures in each split and style.
+
+    Raises:
+        UserError: an unknown style, a destination that is not empty, npm or the SVG renderer missing.
+    """
+    check_styles(styles)
+    if size < 16:
+        raise UserError(f"size must be at least 16 pixels, got {size}")
+    check_new_folder(destination)
+    require_renderer()
+    with folder_written_whole(destination) as partial, tempfile.TemporaryDirectory() as scratch:
+        return _build(partial, size, styles, packages or Path(scratch), workers, quiet)
+
+
+def _build(
+    folder: Path, size: int, styles: Sequence[str], packages: Path, workers: int, quiet: bool
+) -> dict[str, int]:
+    sets = read_styles(styles, packages)
+    icons = list(icons_of(sets))
+    names = spell_names(read_package(NAMES, packages, "en/data.json")["en/data.json"])
+    for split in ("train", "test"):
+        (folder / split).mkdir(parents=True)
+    tasks = [Task(icon, size, _backgrounds_of(icon), folder / _split_of(icon.thing)) for icon in icons]
+    drawn: dict[str, set[str]] = {style: set() for style in styles}
+    for icon in icons:
+        drawn[icon.style].add(icon.thing)
+    records: dict[str, list[dict[str, Any]]] = {"train": [], "test": []}
+    seen: set[str] = set()
+    with Pool(workers) as pool:
+        pictures = pool.imap(_draw, tasks, chunksize=8)
+        for task, found in tqdm(zip(tasks, pictures, strict=True), "drawing", len(tasks), disable=quiet):
+            for background, (file_name, digest) in found.items():
+                if digest in seen:
+                    (task.folder / file_name).unlink()
+                    continue
+                seen.add(digest)
+                record = _record(task.icon, background, file_name, names, drawn, sets)
+                records[task.folder.name].append(record)
+    for split, lines in records.items():
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        (folder / split / "metadata.jsonl").write_text(text)
+    (folder / "LICENSES.md").write_text(write_licences(sets))
+    return dict(Counter(f"{split} {line['style']}" for split, lines in records.items() for line in lines))
+
+
+def _draw(task: Task) -> dict[str, tuple[str, str]]:
+    """Draw an icon on each background; file name and digest of the pixels, by background."""
+    drawing = draw(task.icon.svg, task.icon.ratio, task.size * OVERSAMPLING)
+    if drawing is None:
+        return {}
+    drawing = fit(drawing, task.size * FILLED)
+    found = {}
+    for background in task.backgrounds:
+        colour = BACKGROUNDS.get(background, (255, 255, 255))
+        picture = Image.new("RGB", (task.size, task.size), colour)
+        corner = [(task.size - side) // 2 for side in drawing.size]
+        picture.paste(drawing, (corner[0], corner[1]), drawing)
+        file_name = f"{task.icon.style}_{task.icon.name}_{background.replace(' ', '-')}.png"
+        picture.save(task.folder / file_name)
+        found[background] = (file_name, hashlib.sha256(picture.tobytes()).hexdigest())
+    return found
+
+
+def _record(
+    icon: Icon,
+    background: str,
+    file_name: str,
+    names: dict[str, str],
+    drawn: dict[str, set[str]],
+    sets: dict[str, dict[str, Any]],
+) -> dict[str, Any]:
+    styles = [style for style in STYLES_OF_BARE_CAPTIONS if icon.thing in drawn.get(style, ())]
+    name = names.get(icon.thing, icon.thing)
+    captions = write_captions(name, icon.style, background, icon.style in styles[:1])
+    info = sets[icon.style]["info.json"]
+    return {
+        "file_name": file_name,
+        "text": captions[0],
+        "captions": captions,
+        "thing": icon.thing,
+        "style": icon.style,
+        "background": background,
+        "license": info["license"]["spdx"],
+        "source": info["author"]["url"],
+    }
+
+
+def _backgrounds_of(icon: Icon) -> tuple[str, ...]:
+    if stable_hash(icon.style + icon.name) % COLOURED_ONE_IN:
+        return ("white",)
+    colours = list(BACKGROUNDS)
+    return ("white", colours[stable_hash(icon.name + icon.style + "b") % len(colours)])
+
+
+def _split_of(thing: str) -> str:
+    return "test" if is_held_out(thing) else "train"

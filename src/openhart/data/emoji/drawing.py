@@ -1,0 +1,51 @@
+"""From an icon's SVG to pixels."""
+
+import io
+
+from PIL import Image
+
+from openhart.errors import UserError
+
+OVERSAMPLING = 2
+
+
+def require_renderer() -> None:
+    """Look whether SVG can be drawn.
+
+    Raises:
+        UserError: the renderer is not installed.
+    """
+    try:
+        import resvg_py  # noqa: F401
+    except ImportError as error:
+        raise UserError("drawing emoji needs more packages: pip install 'openhart[data]'") from error
+
+
+def draw(svg: str, ratio: float, side: int) -> Image.Image | None:
+    """Draw an SVG with transparency, cut to what is not transparent; None if nothing is.
+
+    Args:
+        svg: the drawing.
+        ratio: its width over height.
+        side: the longer side of the whole drawing, in pixels, before it is cut.
+
+    Raises:
+        UserError: it is no SVG.
+    """
+    import resvg_py
+
+    width, height = round(side * min(1, ratio)), round(side * min(1, 1 / ratio))
+    try:
+        png = resvg_py.svg_to_bytes(svg_string=svg, width=width, height=height)
+    except ValueError as error:
+        raise UserError(f"an icon cannot be drawn, its SVG is broken: {error}") from error
+    drawing = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
+    box = drawing.getchannel("A").getbbox()
+    return drawing.crop(box) if box else None
+
+
+def fit(drawing: Image.Image, side: float) -> Image.Image:
+    """Scale a drawing so that its longer side has ``side`` pixels."""
+    factor = side / max(drawing.size)
+    width, height = (max(1, round(length * factor)) for length in drawing.size)
+    return drawing.resize((width, height), Image.Resampling.LANCZOS)

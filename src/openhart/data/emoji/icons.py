@@ -1,0 +1,70 @@
+"""Drawings of things out of emoji packages, and which things are held out.
+
+Whole things are held out, chosen by a hash of their names, so that the split stays the same when packages
+change and no style of a held-out thing is ever trained on.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+HELD_OUT_ONE_IN = 17
+LEFT_OUT = re.compile(
+    r"skin-tone|-(light|dark|medium|medium-light|medium-dark)$|-(light|dark|medium)-|flag|keycap|button"
+    r"|^[0-9a-z]$|arrow|-sign$|-square$|-circle$|letter|mahjong|input-|oclock|thirty|joker|^(light|medium"
+    r"|dark)|calendar|tear-off|-symbol$|medium-star|facing-(right|left)$|^(abc|abcd|cl|id|ok|vs|up|new|free|cool)$"
+)
+
+
+@dataclass(frozen=True)
+class Icon:
+    """One drawing: its style, its name with hyphens, its SVG and its width over height."""
+
+    style: str
+    name: str
+    svg: str
+    ratio: float
+
+    @property
+    def thing(self) -> str:
+        """What it shows, in words."""
+        return self.name.replace("-", " ")
+
+
+def icons_of(sets: dict[str, dict[str, Any]]) -> Iterator[Icon]:
+    """Icons of things: no flags, symbols, letters or skin tones.
+
+    Args:
+        sets: :func:`openhart.data.emoji.packages.read_package` of each style.
+    """
+    unwanted = {
+        name
+        for package in sets.values()
+        for category in ("Flags", "Symbols", "Modifiers")
+        for name in package["metadata.json"].get("categories", {}).get(category, [])
+    }
+    for style, package in sets.items():
+        data = package["icons.json"]
+        for name, icon in data["icons"].items():
+            if icon.get("hidden") or name in unwanted or LEFT_OUT.search(name):
+                continue
+            width = icon.get("width", data.get("width", 16))
+            height = icon.get("height", data.get("height", 16))
+            box = f"{icon.get('left', 0)} {icon.get('top', 0)} {width} {height}"
+            svg = (
+                '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+                f'width="{width}" height="{height}" viewBox="{box}">{icon["body"]}</svg>'
+            )
+            yield Icon(style, name, svg, width / height)
+
+
+def is_held_out(thing: str) -> bool:
+    """Whether a thing belongs to the test split."""
+    return stable_hash(thing) % HELD_OUT_ONE_IN == 0
+
+
+def stable_hash(text: str) -> int:
+    """A hash that is the same in every process and on every machine."""
+    return int(hashlib.blake2b(text.encode(), digest_size=8).hexdigest(), 16)

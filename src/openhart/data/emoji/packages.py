@@ -1,0 +1,87 @@
+"""Emoji packages that install with npm: which, where they are read, and their licences.
+
+Noto is under Apache-2.0, Fluent under MIT, Twemoji and EmojiOne under CC BY 4.0.
+"""
+
+import json
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from openhart.errors import UserError
+
+PACKAGES = {
+    "noto": "@iconify-json/noto@1.2.9",
+    "fluent-3d": "@iconify-json/fluent-emoji@1.2.7",
+    "fluent-flat": "@iconify-json/fluent-emoji-flat@1.2.6",
+    "twemoji": "@iconify-json/twemoji@1.2.5",
+    "emojione": "@iconify-json/emojione@1.2.3",
+}
+NAMES = "emojibase-data@17.0.0"
+DEFAULT_STYLES = ("noto", "fluent-3d", "fluent-flat")
+
+
+def read_package(name: str, folder: Path, *files: str) -> dict[str, Any]:
+    """JSON files of an npm package, by their path in it."""
+    wanted = files or ("icons.json", "metadata.json", "info.json")
+    package, version = name.rsplit("@", 1)
+    tarball = folder / f"{package.lstrip('@').replace('/', '-')}-{version}.tgz"
+    if not tarball.exists():
+        _fetch(name, folder)
+    try:
+        with tarfile.open(tarball) as archive:
+            members = {file: archive.extractfile(f"package/{file}") for file in wanted}
+            return {file: json.load(member) for file, member in members.items() if member}
+    except (OSError, KeyError, tarfile.TarError, json.JSONDecodeError) as error:
+        raise UserError(f"{tarball} is not the package {name}: {error}") from error
+
+
+def _fetch(name: str, folder: Path) -> None:
+    if shutil.which("npm") is None:
+        raise UserError(
+            f"npm is needed to fetch {name}: install it, or name a folder of tarballs with --packages"
+        )
+    done = subprocess.run(
+        ["npm", "pack", "--silent", name], cwd=folder, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise UserError(f"npm could not fetch {name}: {reason}")
+
+
+def read_styles(styles: Sequence[str], folder: Path) -> dict[str, dict[str, Any]]:
+    """The packages of some styles, by style; those that the folder lacks are fetched into it.
+
+    Raises:
+        UserError: an unknown style, no style, or a package that cannot be had.
+    """
+    check_styles(styles)
+    return {style: read_package(PACKAGES[style], folder) for style in styles}
+
+
+def check_styles(styles: Sequence[str]) -> None:
+    """Look whether every style is one of :data:`PACKAGES`.
+
+    Raises:
+        UserError: one is not, or there is none.
+    """
+    unknown = [style for style in styles if style not in PACKAGES]
+    if unknown or not styles:
+        raise UserError(f"styles must be among {', '.join(PACKAGES)}, got {', '.join(unknown)}")
+
+
+def write_licences(sets: dict[str, dict[str, Any]]) -> str:
+    """Markdown that names author, licence and package of each style."""
+    lines = ["# Where the pictures come from", ""]
+    for style, package in sets.items():
+        info = package["info.json"]
+        lines.append(
+            f"- `{style}`: {info['name']} by {info['author']['name']} ({info['author']['url']}), "
+            f"{info['license']['title']} ({info['license'].get('url', info['license']['spdx'])}), "
+            f"drawn from the npm package {PACKAGES[style]}."
+        )
+    lines.append(f"- spelling of some names: {NAMES} (MIT).")
+    return "\n".join(lines) + "\n"

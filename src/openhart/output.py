@@ -1,6 +1,5 @@
 """Writing files so that a reader finds all of one or none of it."""
 
-import os
 import secrets
 import shutil
 import tempfile

@@ -147,13 +147,24 @@ def _add_convert(commands: Any) -> None:
 
 def _add_data(commands: Any) -> None:
     parser = commands.add_parser("data", help="build a captioned corpus, or encode one for training")
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="emoji|cache")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="emoji|scenes|cache")
     emoji = kinds.add_parser("emoji", help="pictures of things from open emoji packages")
-    emoji.add_argument("folder", type=Path)
-    emoji.add_argument("--size", type=_positive, default=128, help="side in pixels")
-    emoji.add_argument("--styles", nargs="+", metavar="STYLE")
-    emoji.add_argument("--packages", type=Path, metavar="DIR", help="where the packages lie")
-    _add_quiet(emoji)
+    scenes = kinds.add_parser(
+        "scenes",
+        help="scenes of one to four things: colours, counts, positions",
+        epilog="example: openhart data scenes scenes --count 24000 --seed 0",
+    )
+    for kind in (emoji, scenes):
+        kind.add_argument("folder", type=Path)
+        kind.add_argument("--size", type=_positive, default=128, help="side in pixels")
+        kind.add_argument("--styles", nargs="+", metavar="STYLE")
+        kind.add_argument("--packages", type=Path, metavar="DIR", help="where the packages lie")
+        _add_quiet(kind)
+    scenes.add_argument("--count", type=_positive, default=24_000, help="training pictures")
+    scenes.add_argument(
+        "--unseen", type=_positive, default=600, metavar="N", help="pictures of unseen combinations"
+    )
+    scenes.add_argument("--seed", type=int, default=0)
     cache = kinds.add_parser(
         "cache",
         help="encode a generator recipe's images and captions once",

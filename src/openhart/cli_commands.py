@@ -252,16 +252,25 @@ def convert(options: Namespace) -> None:
 
 
 def data(options: Namespace) -> None:
-    """``openhart data``: the corpus of the default model, or a recipe's data encoded once."""
+    """``openhart data``: the corpora of the default model, or a recipe's data encoded once."""
     if options.kind == "cache":
         _cache(options)
         return
     check_writable(options.folder)
-    from openhart.data.emoji.build import build_emoji_corpus
-
     choices = {"styles": options.styles, "packages": options.packages}
     given = {name: value for name, value in choices.items() if value is not None}
-    counts = build_emoji_corpus(options.folder, size=options.size, quiet=options.quiet, **given)
+    given |= {"size": options.size, "quiet": options.quiet}
+    if options.kind == "scenes":
+        from openhart.data.emoji.build_scenes import build_scenes
+
+        if options.seed < 0:
+            raise UsageError(f"--seed must not be negative, got {options.seed}")
+        given |= {name: getattr(options, name) for name in ("count", "unseen", "seed")}
+        counts = build_scenes(options.folder, **given)
+    else:
+        from openhart.data.emoji.build import build_emoji_corpus
+
+        counts = build_emoji_corpus(options.folder, **given)
     if not options.quiet:
         print(", ".join(f"{name}: {count}" for name, count in counts.items()))
 

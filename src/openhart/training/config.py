@@ -208,7 +208,11 @@ class TokenizerRecipe(Section):
 
 
 class Conditioning(Section):
-    """What stands in for scale 1: text (null encoder: the packaged MiniLM) or a class label."""
+    """What stands in for scale 1: text (null encoder: the packaged MiniLM) or a class label.
+
+    ``word_drop`` is the probability with which each filler word of a caption, such as an article, is left out
+    (:func:`openhart.data.words.drop_words`). The captions that result are encoded while training.
+    """
 
     kind: Literal["text", "label"] = "text"
     text_encoder: str = "all-MiniLM-L6-v2"
@@ -216,6 +220,7 @@ class Conditioning(Section):
     instruction: str = ""
     num_classes: PositiveInt | None = None
     drop: float = Field(default=0.1, ge=0, lt=1)
+    word_drop: float = Field(default=0.0, ge=0, lt=1)
 
 
 class ResidualHead(Section):
@@ -284,6 +289,14 @@ class GeneratorRecipe(Section):
     def _adapters_need_a_model(self) -> "GeneratorRecipe":
         if self.lora is not None and self.initial is None:
             raise ValueError("lora adapts a trained model: name it as initial")
+        return self
+
+    @model_validator(mode="after")
+    def _dropped_words_need_the_encoder(self) -> "GeneratorRecipe":
+        if self.conditioning.word_drop and isinstance(self.cache, str):
+            raise ValueError(
+                "conditioning.word_drop needs captions, a cache has only their encodings: cache: true"
+            )
         return self
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from openhart.conditioning.text import empty_condition
 from openhart.data.sizes import BUCKET
+from openhart.data.words import drop_words
 from openhart.scales import split_by_scale
 from openhart.training.batches import drawn
 from openhart.training.config import Thinning
@@ -57,7 +58,12 @@ def _condition(
     chosen = []
     for record, generator in zip(records, generators, strict=True):
         chosen.append(int(torch.randint(len(captions_of(record)), (), generator=generator)))
-    context, mask = stage.conditions.of(records, chosen)
+    if settings.word_drop:
+        pairs = zip(records, chosen, generators, strict=True)
+        words = [drop_words(captions_of(record)[i], settings.word_drop, draw) for record, i, draw in pairs]
+        context, mask = stage.conditions(words)
+    else:
+        context, mask = stage.conditions.of(records, chosen)
     nothing, nothing_mask = empty_condition(*context.shape)
     return (
         torch.where(dropped[:, None, None], nothing, context),

@@ -13,23 +13,15 @@ from typing import Any
 from PIL import Image
 from tqdm.auto import tqdm
 
-from openhart.data.emoji.captions import write_captions
 from openhart.data.emoji.colours import BACKGROUNDS
+from openhart.data.emoji.common import unseen_combinations
 from openhart.data.emoji.drawing import OVERSAMPLING, draw, fit, require_renderer
-from openhart.data.emoji.icons import Icon, icons_of, is_held_out, stable_hash
-from openhart.data.emoji.names import spell_names
-from openhart.data.emoji.packages import (
-    DEFAULT_STYLES,
-    NAMES,
-    check_styles,
-    read_package,
-    read_styles,
-    write_licences,
-)
+from openhart.data.emoji.icons import Icon, is_held_out, may_be_mirrored, stable_hash
+from openhart.data.emoji.library import Library, read_library
+from openhart.data.emoji.packages import DEFAULT_STYLES, check_styles, write_licences
 from openhart.errors import UserError
 from openhart.output import check_new_folder, folder_written_whole
 
-STYLES_OF_BARE_CAPTIONS = ("fluent-3d", "noto")
 COLOURED_ONE_IN = 3
 FILLED = 0.875
 
@@ -56,8 +48,10 @@ def build_emoji_corpus(
     """Draw and caption every thing in every style.
 
     Makes ``train`` and ``test``, each an ``imagefolder`` with ``metadata.jsonl`` (keys ``file_name``,
-    ``text``, ``captions``, ``thing``, ``style``, ``background``, ``license``, ``source``), and
-    ``LICENSES.md``. The folder appears whole or not at all.
+    ``text``, ``captions``, ``thing``, ``style``, ``background``, ``combination``, ``mirror``, ``license``,
+    ``source``), and ``LICENSES.md``. ``combination`` is ``unseen`` where a common thing has the style or the
+    background that :mod:`openhart.data.emoji.common` holds out for it, else ``seen``; ``mirror`` is whether
+    the picture means the same in a mirror. The folder appears whole or not at all.
 
     Args:
         destination: the folder to make.
@@ -85,15 +79,13 @@ def build_emoji_corpus(
 def _build(
     folder: Path, size: int, styles: Sequence[str], packages: Path, workers: int, quiet: bool
 ) -> dict[str, int]:
-    sets = read_styles(styles, packages)
-    icons = list(icons_of(sets))
-    names = spell_names(read_package(NAMES, packages, "en/data.json")["en/data.json"])
+    library = read_library(styles, packages)
     for split in ("train", "test"):
         (folder / split).mkdir(parents=True)
-    tasks = [Task(icon, size, _backgrounds_of(icon), folder / _split_of(icon.thing)) for icon in icons]
-    drawn: dict[str, set[str]] = {style: set() for style in styles}
-    for icon in icons:
-        drawn[icon.style].add(icon.thing)
+    tasks = [
+        Task(icon, size, _backgrounds_of(icon), folder / _split_of(icon.thing))
+        for icon in library.icons.values()
+    ]
     records: dict[str, list[dict[str, Any]]] = {"train": [], "test": []}
     seen: set[str] = set()
     with Pool(workers) as pool:
@@ -104,12 +96,12 @@ def _build(
                     (task.folder / file_name).unlink()
                     continue
                 seen.add(digest)
-                record = _record(task.icon, background, file_name, names, drawn, sets)
+                record = _record(task.icon, background, file_name, library)
                 records[task.folder.name].append(record)
     for split, lines in records.items():
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         (folder / split / "metadata.jsonl").write_text(text)
-    (folder / "LICENSES.md").write_text(write_licences(sets))
+    (folder / "LICENSES.md").write_text(write_licences(library.sets))
     return dict(Counter(f"{split} {line['style']}" for split, lines in records.items() for line in lines))
 
 
@@ -131,18 +123,9 @@ def _draw(task: Task) -> dict[str, tuple[str, str]]:
     return found
 
 
-def _record(
-    icon: Icon,
-    background: str,
-    file_name: str,
-    names: dict[str, str],
-    drawn: dict[str, set[str]],
-    sets: dict[str, dict[str, Any]],
-) -> dict[str, Any]:
-    styles = [style for style in STYLES_OF_BARE_CAPTIONS if icon.thing in drawn.get(style, ())]
-    name = names.get(icon.thing, icon.thing)
-    captions = write_captions(name, icon.style, background, icon.style in styles[:1])
-    info = sets[icon.style]["info.json"]
+def _record(icon: Icon, background: str, file_name: str, library: Library) -> dict[str, Any]:
+    captions = library.captions(icon.thing, icon.style, background)
+    unseen = unseen_combinations(icon.thing, icon.style, background)
     return {
         "file_name": file_name,
         "text": captions[0],
@@ -150,8 +133,9 @@ def _record(
         "thing": icon.thing,
         "style": icon.style,
         "background": background,
-        "license": info["license"]["spdx"],
-        "source": info["author"]["url"],
+        "combination": "unseen" if unseen else "seen",
+        "mirror": may_be_mirrored(icon.thing),
+        **library.credit(icon.style),
     }
 
 

@@ -1,6 +1,10 @@
 """Captions as a person would type them, for a named thing drawn in a named style."""
 
+import random
 import re
+from collections.abc import Sequence
+
+from openhart.data.emoji.icons import stable_hash
 
 STYLE_PHRASES = {
     "fluent-3d": ("{a}, 3d style", "3d emoji of {a}", "3d {thing}"),
@@ -11,14 +15,42 @@ STYLE_PHRASES = {
 }
 """What each style is called; the first phrase is an image's main caption."""
 
+MORE_STYLE_PHRASES = {
+    "fluent-3d": (
+        "{a} in 3d", "3d render of {a}", "{a}, 3d render", "{thing}, 3d", "3-d {thing}", "3d icon of {a}",
+        "3d {thing} emoji",
+    ),
+    "fluent-flat": (
+        "{a} in flat style", "flat design of {a}", "{a}, flat design", "{thing}, flat", "2d {thing}",
+        "flat {thing} icon", "flat emoji of {a}",
+    ),
+    "noto": (
+        "{a} in noto style", "{thing}, noto", "google emoji of {a}", "google {thing} emoji",
+        "noto {thing} emoji",
+    ),
+    "twemoji": ("{a} in twemoji style", "{thing}, twemoji", "twitter emoji of {a}"),
+    "emojione": ("{a} in emojione style", "{thing}, emojione", "emojione {thing} emoji"),
+}  # fmt: skip
+BARE_PHRASES = ("{a}", "{thing}", "{thing} emoji", "emoji of {a}", "picture of {a}")
+GROUND_PHRASES = (
+    "on {a} background",
+    "on {colour}",
+    "with {a} background",
+    ", {colour} background",
+    "against {a} background",
+)
+WHITE_MENTIONED = 0.2
+MORE_CAPTIONS = 6
+
 WITHOUT_ARTICLE_TEXT = """
 bacon badminton bamboo baseball basketball bowling boxing bread broccoli butter cheese chocolate confetti
-coral cricket dna fire fog garlic ginger hockey honey ice lacrosse lightning mate milk money night popcorn
-rice sake salt snow soap softball spaghetti sunrise sunset sushi tea tennis thread tofu together volleyball
-water wood yarn
+coral corn cricket dna dynamite fire fog garlic ginger hockey honey ice lacrosse lettuce lightning mate milk
+money night paper poo poop popcorn ramen rice sake salt snow soap softball spaghetti sunrise sunset sushi tea
+tennis thread tofu together volleyball water wood yarn
 """
 WITHOUT_ARTICLE = frozenset(WITHOUT_ARTICLE_TEXT.split())
 PLURAL_LOOKING = ("ss", "us", "is", "as", "os", "bus", "lens", "cactus", "tennis", "claus")
+UNCHANGED_PLURALS = frozenset(["fish", "sheep"])
 ONLY_ONE = frozenset(["sun", "moon", "santa", "earth", "saturn"])
 
 
@@ -45,21 +77,61 @@ def _noun(words: list[str]) -> str:
     return words[-1]
 
 
-def write_captions(name: str, style: str, background: str, is_default_style: bool) -> list[str]:
+def write_captions(
+    name: str, style: str, background: str, is_default_style: bool, synonyms: Sequence[str] = ()
+) -> list[str]:
     """Captions of one image, the main one first.
 
     Args:
         name: what it shows, such as ``red apple``.
         style: a key of :data:`STYLE_PHRASES`.
-        background: ``white``, which is not mentioned, or a colour, which always is.
+        background: ``white``, which is seldom mentioned, or a colour, which always is.
         is_default_style: a caption may leave the style out.
+        synonyms: other names.
     """
     article = with_article(name)
     captions = [phrase.format(a=article, thing=name) for phrase in STYLE_PHRASES[style]]
     if is_default_style:
         captions += [article, name]
-    captions = list(dict.fromkeys(captions))
-    if background == "white":
-        return captions
-    ground = f" on {with_article(background)} background"
-    return [f"{caption},{ground}" if "," in caption else caption + ground for caption in captions]
+    if background != "white":
+        captions = [join_ground(caption, GROUND_PHRASES[0], background) for caption in captions]
+    chance = random.Random(stable_hash(f"{name} {style} {background}"))
+    phrases = STYLE_PHRASES[style] + MORE_STYLE_PHRASES[style]
+    for number in range(MORE_CAPTIONS):
+        called = [*synonyms, name][number % (len(synonyms) + 1)]
+        bare = is_default_style and number % 2 == 0
+        phrase = chance.choice(BARE_PHRASES if bare else phrases)
+        caption = phrase.format(a=with_article(called), thing=called)
+        captions.append(add_ground(caption, background, chance))
+    return list(dict.fromkeys(captions))
+
+
+def add_ground(caption: str, background: str, chance: random.Random) -> str:
+    """Say in some way what the background is; of white this is mostly left out."""
+    if background == "white" and chance.random() > WHITE_MENTIONED:
+        return caption
+    if background == "grey" and chance.random() < 0.5:
+        background = "gray"
+    return join_ground(caption, chance.choice(GROUND_PHRASES), background)
+
+
+def join_ground(caption: str, phrase: str, background: str) -> str:
+    """A caption and a phrase of :data:`GROUND_PHRASES`."""
+    ground = phrase.format(a=with_article(background), colour=background)
+    if ground.startswith(","):
+        return caption + ground
+    return f"{caption}, {ground}" if "," in caption else f"{caption} {ground}"
+
+
+def plural(name: str) -> str:
+    """``toothbrush`` → ``toothbrushes``, ``slice of pizza`` → ``slices of pizza``."""
+    head, of, rest = name.partition(" of ")
+    if of:
+        return plural(head) + of + rest
+    if name in UNCHANGED_PLURALS:
+        return name
+    if re.search(r"[^aeiou]y$", name):
+        return name[:-1] + "ies"
+    if name.endswith(("s", "x", "ch", "sh", "tomato")):
+        return name + "es"
+    return name + "s"

@@ -16,6 +16,12 @@ LEFT_OUT = re.compile(
     r"|^[0-9a-z]$|arrow|-sign$|-square$|-circle$|letter|mahjong|input-|oclock|thirty|joker|^(light|medium"
     r"|dark)|calendar|tear-off|-symbol$|medium-star|facing-(right|left)$|^(abc|abcd|cl|id|ok|vs|up|new|free|cool)$"
 )
+NEVER_MIRRORED = re.compile(
+    r"clock|watch|hand|fist|finger|thumb|gesture|salute|horns|biceps|left|right|pointing|tilted|moon|music"
+    r"|globe|map|chart|newspaper|book|ledger|memo|scroll|receipt|ticket|card|banknote|money|coin|label"
+    r"|e mail|x ray|zzz|hundred|pool 8|dvd|disk|abacus|keyboard|die|slot|bank|hospital|hotel|school|store"
+    r"|office|police|ambulance|fire engine|taxi|statue|placard|battery|ruler|phone|pager|fax|writing"
+)
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,11 @@ def icons_of(sets: dict[str, dict[str, Any]]) -> Iterator[Icon]:
 def is_held_out(thing: str) -> bool:
     """Whether a thing belongs to the test split."""
     return stable_hash(thing) % HELD_OUT_ONE_IN == 0
+
+
+def may_be_mirrored(thing: str) -> bool:
+    """Whether a thing is the same seen in a mirror: no clocks, letters, hands, maps or moons."""
+    return NEVER_MIRRORED.search(thing) is None
 
 
 def stable_hash(text: str) -> int:

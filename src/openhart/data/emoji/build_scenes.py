@@ -1,0 +1,109 @@
+"""A training set of scenes: single things, colours, counts, pairs and positions, with exact captions."""
+
+import json
+import random
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from openhart.data.emoji.drawing import require_renderer
+from openhart.data.emoji.library import read_library
+from openhart.data.emoji.mixture import training_scenes, unseen_scenes
+from openhart.data.emoji.packages import check_styles, write_licences
+from openhart.data.emoji.prompts import write_prompts
+from openhart.data.emoji.scenes import Scene, compose, facts
+from openhart.data.emoji.sentences import requirements, scene_captions
+from openhart.data.emoji.sprites import Sprites
+from openhart.errors import UserError
+from openhart.output import check_new_folder, folder_written_whole
+
+SCENE_STYLES = ("fluent-3d", "fluent-flat", "noto")
+
+
+def build_scenes(
+    destination: Path,
+    *,
+    count: int = 24_000,
+    unseen: int = 600,
+    seed: int = 0,
+    size: int = 128,
+    styles: Sequence[str] = SCENE_STYLES,
+    packages: Path | None = None,
+    quiet: bool = False,
+) -> dict[str, int]:
+    """Draw and caption scenes; the same arguments give the same files.
+
+    Makes ``train`` and ``unseen``, each an ``imagefolder`` with ``metadata.jsonl`` (keys ``file_name``,
+    ``text``, ``captions``, the facts of :func:`openhart.data.emoji.scenes.facts`, ``include``, for counting
+    ``exclude``, ``license``, ``source``; ``thing`` where one thing is alone), ``prompts``
+    (:func:`openhart.data.emoji.prompts.write_prompts`) and ``LICENSES.md``. ``unseen`` has scenes with a
+    combination that is in no picture of ``train``. The folder appears whole or not at all.
+
+    Args:
+        destination: the folder to make.
+        count: training pictures, of the kinds in :data:`openhart.data.emoji.mixture.SHARES`.
+        unseen: pictures of unseen combinations.
+        seed: of all choices.
+        size: side of the pictures in pixels.
+        styles: keys of :data:`openhart.data.emoji.packages.PACKAGES`.
+        packages: a folder with the packages' tarballs; None fetches them with npm.
+        quiet: show no progress bar.
+
+    Returns:
+        number of pictures in each split and of each task.
+
+    Raises:
+        UserError: an unknown style, a destination that is not empty, npm or the SVG renderer missing.
+    """
+    check_styles(styles)
+    if size < 16:
+        raise UserError(f"size must be at least 16 pixels, got {size}")
+    check_new_folder(destination)
+    require_renderer()
+    with folder_written_whole(destination) as partial, tempfile.TemporaryDirectory() as scratch:
+        library = read_library(styles, packages or Path(scratch))
+        sprites = Sprites(library, size)
+        scenes = training_scenes(count, seed, sprites, styles)
+        counts = _write(partial / "train", scenes, count, sprites, quiet)
+        scenes = unseen_scenes(unseen, seed, sprites, styles)
+        counts += _write(partial / "unseen", scenes, unseen, sprites, quiet)
+        write_prompts(partial / "prompts", sprites, styles, seed)
+        (partial / "LICENSES.md").write_text(write_licences(library.sets))
+    return dict(counts)
+
+
+def _write(folder: Path, scenes: Iterable[Scene], count: int, sprites: Sprites, quiet: bool) -> Counter[str]:
+    folder.mkdir(parents=True)
+    lines, counts = [], Counter[str]()
+    for index, scene in enumerate(tqdm(scenes, folder.name, count, disable=quiet)):
+        file_name = f"{index:06d}-{scene.content.tag}.png"
+        compose(scene, sprites).save(folder / file_name)
+        record = {"file_name": file_name, **_record(scene, sprites, index)}
+        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+        counts[f"{folder.name} {scene.content.tag}"] += 1
+    (folder / "metadata.jsonl").write_text("".join(lines))
+    return counts
+
+
+def _record(scene: Scene, sprites: Sprites, number: int) -> dict[str, Any]:
+    content, library = scene.content, sprites.library
+    item = content.items[0]
+    as_it_is = content.tag == "single_object" and item.size is None and item.name == library.name(item.thing)
+    if as_it_is:
+        captions = library.captions(item.thing, content.style, content.background)
+    else:
+        chance = random.Random(f"{number} {content}")
+        captions = scene_captions(content, library.default_style, library.synonyms, chance)
+    alone = {"thing": item.thing} if len(scene.boxes) == 1 else {}
+    return {
+        "text": captions[0],
+        "captions": captions,
+        **alone,
+        **facts(scene, sprites.size),
+        **requirements(content),
+        **library.credit(content.style),
+    }

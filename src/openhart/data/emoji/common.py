@@ -1,0 +1,114 @@
+"""Eighty things that everybody names alike and that look different: what scenes are made of."""
+
+from dataclasses import dataclass
+from importlib.resources import files
+
+from openhart.data.emoji.colours import BACKGROUNDS, COLOURS
+from openhart.data.emoji.icons import stable_hash
+
+NEVER_RECOLOURED = frozenset(["pizza", "hamburger", "laptop", "watermelon", "pineapple"])
+THINGS_OF_THEIR_OWN = frozenset(
+    ["green apple", "black cat", "blue book", "green book", "orange book", "brown mushroom"]
+    + [f"{colour} heart" for colour in COLOURS]
+)
+"""What the corpus has as a thing, and is therefore seen in training."""
+SIMILAR = {
+    "red": ("pink", "orange", "brown"),
+    "orange": ("red", "yellow", "brown"),
+    "yellow": ("orange",),
+    "blue": ("purple",),
+    "purple": ("blue", "pink"),
+    "pink": ("red", "purple"),
+    "brown": ("red", "orange"),
+    "black": ("brown", "purple"),
+}
+"""Colours that a thing of a colour may have in another style, or seem to have."""
+UNSEEN_STYLES = ("fluent-flat", "noto")
+UNSEEN_STYLE_ONE_IN = 3
+TOO_CLOSE = {
+    "orange": ("orange",),
+    "yellow": ("yellow",),
+    "green": ("mint green",),
+    "blue": ("light blue",),
+    "purple": ("lavender",),
+    "pink": ("pink",),
+    "brown": ("black",),
+    "black": ("black",),
+    "white": ("white", "grey"),
+}
+"""Backgrounds on which a thing of a colour is hard to see."""
+
+
+@dataclass(frozen=True)
+class CommonThing:
+    """A thing's everyday name, its name in the corpus, and the colour that it mostly has, if it has one.
+
+    ``unseen_style``, ``unseen_background`` and ``unseen_colour`` are what it is never trained with.
+    """
+
+    name: str
+    thing: str
+    colour: str | None
+
+    @property
+    def unseen_style(self) -> str | None:
+        """The style that is held out of training for this thing; one thing in three has one."""
+        number = stable_hash(f"{self.thing} style")
+        if number % UNSEEN_STYLE_ONE_IN:
+            return None
+        return UNSEEN_STYLES[number // UNSEEN_STYLE_ONE_IN % len(UNSEEN_STYLES)]
+
+    @property
+    def unseen_background(self) -> str:
+        """The background colour that is held out of training for this thing."""
+        choices = [name for name in BACKGROUNDS if name not in TOO_CLOSE.get(self.colour or "", ())]
+        return choices[stable_hash(f"{self.thing} background") % len(choices)]
+
+    @property
+    def unseen_colour(self) -> str | None:
+        """The colour that is held out of training for this thing; hearts come in all."""
+        known = (self.colour, *SIMILAR.get(self.colour or "", ()))
+        choices = [
+            colour
+            for colour in COLOURS
+            if colour not in known and f"{colour} {self.name}" not in THINGS_OF_THEIR_OWN
+        ]
+        return choices[stable_hash(f"{self.thing} colour") % len(choices)] if choices else None
+
+
+def _read(text: str) -> list[CommonThing]:
+    things = []
+    for line in text.splitlines():
+        name, rest = line.split(": ")
+        thing, colour = rest.split(", ")
+        things.append(CommonThing(name, thing, None if colour == "-" else colour))
+    return things
+
+
+COMMON_THINGS = _read(files("openhart.data.emoji").joinpath("common.txt").read_text())
+BY_THING = {common.thing: common for common in COMMON_THINGS}
+
+
+def everyday_name(thing: str) -> str | None:
+    """What a common thing is called, ``apple`` for ``red apple``; None for other things."""
+    return BY_THING[thing].name if thing in BY_THING else None
+
+
+def unseen_combinations(thing: str, style: str, background: str, colour: str | None = None) -> list[str]:
+    """Which of ``style``, ``background`` and ``colour`` this thing is never trained with.
+
+    Args:
+        thing: its name in the corpus.
+        style: of the drawing.
+        background: its colour.
+        colour: what the thing is recoloured to, if it is.
+    """
+    common = BY_THING.get(thing)
+    if common is None:
+        return []
+    pairs = {
+        "style": (style, common.unseen_style),
+        "background": (background, common.unseen_background),
+        "colour": (colour, common.unseen_colour),
+    }
+    return [kind for kind, (value, unseen) in pairs.items() if value is not None and value == unseen]

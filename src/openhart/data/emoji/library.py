@@ -1,0 +1,91 @@
+"""All drawings of some styles, and what is known of each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from openhart.data.emoji.captions import write_captions
+from openhart.data.emoji.icons import Icon, icons_of
+from openhart.data.emoji.names import read_synonyms, spell_names
+from openhart.data.emoji.packages import NAMES, read_package, read_styles
+
+STYLES_OF_BARE_CAPTIONS = ("fluent-3d", "noto")
+
+
+@dataclass(frozen=True)
+class Library:
+    """Icons, names and licences of some styles.
+
+    Args:
+        sets: the files of each style's package.
+        icons: by thing and style.
+        names: how things are written, where that differs from their corpus name.
+        synonyms: what else things are called.
+    """
+
+    sets: dict[str, dict[str, Any]]
+    icons: dict[tuple[str, str], Icon]
+    names: dict[str, str]
+    synonyms: dict[str, list[str]]
+
+    @cached_property
+    def called(self) -> set[str]:
+        """Names of all things."""
+        things = {thing for thing, _ in self.icons}
+        return things | {self.name(thing) for thing in things}
+
+    def name(self, thing: str) -> str:
+        """How a thing is written."""
+        return self.names.get(thing, thing)
+
+    def captions(self, thing: str, style: str, background: str) -> list[str]:
+        """Captions of a picture of one thing, the main one first."""
+        synonyms = [name for name in self.synonyms.get(thing, []) if name not in self.called]
+        default = self.is_default_style(thing, style)
+        return write_captions(self.name(thing), style, background, default, synonyms)
+
+    @cached_property
+    def default_style(self) -> str | None:
+        """The style that a scene's caption without one means."""
+        return next((style for style in STYLES_OF_BARE_CAPTIONS if style in self.sets), None)
+
+    def is_default_style(self, thing: str, style: str) -> bool:
+        """Whether this is the style that a caption without one means."""
+        there = [name for name in STYLES_OF_BARE_CAPTIONS if (thing, name) in self.icons]
+        return style in there[:1]
+
+    def category(self, name: str) -> frozenset[str]:
+        """Things of one of the packages' categories, such as ``People & Body``."""
+        return self._categories.get(name, frozenset())
+
+    @cached_property
+    def _categories(self) -> dict[str, frozenset[str]]:
+        found: dict[str, set[str]] = {}
+        for package in self.sets.values():
+            for category, names in package["metadata.json"].get("categories", {}).items():
+                found.setdefault(category, set()).update(name.replace("-", " ") for name in names)
+        return {category: frozenset(things) for category, things in found.items()}
+
+    def credit(self, style: str) -> dict[str, str]:
+        """``license`` and ``source`` of a style, for a picture's record."""
+        info = self.sets[style]["info.json"]
+        return {"license": info["license"]["spdx"], "source": info["author"]["url"]}
+
+
+def read_library(styles: Sequence[str], packages: Path) -> Library:
+    """Read the packages of some styles, fetching those that the folder lacks.
+
+    Raises:
+        UserError: an unknown style, or a package that cannot be had.
+    """
+    sets = read_styles(styles, packages)
+    names = spell_names(read_package(NAMES, packages, "en/data.json")["en/data.json"])
+    icons: dict[tuple[str, str], Icon] = {}
+    known: set[tuple[str, str]] = set()
+    for icon in icons_of(sets):
+        if (icon.style, icon.svg) not in known:  # some drawings have two names
+            icons[icon.thing, icon.style] = icon
+            known.add((icon.style, icon.svg))
+    return Library(sets, icons, names, read_synonyms())

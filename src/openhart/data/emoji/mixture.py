@@ -1,0 +1,108 @@
+"""Which scenes a training set is mixed of, and those of combinations that it never has."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from openhart.data.emoji.colours import BACKGROUNDS, COLOURS
+from openhart.data.emoji.common import BY_THING, unseen_combinations
+from openhart.data.emoji.content import TAGS, Content, Item, choose, draw_content
+from openhart.data.emoji.icons import is_held_out
+from openhart.data.emoji.prompts import kinds_of_unseen
+from openhart.data.emoji.scenes import Scene, place_scene
+from openhart.data.emoji.sprites import EMPTY, Sprites
+
+SHARES = {
+    "thing": 0.34,
+    "coloured_thing": 0.08,
+    "single_object": 0.04,
+    "colors": 0.08,
+    "counting": 0.14,
+    "two_object": 0.10,
+    "position": 0.13,
+    "color_attr": 0.09,
+}
+"""Shares of the training pictures: any thing as it is, any thing recoloured, then GenEval's tasks."""
+GROUNDS = ("white",) * len(BACKGROUNDS) + tuple(BACKGROUNDS)
+AS_IN_CORPUS = 0.4
+TRAIN, UNSEEN, ORDER = range(3)
+
+
+def training_scenes(count: int, seed: int, sprites: Sprites, styles: Sequence[str]) -> Iterator[Scene]:
+    """Scenes without unseen combinations; things alone come in turn, so that each is there.
+
+    Args:
+        count: how many.
+        seed: of all choices; scene number i depends on ``seed``, i and its kind alone.
+        sprites: the drawings.
+        styles: which are drawn.
+    """
+    alone = _things_in_turn(seed, sprites)
+    for index, kind in enumerate(_kinds(count)):
+        generator = np.random.default_rng([seed, TRAIN, index])
+        as_in_corpus = False
+        if kind == "thing":
+            content = _thing_alone(*next(alone), sprites, generator)
+            as_in_corpus = bool(generator.random() < AS_IN_CORPUS)
+        elif kind == "coloured_thing":
+            content = _coloured_thing(sprites, generator)
+        else:
+            content = draw_content(kind, sprites, styles, GROUNDS, generator)
+        yield place_scene(content, sprites, generator, as_in_corpus)
+
+
+def unseen_scenes(count: int, seed: int, sprites: Sprites, styles: Sequence[str]) -> Iterator[Scene]:
+    """Scenes of common things, each with a combination that no training scene has; arguments as above."""
+    for index in range(count):
+        generator = np.random.default_rng([seed, UNSEEN, index])
+        tag = TAGS[index % len(TAGS)]
+        kind = choose(kinds_of_unseen(tag, styles), generator)
+        content = draw_content(tag, sprites, styles, GROUNDS, generator, kind)
+        yield place_scene(content, sprites, generator)
+
+
+def _kinds(count: int) -> list[str]:
+    """Kinds in their shares, together ``count``."""
+    ends = np.round(np.cumsum(list(SHARES.values())) * count).astype(int)
+    return [
+        kind for kind, number in zip(SHARES, np.diff(ends, prepend=0), strict=True) for _ in range(number)
+    ]
+
+
+def _things_in_turn(seed: int, sprites: Sprites) -> Iterator[tuple[str, str]]:
+    """All things and styles that may be trained on, shuffled anew each time."""
+    pairs = [
+        (thing, style)
+        for thing, style in sprites.library.icons
+        if not is_held_out(thing) and not unseen_combinations(thing, style, "white")
+    ]
+    generator = np.random.default_rng([seed, ORDER])
+    while True:
+        for index in generator.permutation(len(pairs)):
+            if sprites.draw(*pairs[index]) is not EMPTY:
+                yield pairs[index]
+
+
+def _thing_alone(thing: str, style: str, sprites: Sprites, generator: np.random.Generator) -> Content:
+    common = BY_THING.get(thing)
+    item = Item(sprites.library.name(thing), thing, common.colour if common else None)
+    while True:
+        content = Content("single_object", style, choose(GROUNDS, generator), (item,))
+        if content.visible and not content.unseen:
+            return content
+
+
+def _coloured_thing(sprites: Sprites, generator: np.random.Generator) -> Content:
+    """Any thing that can be recoloured, in a colour of which its name says nothing else."""
+    pairs = list(sprites.library.icons)
+    while True:
+        thing, style = choose(pairs, generator)
+        colours = () if is_held_out(thing) else sprites.colours(thing, style)
+        if not colours:
+            continue
+        first, _, rest = sprites.library.name(thing).partition(" ")
+        name = rest if first in (*COLOURS, "grey") and rest else f"{first} {rest}".strip()
+        item = Item(name, thing, colour=choose(colours, generator))
+        content = Content("colors", style, choose(GROUNDS, generator), (item,))
+        if content.visible and not content.unseen:
+            return content

@@ -1,0 +1,96 @@
+"""Prompts for GenEval's six tasks within the common things, of combinations that were trained on or not."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from openhart.data.emoji.colours import BACKGROUNDS
+from openhart.data.emoji.common import UNSEEN_STYLES
+from openhart.data.emoji.content import TAGS, Content, draw_content
+from openhart.data.emoji.sentences import main_caption, requirements
+from openhart.data.emoji.sprites import Sprites
+from openhart.errors import UserError
+
+PROMPT_SETS = ("plain", "seen", "unseen")
+PROMPTS_PER_TAG = 50
+TRIES = 2000
+
+
+def write_prompts(folder: Path, sprites: Sprites, styles: Sequence[str], seed: int) -> None:
+    """Write ``plain.jsonl``, ``seen.jsonl`` and ``unseen.jsonl``, up to 50 prompts for each task.
+
+    Each line has GenEval's keys (``tag``, ``include``, for counting ``exclude``, ``prompt``) and ``style``,
+    ``background`` and ``unseen``. ``plain`` names neither style nor background. ``unseen`` names in half of
+    the prompts a style, in half a background, that the thing was never trained with, in the tasks of colours
+    a colour; ``seen`` does the same with combinations that were trained on.
+    """
+    folder.mkdir(parents=True)
+    for number, name in enumerate(PROMPT_SETS):
+        generator = np.random.default_rng([seed, number])
+        lines = [
+            json.dumps(prompt) + "\n"
+            for tag in TAGS
+            for prompt in _prompts(name, tag, sprites, styles, generator)
+        ]
+        (folder / f"{name}.jsonl").write_text("".join(lines))
+
+
+def kinds_of_unseen(tag: str, styles: Sequence[str]) -> tuple[str, ...]:
+    """Which kinds of combinations can be held out in a task."""
+    if tag in ("colors", "color_attr"):
+        return ("colour",)
+    return ("style", "background") if set(styles) & set(UNSEEN_STYLES) else ("background",)
+
+
+def _prompts(
+    name: str, tag: str, sprites: Sprites, styles: Sequence[str], generator: np.random.Generator
+) -> list[dict[str, Any]]:
+    found: dict[str, Content] = {}
+    kinds = (None,) if name == "plain" else kinds_of_unseen(tag, styles)
+    for number, kind in enumerate(kinds, start=1):
+        for _ in range(TRIES):
+            if len(found) == PROMPTS_PER_TAG * number // len(kinds):
+                break
+            try:
+                content = draw_content(
+                    tag,
+                    sprites,
+                    _styles(kind, sprites, styles),
+                    list(BACKGROUNDS) if kind == "background" else ["white"],
+                    generator,
+                    kind if name == "unseen" else None,
+                )
+            except UserError:
+                break
+            if _as_in_geneval(content):
+                found.setdefault(main_caption(content, sprites.library.default_style), content)
+    return [
+        {
+            **requirements(content),
+            "prompt": prompt,
+            "style": content.style,
+            "background": content.background,
+            "unseen": content.unseen,
+        }
+        for prompt, content in found.items()
+    ]
+
+
+def _styles(kind: str | None, sprites: Sprites, styles: Sequence[str]) -> Sequence[str]:
+    """Where the style is held out, those that may be; where the colour is, all; else the default."""
+    if kind == "colour":
+        return styles
+    if kind == "style":
+        return [style for style in styles if style in UNSEEN_STYLES]
+    return [sprites.library.default_style or styles[0]]
+
+
+def _as_in_geneval(content: Content) -> bool:
+    """No sizes, one kind of thing to count, colours only in the tasks of colours."""
+    coloured = content.tag in ("colors", "color_attr")
+    return all(item.size is None and (coloured or item.colour is None) for item in content.items) and not (
+        content.tag == "counting" and len(content.items) > 1
+    )

@@ -1,0 +1,95 @@
+"""Scenes: things of an emoji set placed in one picture, with everything known of it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from openhart.data.emoji.colours import BACKGROUNDS, WHITE
+from openhart.data.emoji.common import everyday_name
+from openhart.data.emoji.content import Content
+from openhart.data.emoji.icons import may_be_mirrored
+from openhart.data.emoji.layout import Box, centred, place
+from openhart.data.emoji.sprites import Sprites
+
+SHRINKING_FIRST = 2.0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a scene shows, and where: the box of each thing, and whether it is mirrored, in items' order."""
+
+    content: Content
+    boxes: tuple[Box, ...]
+    mirrored: tuple[bool, ...]
+
+
+def place_scene(
+    content: Content, sprites: Sprites, generator: np.random.Generator, as_in_corpus: bool = False
+) -> Scene:
+    """Place the things of a scene by chance; ``as_in_corpus``, one thing in the middle, not mirrored."""
+    shapes = [
+        sprites.draw(item.thing, content.style, item.colour).size
+        for item in content.items
+        for _ in range(item.count)
+    ]
+    ratios = [width / height for width, height in shapes]
+    if as_in_corpus:
+        return Scene(content, (centred(ratios[0]),), (False,))
+    boxes = place(content, ratios, generator)
+    mirrored = tuple(
+        may_be_mirrored(item.thing) and bool(generator.random() < 0.5)
+        for item in content.items
+        for _ in range(item.count)
+    )
+    return Scene(content, tuple(boxes), mirrored)
+
+
+def compose(scene: Scene, sprites: Sprites) -> Image.Image:
+    """Draw a scene, RGB, at the size that the sprites are for."""
+    content, size = scene.content, sprites.size
+    picture = Image.new("RGB", (size, size), BACKGROUNDS.get(content.background, WHITE))
+    items = [item for item in content.items for _ in range(item.count)]
+    for item, box, mirrored in zip(items, scene.boxes, scene.mirrored, strict=True):
+        left, top, right, bottom = box.at(size)
+        drawing = sprites.draw(item.thing, content.style, item.colour).resize(
+            (right - left, bottom - top), Image.Resampling.LANCZOS, reducing_gap=SHRINKING_FIRST
+        )
+        if mirrored:
+            drawing = drawing.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        picture.paste(drawing, (left, top), drawing)
+    return picture
+
+
+def facts(scene: Scene, size: int) -> dict[str, Any]:
+    """What a checker needs to know of a scene of ``size`` pixels a side.
+
+    ``tag`` is GenEval's word for the task, ``objects`` what is where (``box``: left, top, right, bottom in
+    pixels; ``colour`` and ``size`` only where a caption says them), ``mirror`` whether the captions hold in a
+    mirror too, ``unseen`` the combinations that are held out of training.
+    """
+    content = scene.content
+    items = [item for item in content.items for _ in range(item.count)]
+    sideless = content.relation not in ("left of", "right of")
+    objects = [
+        {
+            "name": everyday_name(item.thing) or item.name,
+            "thing": item.thing,
+            "colour": item.colour,
+            "size": item.size,
+            "style": content.style,
+            "box": list(box.at(size)),
+            "mirrored": mirrored,
+        }
+        for item, box, mirrored in zip(items, scene.boxes, scene.mirrored, strict=True)
+    ]
+    return {
+        "tag": content.tag,
+        "style": content.style,
+        "background": content.background,
+        "relation": content.relation,
+        "objects": objects,
+        "mirror": sideless and all(may_be_mirrored(item.thing) for item in items),
+        "unseen": content.unseen,
+    }

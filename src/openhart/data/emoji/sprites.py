@@ -1,0 +1,62 @@
+"""Things drawn with transparency, as they are or recoloured, kept in memory for scenes."""
+
+from functools import cached_property, lru_cache
+
+from PIL import Image
+
+from openhart.data.emoji.colours import COLOURS
+from openhart.data.emoji.common import COMMON_THINGS, NEVER_RECOLOURED, CommonThing
+from openhart.data.emoji.drawing import OVERSAMPLING, draw
+from openhart.data.emoji.library import Library
+from openhart.data.emoji.recolour import MainColour, main_colour, recolour
+from openhart.errors import UserError
+
+EMPTY = Image.new("RGBA", (1, 1))
+NOT_FOR_FACES = ("brown", "black", "white")
+SEEN_AT = 96
+
+
+class Sprites:
+    """Drawings of a library's things, each made once.
+
+    Args:
+        library: icons by thing and style.
+        size: side in pixels of the pictures that they are for; they are drawn larger and scaled down.
+        kept: how many are kept in memory, about 200 kB each at 128 pixels.
+    """
+
+    def __init__(self, library: Library, size: int, kept: int = 1500) -> None:
+        self.library, self.size = library, size
+        self.draw = lru_cache(kept)(self._draw)
+        self.colours = lru_cache(None)(self._colours)
+
+    @cached_property
+    def common(self) -> dict[str, list[CommonThing]]:
+        """The common things that each style has."""
+        return {
+            style: [common for common in COMMON_THINGS if (common.thing, style) in self.library.icons]
+            for style in self.library.sets
+        }
+
+    def _draw(self, thing: str, style: str, colour: str | None = None) -> Image.Image:
+        icon = self.library.icons[thing, style]
+        svg = icon.svg
+        if colour is not None:
+            main = self._main_colour(thing, style)
+            if main is None:
+                raise UserError(f"{thing} in style {style} has no main colour that could be made {colour}")
+            svg = recolour(svg, main, colour)
+        return draw(svg, icon.ratio, self.size * OVERSAMPLING) or EMPTY
+
+    def _colours(self, thing: str, style: str) -> tuple[str, ...]:
+        """What colours a thing may be given: none for people, hands, and what has no main colour."""
+        person = thing in self.library.category("People & Body")
+        if person or thing in NEVER_RECOLOURED or self._main_colour(thing, style) is None:
+            return ()
+        face = thing in self.library.category("Smileys & Emotion")
+        return tuple(colour for colour in COLOURS if not (face and colour in NOT_FOR_FACES))
+
+    def _main_colour(self, thing: str, style: str) -> MainColour | None:
+        icon = self.library.icons[thing, style]
+        drawing = draw(icon.svg, icon.ratio, SEEN_AT)
+        return None if drawing is None else main_colour(drawing)

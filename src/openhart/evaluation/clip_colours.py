@@ -1,0 +1,110 @@
+"""Which of GenEval's ten colours an object has, by a CLIP model, as the published program decides it."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from openhart.evaluation.detections import Objects
+from openhart.evaluation.geneval_rules import COLOURS
+
+TEMPLATES = (
+    "a photo of a {colour} {name}",
+    "a photo of a {colour}-colored {name}",
+    "a photo of a {colour} object",
+)
+BACKGROUND = "#999"
+LOGIT_SCALE = 100.0
+
+
+class ImageTextModel(Protocol):
+    """A CLIP model; neither kind of features needs to be normalised.
+
+    Attributes:
+        name: network and weights.
+    """
+
+    name: str
+
+    def image_features(self, images: Sequence[Image.Image]) -> Tensor:
+        """RGB pictures of any size → (n, D)."""
+        ...
+
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        """Texts → (n, D)."""
+        ...
+
+
+class ClipColours:
+    """Names colours by the nearest of ten text classifiers made from three templates each.
+
+    Args:
+        model: published with OpenAI's ViT-L/14.
+        background: what is painted around an object's mask; ``original`` leaves the picture as it is.
+        crop: whether the picture is cut to the object's box.
+    """
+
+    def __init__(self, model: ImageTextModel, background: str = BACKGROUND, crop: bool = True) -> None:
+        self.model, self.background, self.crop = model, background, crop
+        self.name = f"{model.name}, background {background}, {'cropped' if crop else 'not cropped'}"
+        self.classifiers: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def __call__(self, image: Image.Image, objects: Objects, class_name: str) -> list[str]:
+        """See :class:`openhart.evaluation.detections.ColourNamer`."""
+        if class_name not in self.classifiers:
+            self.classifiers[class_name] = colour_classifier(self.model, class_name)
+        crops = [
+            object_picture(
+                image,
+                box,
+                None if objects.masks is None else objects.masks[index],
+                self.background,
+                self.crop,
+            )
+            for index, box in enumerate(objects.boxes)
+        ]
+        features = F.normalize(self.model.image_features(crops), dim=-1)
+        logits = LOGIT_SCALE * features @ self.classifiers[class_name]
+        return [COLOURS[index] for index in logits.argmax(dim=1).tolist()]
+
+
+def colour_texts(class_name: str) -> list[str]:
+    """The texts of a class, three per colour; the article is not adapted (``a orange``)."""
+    return [template.format(colour=colour, name=class_name) for colour in COLOURS for template in TEMPLATES]
+
+
+def colour_classifier(model: ImageTextModel, class_name: str) -> Tensor:
+    """One unit vector per colour, (D, 10): the mean of its texts' normalised features, normalised again."""
+    features = F.normalize(model.text_features(colour_texts(class_name)), dim=-1)
+    return F.normalize(features.unflatten(0, (len(COLOURS), len(TEMPLATES))).mean(dim=1), dim=-1).T
+
+
+def object_picture(
+    image: Image.Image,
+    box: NDArray[np.float32],
+    mask: NDArray[np.bool_] | None,
+    background: str = BACKGROUND,
+    crop: bool = True,
+) -> Image.Image:
+    """What CLIP is shown of an object: its mask on a plain background, cut to its box.
+
+    Args:
+        image: RGB.
+        box: (5,); its corners are rounded half to even, and black is what lies beyond the picture.
+        mask: bool (H, W), or None for the picture as it is.
+        background: a colour, or ``original``.
+        crop: whether to cut.
+    """
+    picture = image
+    if mask is not None and background != "original":
+        picture = Image.composite(image, Image.new("RGB", image.size, background), Image.fromarray(mask))
+    if not crop:
+        return picture
+    left, top, right, bottom = (round(float(corner)) for corner in box[:4])
+    return picture.crop((left, top, right, bottom))

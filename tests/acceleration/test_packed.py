@@ -36,6 +36,7 @@ def test_a_packed_transformer_says_and_saves_the_same(variant):
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="no bfloat16 on this CPU")
 @torch.no_grad()
 def test_packed_weights_follow_a_change_of_dtype():
     head = tiny_head()

@@ -14,7 +14,6 @@ from openhart.transformer.attention import Attention
 from openhart.transformer.layers import SwiGLU
 
 ROWS = 1024  # for which oneDNN picks a layout; it serves every number of rows
-DTYPES = (torch.float32, torch.bfloat16)
 
 
 class PackedLinear(nn.Module):
@@ -43,6 +42,8 @@ class PackedLinear(nn.Module):
         weight = fn(self.weight.to_dense())
         if weight.device.type != "cpu":
             raise UserError("an optimized pipeline stays on the CPU: load it again to move it")
+        if not _packs(weight.dtype):
+            raise UserError(f"an optimized pipeline cannot be {weight.dtype} on this CPU: load it again so")
         self.weight = _pack(weight)
         self.bias = None if self.bias is None else fn(self.bias)
         return self
@@ -116,7 +117,14 @@ REPLACEMENTS: dict[type, Any] = {
 def can_pack(module: nn.Module) -> bool:
     """Whether oneDNN is there and takes the module's weights."""
     weight = next(module.parameters())
-    return weight.device.type == "cpu" and weight.dtype in DTYPES and torch.backends.mkldnn.is_available()
+    return weight.device.type == "cpu" and torch.backends.mkldnn.is_available() and _packs(weight.dtype)
+
+
+def _packs(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has products of this dtype for this processor."""
+    if dtype == torch.bfloat16:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtype == torch.float32
 
 
 def pack(module: nn.Module) -> None:

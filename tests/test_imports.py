@@ -11,19 +11,22 @@ import openhart
 
 ROOT = Path(openhart.__file__).parent
 PARTS = {"tokenizer", "conditioning", "transformer", "residual"}
-COMMON = {"errors", "scales", "features", "sinusoids", "output"}
+COMMON = {
+    "chatter", "checks", "errors", "features", "hub", "loading", "output", "reading", "scales", "sinusoids"
+}  # fmt: skip
 KNOWN_BY = {
     **{part: {part} | COMMON for part in PARTS},
     **dict.fromkeys(COMMON, COMMON),
     "generation": PARTS | COMMON,
     "model_files": PARTS | COMMON,
     "acceleration": PARTS | COMMON | {"acceleration"},
-    "pipeline": PARTS | COMMON | {"generation", "model_files", "acceleration"},
+    "memory": PARTS | COMMON,
+    "pipeline": PARTS | COMMON | {"generation", "model_files", "acceleration", "memory"},
     "checkpoints": PARTS | COMMON | {"checkpoints", "pipeline", "model_files"},
     "data": COMMON | {"data"},
     "serving": {"serving", "pipeline", "errors"},
 }
-NOBODY_KNOWS = {"cli", "cli_commands", "serving"}
+NOBODY_KNOWS = {"cli", "cli_checks", "cli_commands", "serving"}
 
 
 def modules():

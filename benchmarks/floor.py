@@ -29,19 +29,16 @@ def count_flops(shape: Shape, batch: int, guided: bool = True, steps: int = 8) -
         )
         empty = torch.empty(1, 1, config.context_dim), torch.ones(1, 1, dtype=torch.bool)
         cache = transformer.allocate_cache(copies * batch)
-        conditioning, nothing = transformer.prepare(*full), transformer.prepare(*empty)
-        count("scale 1", lambda: transformer.prepare(*full))
-        both = conditioning.beside(nothing) if guided else conditioning
-        count(
-            "scale 1",
-            lambda: transformer.logits(transformer.forward_context(conditioning, cache, nothing), both),
-        )
+        found = []
+        nothing = empty if guided else None
+        count("scale 1", lambda: found.append(transformer(None, *full, empty=nothing, cache=cache)))
+        conditioning = found[0][-1]
         for index, side in enumerate(shape.scales[1:], start=1):
             inputs = torch.empty(copies * batch, side * side, config.code_dim)
 
             def one_scale(index: int = index, inputs: torch.Tensor = inputs) -> None:
-                hidden = transformer.forward_scale(index, inputs, both, cache)
-                transformer.logits(hidden, both)
+                given = conditioning.at_scale(index, copies * batch)
+                transformer(inputs, cache=cache, given=given)
 
             count(f"scale {index + 1}", one_scale)
         size = tokenizer.quantizer.size

@@ -24,8 +24,8 @@ from torch import Tensor
 import openhart.generation
 from openhart import HartPipeline
 from openhart.data.images import ImageFolder
-from openhart.evaluation.metrics.distances import SetComparison
 from openhart.evaluation.benchmarks.retrieval import choose_things, retrieval_accuracy
+from openhart.evaluation.metrics.distances import SetComparison
 
 BATCH = 16
 SOLVERS = [("ddpm", 8), ("ddpm", 4), ("dpm++", 8), ("dpm++", 4)]

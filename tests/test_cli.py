@@ -89,8 +89,8 @@ def test_generate_classes(capsys, label_model, tmp_path):
     common = ("--model", label_model, "-o", tmp_path, "--quiet")
     assert run(capsys, "generate", "--label", 1, "--label", 2, *common)[0] == 0
     assert (tmp_path / "class-2.png").is_file()
-    fails(capsys, 1, "class_labels must lie", "generate", "--label", 9, *common)
-    fails(capsys, 1, "told classes", "generate", "a cat", *common)
+    fails(capsys, 1, "--label must lie", "generate", "--label", 9, *common)
+    fails(capsys, 1, "takes classes: give --label", "generate", "a cat", *common)
 
 
 def test_a_long_prompt_warns_in_one_line(capsys, text_model, tmp_path):
@@ -108,14 +108,14 @@ def test_a_long_prompt_warns_in_one_line(capsys, text_model, tmp_path):
         ("invalid choice", ["paint"]),
         ("give a prompt", ["generate"]),
         ("not both", ["generate", "a", "--label", "1"]),
-        ("top_p must lie", ["generate", "a", "--top-p", "2"]),
-        ("top_k must not", ["generate", "a", "--top-k", "-3"]),
-        ("temperature must", ["generate", "a", "--temperature", "0"]),
-        ("guidance_scale must", ["generate", "a", "--guidance-scale", "nan"]),
-        ("residual_steps must", ["generate", "a", "--residual-steps", "0"]),
-        ("invalid float", ["generate", "a", "--temperature", "hot"]),
-        ("at least 1", ["generate", "a", "--images-per-prompt", "0"]),
-        ("--seed must", ["generate", "a", "--seed", "-1"]),
+        ("--top-p must lie", ["generate", "a", "--top-p", "2"]),
+        ("--top-k: must be a whole number", ["generate", "a", "--top-k", "-3"]),
+        ("--temperature must lie", ["generate", "a", "--temperature", "0"]),
+        ("--guidance-scale: must be a finite number", ["generate", "a", "--guidance-scale", "nan"]),
+        ("--residual-steps: must be a whole number of 1", ["generate", "a", "--residual-steps", "0"]),
+        ("must be a finite number, got 'hot'", ["generate", "a", "--temperature", "hot"]),
+        ("whole number of 1 to", ["generate", "a", "--images-per-prompt", "0"]),
+        ("--seed: must be", ["generate", "a", "--seed", "-1"]),
         ("need a folder", ["generate", "a", "b", "-o", "x.png"]),
         ("ends in .png", ["generate", "a", "-o", "x.txt"]),
         ("ends in .png", ["reconstruct", "a.png", "-o", "x"]),
@@ -139,7 +139,7 @@ def test_overrides_that_cannot_be_are_wrong_usage(capsys, tmp_path):
     fails(capsys, 2, "run.sead", *command, "run.sead=3")
     recipe.write_text("run: 3")
     fails(capsys, 1, "run", *command)
-    fails(capsys, 1, "cannot read", "train", "tokenizer", tmp_path / "none.yaml")
+    fails(capsys, 1, "is missing", "train", "tokenizer", tmp_path / "none.yaml")
     assert not (tmp_path / "run").exists()
 
 
@@ -168,7 +168,7 @@ def test_models_that_cannot_be_loaded(capsys, text_model, tmp_path):
     broken = shutil.copytree(text_model, tmp_path / "broken")
     file = broken / "transformer" / "diffusion_pytorch_model.safetensors"
     file.write_bytes(file.read_bytes()[:5000])
-    fails(capsys, 1, "cannot load", "generate", "a", "-o", out, "--model", broken)
+    fails(capsys, 1, "broken or cut short", "generate", "a", "-o", out, "--model", broken)
     fails(capsys, 1, "broken or cut short", "info", broken)
     unfit = shutil.copytree(text_model, tmp_path / "unfit")
     path = unfit / "image_tokenizer" / "config.json"

@@ -78,17 +78,16 @@ def test_one_empty_token_means_what_a_whole_empty_context_means(parts):
     transformer = parts[0]
     context, mask = random_context(2)
     whole = empty_condition(2, *context.shape[1:])
-    both = transformer.prepare(*(torch.cat(pair) for pair in zip((context, mask), whole, strict=True)))
-    short = transformer.prepare(*empty_condition(1, 1, context.shape[2]))
+    both = [torch.cat(pair) for pair in zip((context, mask), whole, strict=True)]
+    short = empty_condition(1, 1, context.shape[2])
     caches = transformer.allocate_cache(4), transformer.allocate_cache(4)
-    expected = transformer.forward_context(both, caches[0])
-    found = transformer.forward_context(transformer.prepare(context, mask), caches[1], short)
+    expected, _, given = transformer(None, *both, cache=caches[0])
+    found, _, joined = transformer(None, context, mask, empty=short, cache=caches[1])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    joined = transformer.prepare(context, mask).beside(short)
     inputs = torch.randn(4, 4, 8, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(
-        transformer.forward_scale(1, inputs, joined, caches[1]),
-        transformer.forward_scale(1, inputs, both, caches[0]),
+        transformer(inputs, cache=caches[1], given=joined.at_scale(1, 4)),
+        transformer(inputs, cache=caches[0], given=given.at_scale(1, 4)),
         atol=1e-5,
         rtol=1e-5,
     )
@@ -155,7 +154,7 @@ def test_only_codes_in_the_nucleus_are_drawn(top_k, top_p, seed):
         ({"temperature": 0.0}, "temperature"),
         ({"last_scale_steps": 0}, "last_scale_steps"),
         ({"residual_steps": 0}, "residual_steps"),
-        ({"residual_solver": "euler"}, "ddpm, dpm"),
+        ({"residual_solver": "euler"}, "ddpm or dpm"),
         ({"unguided_scales": -1}, "unguided_scales"),
         ({"kept_tokens": (0.0,)}, "kept_tokens"),
         ({"kept_tokens": (0.5,), "last_scale_steps": 2}, "last_scale_steps"),

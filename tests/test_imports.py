@@ -12,7 +12,8 @@ import openhart
 ROOT = Path(openhart.__file__).parent
 PARTS = {"tokenizer", "conditioning", "transformer", "residual"}
 COMMON = {
-    "arithmetic", "checksums", "errors", "features", "interrupts", "output", "safety", "scales", "sinusoids"
+    "arithmetic", "chatter", "checks", "checksums", "errors", "features", "hub", "interrupts", "loading",
+    "output", "reading", "safety", "scales", "sinusoids",
 }  # fmt: skip
 KNOWN_BY = {
     **{part: {part} | COMMON for part in PARTS},
@@ -20,12 +21,13 @@ KNOWN_BY = {
     "generation": PARTS | COMMON,
     "model_files": PARTS | COMMON,
     "acceleration": PARTS | COMMON | {"acceleration"},
-    "pipeline": PARTS | COMMON | {"generation", "model_files", "acceleration"},
+    "memory": PARTS | COMMON,
+    "pipeline": PARTS | COMMON | {"generation", "model_files", "acceleration", "memory"},
     "checkpoints": PARTS | COMMON | {"checkpoints", "pipeline", "model_files"},
     "data": COMMON | {"data"},
     "serving": {"serving", "pipeline", "errors"},
 }
-NOBODY_KNOWS = {"cli", "cli_commands", "serving"}
+NOBODY_KNOWS = {"cli", "cli_checks", "cli_commands", "serving"}
 
 
 def modules():

@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from openhart.chatter import leave_out_notices
+
 if TYPE_CHECKING:
     from openhart.conditioning.label import LabelEncoder
     from openhart.errors import UserError
@@ -23,6 +25,8 @@ __all__ = [
     "WideResidualHead",
     "__version__",
 ]
+
+leave_out_notices()
 
 _HOMES = {
     "HartPipeline": "pipeline",

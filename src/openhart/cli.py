@@ -4,56 +4,85 @@ Exit code 2 for wrong usage, 1 for failure, 130 for Ctrl-C, 143 for SIGTERM.
 """
 
 import argparse
-import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from openhart import __version__
-from openhart.cli_commands import COMMANDS, UsageError
-from openhart.errors import UserError
+from openhart.cli_checks import (
+    LARGEST_SEED,
+    UsageError,
+    close_streams_quietly,
+    in_flags,
+    let_streams_show_everything,
+    named,
+    number,
+    one_line,
+    place,
+    positive,
+    text,
+    text_or_file,
+    understand,
+    whole,
+)
+from openhart.cli_commands import COMMANDS
+from openhart.errors import UserError, reason
 from openhart.interrupts import Stopped, sigterm_interrupts
 
-# diffusers imports torchao wherever it is installed, and both then tell of parts that nobody here uses
-CHATTERERS = ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer")
 EXAMPLE = 'example: openhart generate "a red apple" -o apple.png --seed 0'
+TRACEBACK = "OPENHART_TRACEBACK"
+MANY = 10**6
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    parser = build_parser()
-    options, rest = parser.parse_known_args(arguments)
-    if any("=" not in text or text.startswith("-") for text in rest) or (rest and "overrides" not in options):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:  # argparse takes no values of a recipe after an option
-        options.overrides += rest
-    _show_warnings_plainly()
+    let_streams_show_everything()
     try:
+        options = understand(build_parser(), arguments)
+        _show_warnings_plainly()
         with sigterm_interrupts():
             COMMANDS[options.command](options)
-    except UsageError as error:
-        _complain(str(error))
-        return 2
-    except UserError as error:
-        _complain(str(error))
-        return 1
+        sys.stdout.flush()
+    except (UsageError, UserError) as error:
+        _complain(in_flags(str(error)))
+        return 2 if isinstance(error, UsageError) else 1
     except Stopped as stop:
         _complain(str(stop))
         return stop.status
     except KeyboardInterrupt:
         _complain("interrupted")
         return 130
+    except BrokenPipeError:
+        close_streams_quietly()
+        return 1
     except OSError as error:
-        place = f": {error.filename}" if error.filename else ""
-        _complain(f"{error.strerror or error}{place}")
+        where = f": {error.filename}" if error.filename else ""
+        _complain(f"{error.strerror or error}{where}")
+        close_streams_quietly()
+        return 1
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        _complain(_unexpected(error))
         return 1
     return 0
 
 
+def _unexpected(error: Exception) -> str:
+    from openhart.memory import is_out_of_memory
+
+    if is_out_of_memory(error):
+        return "memory ran out: ask for fewer or smaller images, or lower data.batch_size of the recipe"
+    return (
+        f"this is a mistake of OpenHART, not yours: please report it with what the same command prints after "
+        f"setting {TRACEBACK}=1 ({type(error).__name__}: {reason(error)})"
+    )
+
+
 def _complain(message: str) -> None:
-    print(f"openhart: {' '.join(message.split())}", file=sys.stderr)
+    print(f"openhart: {one_line(message)}", file=sys.stderr)
 
 
 def _show_warnings_plainly() -> None:
@@ -64,8 +93,6 @@ def _show_warnings_plainly() -> None:
     shown = "prompt cut|cannot save|skipped an image|.* has been changed since"
     warnings.filterwarnings("always", message=shown)
     warnings.showwarning = show
-    for name in CHATTERERS:
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -78,7 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     _add_reconstruct(commands)
     info = commands.add_parser("info", help="what a model is made of")
-    info.add_argument("model", nargs="?", help="folder or hub id (default: the packaged model)")
+    info.add_argument("model", nargs="?", type=named, help="folder or hub id (default: the packaged model)")
     _add_convert(commands)
     _add_data(commands)
     _add_train(commands)
@@ -89,27 +116,29 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_generate(commands: Any) -> None:
     parser = commands.add_parser("generate", help="make images from prompts", epilog=EXAMPLE)
     add = parser.add_argument
-    add("prompts", nargs="*", metavar="PROMPT", help='a text; "" for no condition')
-    add("-o", "--output", type=Path, default=Path(), help="a folder, or a file for one image")
-    add("--label", type=int, action="append", metavar="N", help="a class instead of a prompt")
-    add("--seed", type=int, help="the same seed gives the same image")
-    add("--images-per-prompt", type=_positive, default=1, metavar="N")
-    add("--height", type=_positive, metavar="PIXELS", help="default: the model's own")
-    add("--width", type=_positive, metavar="PIXELS")
+    add("prompts", nargs="*", type=text, metavar="PROMPT", help='a text; "" for no condition')
+    add("-o", "--output", type=place, default=place("."), help="a folder, or a file for one image")
+    add("--label", type=whole(0, 10**8), action="append", metavar="N", help="a class instead of a prompt")
+    add("--seed", type=whole(0, LARGEST_SEED), metavar="N", help="the same seed gives the same image")
+    add("--images-per-prompt", type=whole(1, MANY), default=1, metavar="N")
+    add("--height", type=whole(1, MANY), metavar="PIXELS", help="default: the model's own")
+    add("--width", type=whole(1, MANY), metavar="PIXELS")
     add("--previews", action="store_true", help="also save what each scale amounts to")
-    add("--guidance-scale", type=float, metavar="G", help="how closely to follow the prompt")
-    add("--top-k", type=int, metavar="K", help="codes that may be drawn; 0 for all")
-    add("--top-p", type=float, metavar="P", help="probability that may be drawn; 0 for all")
-    add("--temperature", type=float, metavar="T")
+    add("--guidance-scale", type=number, metavar="G", help="how closely to follow the prompt")
+    add("--top-k", type=whole(0, 10**8), metavar="K", help="codes that may be drawn; 0 for all")
+    add("--top-p", type=number, metavar="P", help="probability that may be drawn; 0 for all")
+    add("--temperature", type=number, metavar="T")
     add("--smooth", action=argparse.BooleanOptionalAction, help="mix codes instead of choosing")
-    add("--last-scale-steps", type=int, metavar="N", help="decode the last scale in N steps")
-    add("--residual-steps", type=int, metavar="N", help="diffusion steps of the residual")
+    add("--last-scale-steps", type=whole(1, 10_000), metavar="N", help="decode the last scale in N steps")
+    add("--residual-steps", type=whole(1, 1000), metavar="N", help="diffusion steps of the residual")
     add("--residual-solver", choices=["ddpm", "dpm++"], help="how the residual's steps are taken")
-    add("--unguided-scales", type=int, metavar="N", help="leave the last N scales without guidance")
-    add("--kept-tokens", type=float, nargs="+", metavar="SHARE", help="tokens worked out at the last scales")
+    add(
+        "--unguided-scales", type=whole(0, 1000), metavar="N", help="leave the last N scales without guidance"
+    )
+    add("--kept-tokens", type=number, nargs="+", metavar="SHARE", help="tokens worked out at the last scales")
     add("--no-residual", action="store_true", help="the picture of the codes alone")
     _add_model(parser)
-    add("--lora", type=Path, metavar="DIR", help="an adapter made by fine-tuning")
+    add("--lora", type=place, metavar="DIR", help="an adapter made by fine-tuning")
     add("--dtype", choices=["float32", "bfloat16"], default="float32")
     add(
         "--optimize",
@@ -124,8 +153,8 @@ def _add_generate(commands: Any) -> None:
 
 def _add_reconstruct(commands: Any) -> None:
     parser = commands.add_parser("reconstruct", help="an image through the image tokenizer")
-    parser.add_argument("image", type=Path)
-    parser.add_argument("-o", "--output", type=Path, required=True, help="original | reconstruction")
+    parser.add_argument("image", type=place)
+    parser.add_argument("-o", "--output", type=place, required=True, help="original | reconstruction")
     parser.add_argument("--discrete", action="store_true", help="through the codes alone")
     _add_model(parser)
 
@@ -134,15 +163,22 @@ def _add_convert(commands: Any) -> None:
     parser = commands.add_parser("convert", help="released weights to a model folder")
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="hart|var")
     hart = kinds.add_parser("hart", help="a released HART folder")
-    hart.add_argument("source", type=Path)
-    hart.add_argument("target", type=Path)
+    hart.add_argument("source", type=place)
+    hart.add_argument("target", type=place)
     hart.add_argument("--weights", choices=["ema", "raw"], default="ema")
-    hart.add_argument("--text-encoder", metavar="NAME", help="folder or hub id, kept as a name")
+    hart.add_argument("--text-encoder", type=named, metavar="NAME", help="folder or hub id, kept as a name")
+    hart.add_argument(
+        "--instruction",
+        type=text_or_file,
+        default="",
+        metavar="TEXT|@FILE",
+        help="read before every prompt, as the weights were trained",
+    )
     var = kinds.add_parser("var", help="released VAR weights")
-    var.add_argument("vae", type=Path)
-    var.add_argument("transformer", type=Path)
-    var.add_argument("target", type=Path)
-    var.add_argument("--scales", type=_positive, nargs="+", metavar="SIDE")
+    var.add_argument("vae", type=place)
+    var.add_argument("transformer", type=place)
+    var.add_argument("target", type=place)
+    var.add_argument("--scales", type=whole(1, 1024), nargs="+", metavar="SIDE")
 
 
 def _add_data(commands: Any) -> None:
@@ -155,22 +191,22 @@ def _add_data(commands: Any) -> None:
         epilog="example: openhart data scenes scenes --count 24000 --seed 0",
     )
     for kind in (emoji, scenes):
-        kind.add_argument("folder", type=Path)
-        kind.add_argument("--size", type=_positive, default=128, help="side in pixels")
+        kind.add_argument("folder", type=place)
+        kind.add_argument("--size", type=whole(16, 4096), default=128, help="side in pixels")
         kind.add_argument("--styles", nargs="+", metavar="STYLE")
-        kind.add_argument("--packages", type=Path, metavar="DIR", help="where the packages lie")
+        kind.add_argument("--packages", type=place, metavar="DIR", help="where the packages lie")
         _add_quiet(kind)
-    scenes.add_argument("--count", type=_positive, default=24_000, help="training pictures")
+    scenes.add_argument("--count", type=whole(1, MANY), default=24_000, help="training pictures")
     scenes.add_argument(
-        "--unseen", type=_positive, default=600, metavar="N", help="pictures of unseen combinations"
+        "--unseen", type=whole(1, MANY), default=600, metavar="N", help="pictures of unseen combinations"
     )
-    scenes.add_argument("--seed", type=int, default=0)
+    scenes.add_argument("--seed", type=whole(0, LARGEST_SEED), default=0)
     cache = kinds.add_parser(
         "cache",
         help="encode a generator recipe's images and captions once",
         epilog="example: openhart data cache recipes/emoji/generator.yaml cache=runs/cache",
     )
-    cache.add_argument("recipe", type=Path, help="names the folder as cache")
+    cache.add_argument("recipe", type=place, help="names the folder as cache")
     cache.add_argument("overrides", nargs="*", metavar="section.name=value")
     _add_quiet(cache)
 
@@ -182,19 +218,19 @@ def _add_train(commands: Any) -> None:
         epilog="example: openhart train tokenizer recipes/emoji/tokenizer.yaml run.seed=1",
     )
     parser.add_argument("kind", choices=["tokenizer", "generator"])
-    parser.add_argument("recipe", type=Path)
+    parser.add_argument("recipe", type=place)
     parser.add_argument("overrides", nargs="*", metavar="section.name=value")
     parser.add_argument(
-        "--plot", type=Path, metavar="PNG", help="train nothing: draw curves of the recipe's run"
+        "--plot", type=place, metavar="PNG", help="train nothing: draw curves of the recipe's run"
     )
     parser.add_argument(
         "--dry-run",
         action="store_true",
         help="print what a step takes; needs neither data nor weights",
     )
-    parser.add_argument("--gpus", type=_positive, default=1, metavar="N", help="for --dry-run")
+    parser.add_argument("--gpus", type=whole(1, MANY), default=1, metavar="N", help="for --dry-run")
     parser.add_argument(
-        "--gpu-memory", type=float, metavar="GIB", help="for --dry-run: fail if a step does not fit"
+        "--gpu-memory", type=positive, metavar="GIB", help="for --dry-run: fail if a step does not fit"
     )
     _add_quiet(parser)
 
@@ -204,29 +240,22 @@ def _add_evaluate(commands: Any) -> None:
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="reconstruction|retrieval")
     reconstruction = kinds.add_parser("reconstruction", help="what the image tokenizer keeps")
     retrieval = kinds.add_parser("retrieval", help="do pictures show what their prompts name")
-    retrieval.add_argument("--count", type=_positive, default=256, help="prompts")
-    retrieval.add_argument("--seed", type=int, default=0)
-    retrieval.add_argument("--sheet", type=Path, help="a PNG of real and generated pairs")
+    retrieval.add_argument("--count", type=whole(1, MANY), default=256, help="prompts")
+    retrieval.add_argument("--seed", type=whole(0, LARGEST_SEED - MANY), default=0)
+    retrieval.add_argument("--sheet", type=place, help="a PNG of real and generated pairs")
     for kind in (reconstruction, retrieval):
-        kind.add_argument("data", help="image folder or shards")
+        kind.add_argument("data", type=named, help="image folder or shards")
         kind.add_argument(
             "--only", action="append", default=[], metavar="FIELD=VALUE[,VALUE]", help="records to keep"
         )
-        kind.add_argument("-o", "--output", type=Path, help="a JSON file")
+        kind.add_argument("-o", "--output", type=place, help="a JSON file")
         _add_model(kind)
         _add_quiet(kind)
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", help="folder or hub id (default: the packaged model)")
+    parser.add_argument("--model", type=named, help="folder or hub id (default: the packaged model)")
 
 
 def _add_quiet(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="print and show nothing but errors")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value

@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from openhart.cli_checks import SAMPLING, UsageError, in_flags
 from openhart.errors import UserError
 from openhart.output import check_writable, written_whole
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 IMAGES_AT_A_TIME = 8
-
-
-class UsageError(Exception):
-    """A command line that cannot mean anything: exit code 2."""
+MOST_IMAGES = 100_000
+LONGEST_NAME = 100  # bytes, so that a number and a suffix may follow
+DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 def generate(options: Namespace) -> None:
@@ -32,6 +32,7 @@ def generate(options: Namespace) -> None:
     from openhart.pipeline import HartPipeline
 
     pipeline = HartPipeline.from_pretrained(options.model, dtype=dtype)
+    _check_kind(pipeline, options)
     if options.lora is not None:
         load_lora(pipeline.transformer, options.lora)
     pipeline.to(device)
@@ -42,8 +43,9 @@ def generate(options: Namespace) -> None:
     pipeline.set_progress_bar_config(disable=options.quiet, leave=False)
     first = torch.seed() % 2**32 if options.seed is None else options.seed
     jobs = [(value, first + number) for _, value in conditions for number in range(options.images_per_prompt)]
-    for start in range(0, len(jobs), IMAGES_AT_A_TIME):
-        part = jobs[start : start + IMAGES_AT_A_TIME]
+    together = _images_at_a_time(pipeline, options, sampling)
+    for start in range(0, len(jobs), together):
+        part = jobs[start : start + together]
         made = _pictures(pipeline, part, options, sampling)
         for path, (_, seed), (image, strip) in zip(paths[start:], part, made, strict=False):
             _save_image(image, path)
@@ -51,6 +53,26 @@ def generate(options: Namespace) -> None:
                 _save_image(strip, path.with_name(f"{path.stem}-previews.png"))
             if not options.quiet:
                 print(f"{path}  seed {seed}")
+
+
+def _check_kind(pipeline: Any, options: Namespace) -> None:
+    if options.label and pipeline.label_encoder is None:
+        raise UserError("this model takes prompts: give a prompt instead of --label")
+    if options.prompts and pipeline.label_encoder is not None:
+        count = pipeline.label_encoder.config.num_classes
+        raise UserError(f"this model takes classes: give --label 0 … {count - 1} instead of a prompt")
+
+
+def _images_at_a_time(pipeline: Any, options: Namespace, sampling: dict[str, Any]) -> int:
+    """As many as fit the memory, at least one, which the pipeline then refuses if it does not."""
+    from openhart.memory import free_memory, most
+
+    size = pipeline.check_size(options.height, options.width)
+    memory = pipeline.memory(pipeline.sampling_settings(**sampling))
+    free = free_memory(pipeline.device)
+    if free is None:
+        return IMAGES_AT_A_TIME
+    return max(1, most(lambda count: memory.of(count, size) <= free, IMAGES_AT_A_TIME))
 
 
 def _conditions(options: Namespace) -> list[tuple[str, Any]]:
@@ -65,15 +87,12 @@ def _conditions(options: Namespace) -> list[tuple[str, Any]]:
 
 
 def _slug(prompt: str) -> str:
-    return re.sub(r"[\W_]+", "-", prompt.lower()).strip("-")[:60].strip("-") or "unconditional"
+    words = re.sub(r"[\W_]+", "-", prompt[:1000].lower()).strip("-")[:60]
+    return words.encode()[:LONGEST_NAME].decode(errors="ignore").strip("-") or "unconditional"
 
 
 def _sampling(options: Namespace) -> dict[str, Any]:
-    names = (
-        "guidance_scale", "top_k", "top_p", "temperature", "smooth", "residual_steps",
-        "last_scale_steps", "residual_solver", "unguided_scales", "kept_tokens",
-    )  # fmt: skip
-    values = {name: getattr(options, name) for name in names}
+    values = {name: getattr(options, name) for name in SAMPLING}
     values["use_residual"] = False if options.no_residual else None
     given = {name: value for name, value in values.items() if value is not None}
     if given:
@@ -82,9 +101,7 @@ def _sampling(options: Namespace) -> dict[str, Any]:
         try:
             SamplingSettings(**given)
         except UserError as error:
-            raise UsageError(str(error)) from error
-    if options.seed is not None and not 0 <= options.seed < 2**63:
-        raise UsageError(f"--seed must lie in 0 … 2⁶³ − 1, got {options.seed}")
+            raise UsageError(in_flags(str(error))) from error
     return given
 
 
@@ -96,6 +113,8 @@ def _image_paths(options: Namespace, names: list[str]) -> list[Path]:
         OSError: nothing can be written there.
     """
     output, each = options.output, options.images_per_prompt
+    if len(names) * each > MOST_IMAGES:
+        raise UsageError(f"{len(names) * each} images are too many for one command: ask for {MOST_IMAGES}")
     is_file = (output.exists() and not output.is_dir()) or (bool(output.suffix) and not output.is_dir())
     if is_file:
         if len(names) * each > 1:
@@ -108,13 +127,14 @@ def _image_paths(options: Namespace, names: list[str]) -> list[Path]:
 
 def _distinct(names: list[str], each: int) -> Iterator[str]:
     taken: set[str] = set()
-    for name in names:
-        for _ in range(each):
-            chosen, number = name, 2
-            while taken & {chosen, f"{chosen}-previews"}:
-                chosen, number = f"{name}-{number}", number + 1
-            taken |= {chosen, f"{chosen}-previews"}
-            yield chosen
+    numbers: dict[str, int] = {}
+    for name in (name for name in names for _ in range(each)):
+        chosen = name
+        while taken & {chosen, f"{chosen}-previews"}:
+            numbers[name] = numbers.get(name, 1) + 1
+            chosen = f"{name}-{numbers[name]}"
+        taken |= {chosen, f"{chosen}-previews"}
+        yield chosen
 
 
 def _check_image_path(path: Path) -> None:
@@ -134,6 +154,8 @@ def _device(name: str | None) -> Any:
         accelerators = (("cuda", torch.cuda), ("mps", torch.backends.mps))
         name = next((kind for kind, there in accelerators if there.is_available()), "cpu")
     try:
+        if torch.device(name).type not in DEVICES:
+            raise NotImplementedError
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"there is no device {name!r} here: use --device cpu") from error
@@ -187,7 +209,8 @@ def reconstruct(options: Namespace) -> None:
     import torch
     from PIL import Image
 
-    from openhart.data.images import read_image, to_tensor
+    from openhart.data.decoding import read_image
+    from openhart.data.images import to_tensor
     from openhart.evaluation.metrics.distances import psnr
     from openhart.model_files import load_image_tokenizer
 
@@ -203,6 +226,8 @@ def reconstruct(options: Namespace) -> None:
     with torch.no_grad():
         made = tokenizer(original, discrete=options.discrete or not tokenizer.hybrid)
     pair = torch.cat([original, made], dim=3)[0]
+    if not pair.isfinite().all():
+        raise UserError("the reconstruction is not finite: the image tokenizer's weights are broken")
     array = ((pair + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     _save_image(Image.fromarray(array), options.output)
     print(f"{options.output}  PSNR {float(psnr(made, original)):.2f} dB")
@@ -210,21 +235,27 @@ def reconstruct(options: Namespace) -> None:
 
 def info(options: Namespace) -> None:
     """``openhart info``: what a model is made of, read off its files."""
-    from openhart.model_files import find_model, loading, read_index, read_licence, read_parts
+    from openhart.checks import check_settings
+    from openhart.loading import read_config
+    from openhart.model_files import find_model, read_index, read_licence, read_parts
+    from openhart.pipeline import check_index_settings
+    from openhart.scales import parse_scales
+    from openhart.tokenizer.model import HybridTokenizer
 
     folder = find_model(options.model)
-    index, parts = read_index(folder), read_parts(folder)
-    with loading(folder):
-        tokenizer = json.loads((folder / "image_tokenizer" / "config.json").read_text())
-        factor = tokenizer["patch_size"] * 2 ** (len(tokenizer["channel_multipliers"]) - 1)
-        scales = tokenizer["scales"]
-        sides = [side if isinstance(side, list) else [side, side] for side in scales]
+    index = read_index(folder)
+    check_index_settings(index, folder / "model_index.json")
+    parts = read_parts(folder)
+    where = folder / "image_tokenizer"
+    tokenizer = check_settings(HybridTokenizer, read_config(where), str(where / "config.json"))
+    factor = tokenizer["patch_size"] * 2 ** (len(tokenizer["channel_multipliers"]) - 1)
+    height, width = parse_scales(tokenizer["scales"])[-1]
     print(f"model      {folder}")
     for part in parts:
         print(f"{part.name:16} {part.kind:20} {part.parameters:>13,} parameters  {part.dtype}")
     print(f"{'in all':37} {sum(part.parameters for part in parts):>13,} parameters")
-    print(f"scales     {', '.join(str(side) for side in scales)}")
-    print(f"image      {sides[-1][0] * factor}×{sides[-1][1] * factor} pixels")
+    print(f"scales     {', '.join(str(side) for side in tokenizer['scales'])}")
+    print(f"image      {height * factor}×{width * factor} pixels")
     print(f"codes      {tokenizer['codebook_size']:,} of {tokenizer['code_dim']} channels")
     if index.get("text_encoder_name"):
         print(f"text       {index['text_encoder_name']}, {index.get('max_tokens')} tokens")
@@ -243,6 +274,7 @@ def convert(options: Namespace) -> None:
             options.target,
             weights=options.weights,
             text_encoder=options.text_encoder,
+            instruction=options.instruction,
         )
     else:
         from openhart.checkpoints.var import convert_var
@@ -295,6 +327,8 @@ def train(options: Namespace) -> None:
         print(dry_run(options.recipe, options.kind, options.overrides, options.gpus, options.gpu_memory))
         return
     if options.plot:
+        if options.plot.suffix.lower() not in (".png", ".pdf", ".svg"):
+            raise UsageError(f"--plot must name a file that ends in .png, .pdf or .svg, got {options.plot}")
         from openhart.training.history import plot
 
         plot(Path(recipe.run.output), options.plot)
@@ -331,14 +365,19 @@ def _need_extra(extra: str, *packages: str) -> None:
 def evaluate(options: Namespace) -> None:
     """``openhart evaluate``: figures of a model on a data set, as JSON."""
     _need_extra("eval", "torchmetrics", "efficientnet_lite_pytorch")
-    for path in (options.output, getattr(options, "sheet", None)):
+    sheet = getattr(options, "sheet", None)
+    if sheet is not None:
+        _check_image_path(sheet)
+    for path in (options.output, sheet):
+        if path is not None and path.is_dir():
+            raise UsageError(f"{path} is a folder, a file is needed")
         if path is not None and (path.is_file() or not path.exists()):
             check_writable(path.parent)
     report = _reconstruction(options) if options.kind == "reconstruction" else _retrieval(options)
     text = json.dumps(report, indent=2)
     if options.output is not None:
         with written_whole(options.output) as temporary:
-            temporary.write_text(text + "\n")
+            temporary.write_text(text + "\n", encoding="utf-8")
     if not options.quiet:
         print(text)
 
@@ -348,7 +387,10 @@ def _only(options: Namespace) -> dict[str, list[str]]:
     for field, equals, values in pairs:
         if not (field and equals and values):
             raise UsageError("--only is written FIELD=VALUE or FIELD=VALUE,VALUE, as in --only style=noto")
-    return {field: values.split(",") for field, _, values in pairs}
+    only: dict[str, list[str]] = {}
+    for field, _, values in pairs:
+        only.setdefault(field, []).extend(values.split(","))
+    return only
 
 
 def _reconstruction(options: Namespace) -> dict[str, Any]:

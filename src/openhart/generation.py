@@ -13,16 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from openhart.checks import Flag, Natural, Number, checked_dataclass, listed
 from openhart.errors import UserError
 from openhart.residual.diffusion import SOLVERS, cosine_schedule
 from openhart.scales import Scales
 from openhart.tokenizer.quantizer import MultiScaleQuantizer
 from openhart.transformer.attention import KVCache
-from openhart.transformer.model import Conditioning, HartTransformer
+from openhart.transformer.conditioning import Conditioning
+from openhart.transformer.model import HartTransformer
 
 LATE_SCALE = 7
 
 
+@checked_dataclass("sampling")
 @dataclass(frozen=True)
 class SamplingSettings:
     """How codes and residual are drawn.
@@ -47,39 +50,33 @@ class SamplingSettings:
         UserError: a value that cannot be.
     """
 
-    guidance_scale: float = 4.0
-    top_k: int = 600
-    late_top_k: int | None = None
-    top_p: float = 0.0
-    temperature: float = 1.0
-    smooth: bool = False
-    last_scale_holds_back: bool = True
-    last_scale_steps: int = 1
-    use_residual: bool = True
-    residual_steps: int = 8
+    guidance_scale: Number = 4.0
+    top_k: Natural = 600
+    late_top_k: Natural | None = None
+    top_p: Number = 0.0
+    temperature: Number = 1.0
+    smooth: Flag = False
+    last_scale_holds_back: Flag = True
+    last_scale_steps: Natural = 1
+    use_residual: Flag = True
+    residual_steps: Natural = 8
     residual_solver: str = "ddpm"
-    unguided_scales: int = 0
-    kept_tokens: Sequence[float] = ()
+    unguided_scales: Natural = 0
+    kept_tokens: Sequence[Number] = ()
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.guidance_scale) or self.guidance_scale < 0:
-            raise UserError(f"guidance_scale must not be negative, got {self.guidance_scale}")
-        if self.top_k < 0 or (self.late_top_k or 0) < 0:
-            raise UserError(f"top_k must not be negative (0 means all), got {self.top_k}")
-        if not 0 <= self.top_p <= 1:
-            raise UserError(f"top_p must lie in [0, 1], got {self.top_p}")
-        if not math.isfinite(self.temperature) or self.temperature <= 0:
-            raise UserError(f"temperature must be positive (top_k=1 is greedy), got {self.temperature}")
-        if self.last_scale_steps < 1:
-            raise UserError(f"last_scale_steps must be at least 1, got {self.last_scale_steps}")
-        if not 1 <= self.residual_steps <= 1000:
-            raise UserError(f"residual_steps must lie in 1 … 1000, got {self.residual_steps}")
+        ranges = (
+            ("guidance_scale", 0, 1000),
+            ("top_p", 0, 1),
+            ("temperature", 1e-3, 1000),
+            ("last_scale_steps", 1, 10_000),
+            ("residual_steps", 1, 1000),
+        )
+        for name, least, most in ranges:
+            if not least <= getattr(self, name) <= most:
+                raise UserError(f"{name} must lie in {least} … {most}, got {getattr(self, name)}")
         if self.residual_solver not in SOLVERS:
-            raise UserError(
-                f"residual_solver must be one of {', '.join(SOLVERS)}, got {self.residual_solver!r}"
-            )
-        if self.unguided_scales < 0:
-            raise UserError(f"unguided_scales must not be negative, got {self.unguided_scales}")
+            raise UserError(f"residual_solver must be {listed(SOLVERS)}, got {self.residual_solver!r}")
         if not all(0 < share <= 1 for share in self.kept_tokens):
             raise UserError(f"kept_tokens must lie in (0, 1], got {list(self.kept_tokens)}")
         if self.last_scale_steps > 1 and self.kept_tokens:
@@ -165,22 +162,19 @@ def generate(
         UserError: settings that do not suit the scales.
     """
     guidances = _guidances(settings, len(quantizer.scales))
-    conditioning, unconditional = transformer.prepare(*context), None
-    if any(guidances):
-        unconditional = transformer.prepare(*empty)
-    batch = len(generators)
-    cache = transformer.allocate_cache(batch * (1 if unconditional is None else 2))
-    hidden = transformer.forward_context(conditioning, cache, unconditional)
-    if unconditional is not None:
-        conditioning = conditioning.beside(unconditional)
+    batch, device = len(generators), context[0].device
+    guided = any(guidances)
+    cache = transformer.allocate_cache(2 * batch if guided else batch, quantizer.scales, device)
+    hidden, logits, conditioning = transformer(None, *context, empty=empty if guided else None, cache=cache)
     parts = Parts(transformer, quantizer, conditioning, cache, guidances, generators, settings)
-    f_hat = quantizer.empty(batch).float()
+    f_hat = quantizer.empty(batch, device)
     for index in range(parts.last):
-        hidden = _hidden(parts, f_hat, index, hidden)
-        codes, embedding = _choose(parts, hidden, index)
+        if index:
+            hidden, logits = _run_scale(parts, f_hat, index, hidden)
+        codes, embedding = _choose(parts, logits, index)
         f_hat = quantizer.add_scale(f_hat.to(embedding.dtype), embedding, index).float()
         yield ScaleState(index, codes, f_hat)
-    yield _finish(parts, residual_head, f_hat, hidden)
+    yield _finish(parts, residual_head, f_hat, (hidden, logits))
 
 
 def _guidances(settings: SamplingSettings, scales: int) -> list[float]:
@@ -205,28 +199,24 @@ def _progress(settings: SamplingSettings, index: int, scales: int) -> float:
     return index / max(last, 1)
 
 
-def _hidden(parts: Parts, f_hat: Tensor, index: int, before: Tensor) -> Tensor:
-    """Hidden states (B or 2B, n, C) of one scale; ``before`` holds those of the scale before it."""
-    if index == 0:
-        return before
+def _run_scale(parts: Parts, f_hat: Tensor, index: int, before: Tensor) -> tuple[Tensor, Tensor]:
+    """Hidden states (B or 2B, n, C) and logits of one scale, given hidden states of the scale before."""
     inputs, kept = parts.quantizer.next_input(f_hat, index), parts.kept(index)
     if kept is None:
         return _forward(parts, inputs, index)
     places = most_distinct(inputs, kept)
-    found = _forward(parts, inputs.take_along_dim(places[..., None], dim=1), index, places)
-    hidden = _resize(before[: len(found)], parts.quantizer.scales, index)
-    places = places.repeat(parts.copies(index), 1)
-    return hidden.scatter(1, places[..., None].expand_as(found), found)
+    base = _resize(before[: parts.copies(index) * len(inputs)], parts.quantizer.scales, index)
+    return _forward(parts, inputs.take_along_dim(places[..., None], dim=1), index, places, base)
 
 
-def _forward(parts: Parts, inputs: Tensor, index: int, places: Tensor | None = None) -> Tensor:
+def _forward(
+    parts: Parts, inputs: Tensor, index: int, places: Tensor | None = None, base: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Run one scale's tokens (B, n, z), and the same again without condition while it is guided."""
     copies = parts.copies(index)
-    conditioning = parts.conditioning.rows(copies * len(inputs))
     places = None if places is None else places.repeat(copies, 1)
-    return parts.transformer.forward_scale(
-        index, inputs.repeat(copies, 1, 1), conditioning, parts.cache, places
-    )
+    given = parts.conditioning.at_scale(index, copies * len(inputs), places, base)
+    return parts.transformer(inputs.repeat(copies, 1, 1), cache=parts.cache, given=given)
 
 
 def most_distinct(tokens: Tensor, count: int) -> Tensor:
@@ -245,14 +235,15 @@ def _resize(hidden: Tensor, scales: Scales, index: int) -> Tensor:
     return F.interpolate(grid, size=scales[index], mode="nearest").flatten(2).transpose(1, 2)
 
 
-def _choose(parts: Parts, hidden: Tensor, index: int) -> tuple[Tensor, Tensor]:
+def _choose(parts: Parts, logits: Tensor, index: int) -> tuple[Tensor, Tensor]:
     """Codes (B, n) of one scale and their embedding (B, n, z)."""
-    guidance, batch = parts.guidances[index], len(parts.generators)
-    if not guidance:
-        hidden = hidden[:batch]
-    logits = parts.transformer.logits(hidden, parts.conditioning.rows(len(hidden)))
-    if guidance:
-        logits = guide(logits, guidance)
+    guidance = parts.guidances[index]
+    if not logits.isfinite().all():
+        raise UserError(
+            f"the transformer's scores are not finite: its weights or the condition are broken, or too large "
+            f"for {parts.cache.store.dtype}"
+        )
+    logits = guide(logits, guidance) if guidance else logits[: len(parts.generators)]
     settings = parts.settings
     top_k = settings.top_k
     if index >= LATE_SCALE and settings.late_top_k is not None:
@@ -262,17 +253,22 @@ def _choose(parts: Parts, hidden: Tensor, index: int) -> tuple[Tensor, Tensor]:
     if not settings.smooth:
         return codes, parts.quantizer.lookup(codes)
     weights = _gumbel_softmax(logits, _progress(settings, index, parts.last + 1), parts.generators)
-    table = parts.quantizer.codebook.weight
+    table = parts.quantizer.table(logits.device)
     return codes, weights.to(table.dtype) @ table
 
 
-def _finish(parts: Parts, residual_head: Any | None, f_hat: Tensor, before: Tensor) -> ScaleState:
-    """Decode the last scale, in one step or several, and add its residual."""
+def _finish(
+    parts: Parts, residual_head: Any | None, f_hat: Tensor, before: tuple[Tensor, Tensor]
+) -> ScaleState:
+    """Decode the last scale, in one step or several, and add its residual.
+
+    ``before`` holds hidden states and logits of the scale before, or of the only one.
+    """
     if parts.settings.last_scale_steps > 1 and parts.last:
         hidden, codes, embedding = _last_scale_in_steps(parts, f_hat)
     else:
-        hidden = _hidden(parts, f_hat, parts.last, before)
-        codes, embedding = _choose(parts, hidden, parts.last)
+        hidden, logits = _run_scale(parts, f_hat, parts.last, before[0]) if parts.last else before
+        codes, embedding = _choose(parts, logits, parts.last)
     residual = None
     if residual_head is not None and parts.settings.use_residual:
         if not parts.guidances[parts.last]:
@@ -289,11 +285,12 @@ def _finish(parts: Parts, residual_head: Any | None, f_hat: Tensor, before: Tens
 def _last_scale_in_steps(parts: Parts, f_hat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Hidden states, codes and embedding of the last scale, decoded in random order, a part at a time."""
     inputs = parts.quantizer.next_input(f_hat, parts.last)
-    orders = _random_orders(parts, inputs.shape[1])
+    orders = _random_orders(parts, inputs)
     found = []
     for places in _places_of_steps(parts.settings.last_scale_steps, orders):
-        hidden = _forward(parts, inputs.take_along_dim(places[..., None], dim=1), parts.last, places)
-        found.append((hidden, *_choose(parts, hidden, parts.last)))
+        some = inputs.take_along_dim(places[..., None], dim=1)
+        hidden, logits = _forward(parts, some, parts.last, places)
+        found.append((hidden, *_choose(parts, logits, parts.last)))
     hidden, codes, embedding = (torch.cat(part, dim=1) for part in zip(*found, strict=True))
     back = orders.argsort(dim=1)
     rows = back.repeat(len(hidden) // len(back), 1)
@@ -304,10 +301,10 @@ def _last_scale_in_steps(parts: Parts, f_hat: Tensor) -> tuple[Tensor, Tensor, T
     )
 
 
-def _random_orders(parts: Parts, count: int) -> Tensor:
-    device = parts.transformer.device
+def _random_orders(parts: Parts, inputs: Tensor) -> Tensor:
+    count = inputs.shape[1]
     orders = [torch.randperm(count, generator=g, device=g.device) for g in parts.generators]
-    return torch.stack([order.to(device) for order in orders])
+    return torch.stack([order.to(inputs.device) for order in orders])
 
 
 def _places_of_steps(steps: int, orders: Tensor) -> Iterator[Tensor]:

@@ -1,5 +1,6 @@
 """Writing files so that a reader finds all of one or none of it."""
 
+import errno
 import secrets
 import shutil
 import tempfile
@@ -65,6 +66,33 @@ def check_new_folder(folder: Path) -> None:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not empty: name a new folder")
+
+
+@contextmanager
+def folder_filled_whole(folder: Path) -> Iterator[Path]:
+    """A folder to fill, whose entries enter ``folder`` once the block has ended without an error.
+
+    An entry takes the place of one of the same name; others stay. Until then nothing is seen of it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    folder = folder.absolute()
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "there is a file where a folder is to be made", str(folder))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name[:40]}-", dir=folder.parent) as beside:
+        new, old = Path(beside, "new"), Path(beside, "old")
+        yield new
+        if not folder.exists():
+            new.rename(folder)
+            return
+        old.mkdir()
+        for entry in new.iterdir():
+            place = folder / entry.name
+            if place.exists():
+                place.rename(old / entry.name)
+            entry.rename(place)
 
 
 def check_writable(folder: Path) -> None:

@@ -1,28 +1,40 @@
 """The face of a model: load it, call it with prompts, save it."""
 
-import logging
+import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import diffusers.utils
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput
+from pydantic import BaseModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from openhart.acceleration.levels import find_level, speed_up
 from openhart.acceleration.quantized import quantize_weights
 from openhart.arithmetic import fastest_dtype
+from openhart.checks import Place, Text, Width, parse_values
 from openhart.checksums import check_checksums, tell_changed, write_checksums
 from openhart.conditioning.label import LabelEncoder
 from openhart.conditioning.text import empty_condition, encode_prompts, load_text_encoder
 from openhart.errors import UserError
 from openhart.generation import SamplingSettings, ScaleState, generate
-from openhart.model_files import check_part, find_model, loading, read_index
+from openhart.loading import (
+    HUB_OPTIONS,
+    LOADING_OPTIONS,
+    check_finite,
+    check_options,
+    check_safetensors,
+    loading_parts,
+    parse_dtype,
+)
+from openhart.memory import PictureMemory, check_pictures
+from openhart.model_files import find_model, loading, read_index
+from openhart.output import folder_filled_whole
 from openhart.residual.heads import TokenResidualHead
-from openhart.safety import check_finite, only_data
+from openhart.safety import OWN_CLASSES, refuse_code
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.tokenizer.quantizer import MultiScaleQuantizer
 from openhart.tokenizer.tiling import decode_in_tiles
@@ -33,12 +45,16 @@ Condition = tuple[Tensor, Tensor]
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 DTYPE_ARGUMENT = "dtype" if hasattr(diffusers.utils, "_resolve_dtype") else "torch_dtype"
-OWN_PARTS = ("image_tokenizer", "transformer", "residual_head", "label_encoder")
+SAVING_OPTIONS = ("safe_serialization", "variant", "max_shard_size")
 
-# diffusers 0.42 warns of every module cast by ``to``, and names none
-logging.getLogger("diffusers.models.modeling_utils").addFilter(
-    lambda record: "kept in float32: []" not in record.getMessage()
-)
+
+class PipelineSettings(BaseModel):
+    """What a pipeline keeps beside its parts."""
+
+    text_encoder_name: Place | None = None
+    max_tokens: Width = 24
+    instruction: Text = ""
+    sampling: dict[str, Any] | None = None
 
 
 class HartPipeline(DiffusionPipeline):
@@ -79,6 +95,9 @@ class HartPipeline(DiffusionPipeline):
         sampling: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        values: dict[str, Any] = {"text_encoder_name": text_encoder_name, "max_tokens": max_tokens}
+        values |= {"instruction": instruction, "sampling": sampling}
+        parse_values(PipelineSettings, values, "HartPipeline")
         _check_fit(image_tokenizer, transformer, residual_head)
         _check_condition(transformer, label_encoder, text_encoder, max_tokens)
         self.register_modules(
@@ -109,46 +128,62 @@ class HartPipeline(DiffusionPipeline):
 
         Args:
             pretrained_model_name_or_path: a folder or a hub id; None for the packaged model.
-            kwargs: as :meth:`diffusers.DiffusionPipeline.from_pretrained`, such as ``dtype``, or a
-                part to use instead of the stored one.
+            kwargs: ``dtype``, a dtype or its name; for the hub ``revision``, ``token``, ``cache_dir``,
+                ``local_files_only`` and ``force_download`` (all but ``revision`` for the text encoder too);
+                ``variant`` of the weight files; what :meth:`diffusers.DiffusionPipeline.from_pretrained`
+                takes to place and quantize weights, such as ``device_map``; or a part or setting of the
+                pipeline to use instead of the stored one.
 
         Raises:
-            UserError: no such model, broken weights, or a config that does not fit them.
+            UserError: no such model, an argument that nothing would come of, broken weights, or a config that
+                does not fit them.
         """
-        folder = find_model(pretrained_model_name_or_path)
+        settings = list(inspect.signature(cls.__init__).parameters)[1:]
+        known = (*HUB_OPTIONS, *LOADING_OPTIONS, "dtype", "torch_dtype", *settings)
+        refuse_code(kwargs)
+        check_options("HartPipeline.from_pretrained", kwargs, known)
+        check_safetensors(kwargs)
+        hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
+        dtype = parse_dtype(kwargs.pop("dtype", kwargs.pop("torch_dtype", None)))
+        folder = find_model(pretrained_model_name_or_path, hub)
         index = read_index(folder)
+        check_index_settings(index, folder / "model_index.json")
         name = index.get("text_encoder_name")
-        dtype = kwargs.pop("torch_dtype", None)
-        dtype = kwargs[DTYPE_ARGUMENT] = kwargs.pop("dtype", dtype)
-        with loading(pretrained_model_name_or_path or folder):
+        with loading(pretrained_model_name_or_path or folder), loading_parts():
             if name and "text_encoder" not in kwargs and not _names_part(index, "text_encoder"):
-                tokenizer, encoder = load_text_encoder(name)
-                encoder = encoder.to(dtype) if isinstance(dtype, torch.dtype) else encoder
-                kwargs |= {"text_encoder": encoder, "text_tokenizer": tokenizer}
+                tokenizer, encoder = load_text_encoder(name, hub | {"revision": None})
+                kwargs |= {"text_encoder": encoder.to(dtype), "text_tokenizer": tokenizer}
             kwargs.setdefault("low_cpu_mem_usage", diffusers.utils.is_accelerate_available())
-            changed = check_checksums(folder, parts_aside=OWN_PARTS)
-            pipeline = super().from_pretrained(str(folder), **only_data(kwargs))
-            for part in OWN_PARTS:
-                if part not in kwargs and getattr(pipeline, part) is not None:
-                    check_part(folder / part, getattr(pipeline, part))
+            changed = check_checksums(folder, parts_aside=OWN_CLASSES)
+            kwargs |= {"use_safetensors": True, DTYPE_ARGUMENT: dtype}
+            pipeline = super().from_pretrained(str(folder), **kwargs)
             if pipeline.text_encoder is not None:
                 check_finite(pipeline.text_encoder, name or folder / "text_encoder")
         tell_changed(changed)
         return pipeline
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """Save the model; a text encoder that has a name stays a name.
+        """Save the model, whole or not at all; a text encoder that has a name stays a name.
 
         Args:
-            save_directory: the folder, made if missing.
-            kwargs: as :meth:`diffusers.DiffusionPipeline.save_pretrained`.
+            save_directory: the folder, made if missing; files of another name in it stay.
+            kwargs: as :meth:`diffusers.DiffusionPipeline.save_pretrained`, such as ``variant``.
+
+        Raises:
+            UserError: quantized weights, or an argument that nothing would come of.
+            OSError: it cannot be written.
         """
+        check_options("HartPipeline.save_pretrained", kwargs, SAVING_OPTIONS)
+        check_safetensors(kwargs)
+        if self._quantized:
+            raise UserError("quantized weights cannot be saved: save the model before it is quantized")
         parts = ("text_encoder", "text_tokenizer") if self.config.text_encoder_name else ()
         kept = {part: self.config[part] for part in parts}
         self.register_to_config(**dict.fromkeys(parts, (None, None)))
         try:
-            super().save_pretrained(str(save_directory), **kwargs)
-            write_checksums(Path(save_directory))
+            with folder_filled_whole(Path(save_directory)) as folder:
+                super().save_pretrained(str(folder), **kwargs)
+                write_checksums(folder)
         finally:
             self.register_to_config(**kept)
 
@@ -206,13 +241,7 @@ class HartPipeline(DiffusionPipeline):
         values = {**self.config.sampling, **self._level_sampling}
         if "top_k" in given:
             values.pop("late_top_k", None)
-        values |= given
-        if unknown := values.keys() - {field.name for field in fields(SamplingSettings)}:
-            raise UserError(f"sampling has no setting {', '.join(sorted(unknown))}")
-        try:
-            return SamplingSettings(**values)
-        except TypeError as error:
-            raise UserError(f"sampling settings must be numbers, got {values}") from error
+        return SamplingSettings(**(values | given))
 
     @torch.no_grad()
     def __call__(
@@ -287,14 +316,34 @@ class HartPipeline(DiffusionPipeline):
             last_scale_steps=last_scale_steps, residual_solver=residual_solver,
             unguided_scales=unguided_scales, kept_tokens=kept_tokens,
         )  # fmt: skip
-        own = self.image_tokenizer.image_size
-        quantizer = self.image_tokenizer.at((height or own[0], width or own[1])).quantizer
+        size = self.check_size(height, width)
+        quantizer = self.image_tokenizer.at(size).quantizer
+        self.transformer.check_scales(quantizer.scales)
         condition = self.encode_condition(prompt, class_labels, prompt_embeds, prompt_mask)
+        count = len(condition[0]) * num_images_per_prompt
+        check_pictures(self.memory(settings), count, size, self._execution_device)
         context, mask = (part.repeat_interleave(num_images_per_prompt, 0) for part in condition)
         features = self._generate((context, mask), quantizer, generator, settings, callback_on_scale_end)
         images = self._finish(features, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def check_size(self, height: int | None, width: int | None) -> tuple[int, int]:
+        """Height and width in pixels, the model's own where they are None.
+
+        Raises:
+            UserError: they are no whole numbers of pixels.
+        """
+        own = self.image_tokenizer.image_size
+        size = (own[0] if height is None else height, own[1] if width is None else width)
+        if any(type(side) is not int or side < 1 for side in size):
+            raise UserError(f"height and width must be whole numbers of pixels, got {height!r} and {width!r}")
+        return size
+
+    def memory(self, settings: SamplingSettings) -> PictureMemory:
+        """What pictures take beside the weights."""
+        guided, tile = settings.guidance_scale > 0, self._tile
+        return PictureMemory(self.transformer, self.image_tokenizer, guided, tile and tile[0])
 
     def encode_condition(
         self,
@@ -385,7 +434,7 @@ class HartPipeline(DiffusionPipeline):
     def _empty_condition(self) -> Condition:
         """The token that fills the empty condition, (1, 1, D), and its mask."""
         if self.label_encoder is not None:
-            return self.label_encoder.empty(1)
+            return self.label_encoder.empty(1, self._execution_device)
         context, mask = self._no_text(1)
         return context[:, :1], mask[:, :1]
 
@@ -399,9 +448,8 @@ class HartPipeline(DiffusionPipeline):
     ) -> Tensor:
         """Features (B, z, P, P) after the last scale, or after the one that was interrupted."""
         generators = one_each(generator, len(condition[0]), self._execution_device)
-        _wake(self.transformer)
         states = generate(
-            self.transformer.at(quantizer.scales),
+            self.transformer,
             quantizer,
             self.residual_head,
             condition,
@@ -459,6 +507,11 @@ class HartPipeline(DiffusionPipeline):
         if output_type == "latent":
             return features
         images = (self._decode(features).float() / 2 + 0.5).clamp(0, 1)
+        if not images.isfinite().all():
+            raise UserError(
+                f"the picture is not finite: the model's weights are broken, or too large for "
+                f"{self.image_tokenizer.dtype}"
+            )
         if output_type == "pt":
             return images
         arrays = images.permute(0, 2, 3, 1).cpu().numpy()
@@ -497,16 +550,27 @@ def _child(parent: torch.Generator, device: torch.device) -> torch.Generator:
     return torch.Generator(device).manual_seed(int(seed))
 
 
+def check_index_settings(index: dict[str, Any], path: Path) -> None:
+    """Hold a ``model_index.json`` against what a pipeline has.
+
+    Raises:
+        UserError: an unknown name, or a value that cannot be.
+    """
+    settings = PipelineSettings.model_fields
+    known = {*inspect.signature(HartPipeline.__init__).parameters, "self"}
+    for name, value in index.items():
+        if name.startswith("_"):
+            continue
+        if name not in known:
+            raise UserError(f"{path} has an unknown setting {name}")
+        if name not in settings and not (isinstance(value, list) and len(value) == 2):
+            raise UserError(f"{path}: {name} must name a module and a class, got {value!r:.60}")
+    parse_values(PipelineSettings, {name: index[name] for name in settings if name in index}, str(path))
+
+
 def _names_part(index: dict[str, Any], part: str) -> bool:
     value = index.get(part)
     return isinstance(value, list) and value[0] is not None
-
-
-def _wake(module: Any) -> None:
-    """Bring an offloaded module to its device: its hook waits for ``forward``, not called here."""
-    hook = getattr(module, "_hf_hook", None)
-    if hook is not None:
-        hook.pre_forward(module)
 
 
 def _check_fit(

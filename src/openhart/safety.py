@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from openhart.checksums import check_checksums, tell_changed
 from openhart.errors import UserError
+from openhart.reading import read_json
 
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 OWN_CLASSES = {
@@ -26,41 +24,15 @@ LIBRARIES = ("transformers", "diffusers")
 CODE_SETTINGS = ("auto_map", "custom_pipelines", "trust_remote_code")
 
 
-class SafetensorsOnly:
-    """A model of diffusers whose weights are read from safetensors alone (a mix-in)."""
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
-        """As :meth:`diffusers.ModelMixin.from_pretrained`.
-
-        Raises:
-            UserError: the folder has pickled weights alone, pickled ones are asked for, or weights are
-                damaged or not finite.
-        """
-        kwargs = only_data(kwargs)
-        folder = Path(pretrained_model_name_or_path) / (kwargs.get("subfolder") or "")
-        changed: list[Path] = []
-        if folder.is_dir():
-            check_part_folder(folder)
-            changed = check_checksums(folder)
-        model = super().from_pretrained(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]
-        check_finite(model, folder)
-        tell_changed(changed)
-        return model
-
-
-def only_data(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of diffusers' ``from_pretrained`` under which no pickle is opened and no model's code runs.
+def refuse_code(arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments of ``from_pretrained`` under which code that a model brings would run.
 
     Raises:
-        UserError: they ask for either.
+        UserError: one is given.
     """
-    if arguments.get("use_safetensors", True) is not True:
-        raise UserError("use_safetensors must be True: pickled weights can run code and are not opened")
     for name in ("custom_pipeline", "trust_remote_code"):
         if arguments.get(name):
             raise UserError(f"{name} cannot be used: code that a model brings is never run")
-    return arguments | {"use_safetensors": True}
 
 
 def check_index(folder: Path, index: Mapping[str, Any]) -> None:
@@ -113,7 +85,7 @@ def check_part_folder(folder: Path) -> None:
         if path.name == "adapter_config.json":
             raise UserError(f"{folder} is an adapter of another model: merge it into that model first")
         if path.name.endswith("config.json"):
-            check_settings(_read(path), str(path))
+            check_settings_safe(read_json(path), str(path))
 
 
 def refuse_pickles(folder: Path) -> None:
@@ -131,7 +103,7 @@ def refuse_pickles(folder: Path) -> None:
         )
 
 
-def check_settings(settings: Any, where: str) -> None:
+def check_settings_safe(settings: Any, where: str) -> None:
     """Make sure that a config does not ask for code: its own, or a kernel from the hub.
 
     Args:
@@ -143,29 +115,11 @@ def check_settings(settings: Any, where: str) -> None:
     """
     if isinstance(settings, list):
         for value in settings:
-            check_settings(value, where)
+            check_settings_safe(value, where)
     if not isinstance(settings, dict):
         return
     for name, value in settings.items():
         fetched = isinstance(name, str) and "implementation" in name and "/" in json.dumps(value)
         if (name in CODE_SETTINGS and value) or fetched:
             raise UserError(f"{where} asks for code by {name}, which is never run: remove the setting")
-        check_settings(value, where)
-
-
-def check_finite(model: nn.Module, where: Any) -> None:
-    """Make sure that a model's weights are numbers.
-
-    Raises:
-        UserError: one is NaN or infinite.
-    """
-    for name, weight in model.named_parameters():
-        if weight.is_floating_point() and not weight.is_meta and not bool(weight.isfinite().all()):
-            raise UserError(f"the weights in {where} are broken: {name} has values that are NaN or infinite")
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"cannot read {path} as JSON") from error
+        check_settings_safe(value, where)

@@ -1,12 +1,18 @@
 """Scales: the sides of the code maps, coarse to fine (VAR, arXiv 2404.02905, section 3.1)."""
 
+import reprlib
 from collections.abc import Sequence
+from typing import Annotated, Any
 
+from pydantic import PlainValidator
 from torch import Tensor
 
 from openhart.errors import UserError
 
 Scales = tuple[tuple[int, int], ...]
+
+MOST_SCALES = 64
+LARGEST_SIDE = 1024
 
 
 def parse_scales(values: Sequence[int | Sequence[int]]) -> Scales:
@@ -21,8 +27,11 @@ def parse_scales(values: Sequence[int | Sequence[int]]) -> Scales:
     Raises:
         UserError: the list is empty, an entry is no positive size, or a scale is larger than the last.
     """
-    if isinstance(values, str) or not isinstance(values, Sequence) or not values:
-        raise UserError(f"scales must be a list of sides such as [1, 2, 4, 8], got {values!r}")
+    if isinstance(values, str) or not isinstance(values, Sequence) or not 1 <= len(values) <= MOST_SCALES:
+        raise UserError(
+            f"scales must be a list of 1 to {MOST_SCALES} sides such as [1, 2, 4, 8], "
+            f"got {reprlib.repr(values)}"
+        )
     scales = tuple(_parse_size(value) for value in values)
     height, width = scales[-1]
     for h, w in scales:
@@ -38,10 +47,24 @@ def _parse_size(value: int | Sequence[int]) -> tuple[int, int]:
     if (
         not isinstance(sides, Sequence)
         or len(sides) != 2
-        or not all(isinstance(side, int) and side > 0 for side in sides)
+        or not all(type(side) is int and 0 < side <= LARGEST_SIDE for side in sides)
     ):
-        raise UserError(f"a scale is a positive side or [height, width], got {value!r}")
+        raise UserError(
+            f"a scale is a side or [height, width] of 1 to {LARGEST_SIDE}, got {reprlib.repr(value)}"
+        )
     return (sides[0], sides[1])
+
+
+def _checked(values: Any) -> Any:
+    parse_scales(values)
+    return values
+
+
+ScaleList = Annotated[Sequence[int | Sequence[int]], PlainValidator(_checked)]
+OptionalScales = Annotated[
+    Sequence[int | Sequence[int]] | None,
+    PlainValidator(lambda values: None if values is None else _checked(values)),
+]
 
 
 def fit_scales(scales: Scales, size: tuple[int, int]) -> Scales:

@@ -40,9 +40,9 @@ def test_a_fused_block_works_with_the_cache():
     for index, inputs in ((1, torch.randn(2, 4, 8)), (2, torch.randn(2, 9, 8))):
         hidden = []
         for transformer in (plain, fused):
-            prepared, cache = transformer.prepare(*condition), transformer.allocate_cache(2)
-            transformer.forward_context(prepared, cache)
-            hidden.append(transformer.forward_scale(index, inputs, prepared, cache))
+            cache = transformer.allocate_cache(2)
+            *_, prepared = transformer(None, *condition, cache=cache)
+            hidden.append(transformer(inputs, cache=cache, given=prepared.at_scale(index, 2))[0])
         torch.testing.assert_close(*hidden, atol=1e-5, rtol=1e-5)
 
 

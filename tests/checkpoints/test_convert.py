@@ -156,10 +156,10 @@ def test_configuration_of_another_model(hart, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mlp_type": "other"}, "mlp_type must be one of llama, gpt2"),
+        ({"mlp_type": "other"}, "mlp_type must be 'llama' or 'gpt2'"),
         ({"use_cross_attn": True}, "cross-attention"),
-        ({"num_sampling_steps": "ddim8"}, "wrong kind"),
-        ({"depth": "two"}, "wrong kind"),
+        ({"num_sampling_steps": "ddim8"}, "num_sampling_steps must be a whole number"),
+        ({"depth": "two"}, "depth must be a whole number"),
     ],
 )
 def test_impossible_configuration(hart, tmp_path, change, message):

@@ -90,5 +90,5 @@ def test_an_empty_prompt_is_the_empty_condition(minilm):
 
 
 def test_an_encoder_that_is_not_there_is_told(tmp_path):
-    with pytest.raises(UserError, match="cannot load text encoder"):
+    with pytest.raises(UserError, match="there is no text encoder"):
         load_text_encoder(str(tmp_path / "none"))

@@ -73,7 +73,7 @@ def test_transparency_lies_on_white_and_photographs_stand_upright(tmp_path):
 
 @pytest.mark.parametrize(
     ("line", "word"),
-    [("{broken", "line 2: not JSON"), ('{"text": "x"}', "line 2: a record needs a file_name")],
+    [("{broken", "line 2 cannot be read as JSON"), ('{"text": "x"}', "line 2: a record needs a file_name")],
 )
 def test_a_bad_line_is_told_with_its_number(tmp_path, line, word):
     save(tmp_path / "a.png")

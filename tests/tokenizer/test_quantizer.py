@@ -30,7 +30,7 @@ def test_codes_and_residual_restore_the_features(scales, phi_count, cosine):
     last = len(scales) - 1
     embedding = quantizer.lookup(found.codes[-1])
     residual = found.last_target.flatten(2).transpose(1, 2) - embedding
-    before = found.f_hats[last - 1] if last else quantizer.empty(2)
+    before = found.f_hats[last - 1] if last else quantizer.empty(2, torch.device("cpu"))
     restored = quantizer.add_scale(before, embedding + residual, last, blend=False)
     torch.testing.assert_close(restored, features, atol=1e-5, rtol=0)
 
@@ -68,7 +68,7 @@ def test_cosine_codes_ignore_length():
     ("scales", "word"),
     [
         ([], "list"),
-        ([1, 0, 4], "positive"),
+        ([1, 0, 4], "1 to 1024"),
         ([1, 8, 4], "largest"),
         ("124", "list"),
         ([1.5], "side"),

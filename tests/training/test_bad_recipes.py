@@ -36,8 +36,8 @@ ON_CPU = pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a
 GENERATOR = [
     ({"colour": 3}, "colour"),
     ({"steps": "many"}, "steps"),
-    ({"model": {"depth": "deep"}}, "wrong kind"),
-    ({"model": {"colour": 3}}, "no setting colour"),
+    ({"model": {"depth": "deep"}}, "must be a whole number"),
+    ({"model": {"colour": 3}}, "unknown setting colour"),
     ({"model": {"scales": [1, 2, 4]}}, "do not fit the tokenizer's"),
     ({"model": {"codebook_size": 99}}, "the tokenizer has 32"),
     ({"scales": [2, 4]}, "first scale"),
@@ -68,8 +68,8 @@ TOKENIZER = [
     ({"run.precision": "fp16"}, "bf16"),
     ({"data.train": "ROOT/empty"}, "has no images"),
     ({"initial": "TEXT/image_tokenizer", "model.scales": [1, 8, 4]}, "largest"),
-    ({"initial": "TEXT/image_tokenizer", "model.code_dim": 99}, "cannot load the model"),
-    ({"initial": "ROOT/empty"}, "cannot load the model"),
+    ({"initial": "TEXT/image_tokenizer", "model.code_dim": 99}, "do not fit its config"),
+    ({"initial": "ROOT/empty"}, "config.json is missing"),
 ]
 
 

@@ -27,12 +27,13 @@ def scale_inputs(batch=2):
 
 @torch.no_grad()
 def cached_hidden(model, inputs, context, mask):
-    conditioning = model.prepare(context, mask)
     cache = model.allocate_cache(len(context))
-    outputs = [model.forward_context(conditioning, cache)]
+    hidden, _, conditioning = model(None, context, mask, cache=cache)
+    outputs = [hidden]
     parts = inputs.split([side * side for side in SCALES[1:]], dim=1)
     for index, part in enumerate(parts, start=1):
-        outputs.append(model.forward_scale(index, part, conditioning, cache))
+        hidden, _ = model(part, cache=cache, given=conditioning.at_scale(index, len(context)))
+        outputs.append(hidden)
     return torch.cat(outputs, dim=1)
 
 
@@ -117,7 +118,7 @@ def test_saved_and_loaded_is_the_same(tmp_path):
         ({"scales": [2, 4]}, "first scale"),
         ({"width": 33}, "multiple"),
         ({"context_projection": False}, "context_dim"),
-        ({"depth": 0}, "positive"),
+        ({"depth": 0}, "at least 1"),
     ],
 )
 def test_impossible_settings_are_told(settings, word):

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from openhart.transformer.attention import Attend, Rotation
-from openhart.transformer.model import Block, HartTransformer
+from openhart.transformer.block import Block
+from openhart.transformer.model import HartTransformer
 
 ROWS = 512
 

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openhart.acceleration import kernels
-from openhart.transformer.attention import Rotation
+from openhart.transformer.attention import Attend, Rotation
+from openhart.transformer.block import Block
 from openhart.transformer.layers import SwiGLU
-from openhart.transformer.model import Block, HartTransformer
+from openhart.transformer.model import HartTransformer
 
 
 class FusedBlock(Block):
@@ -22,6 +23,13 @@ class FusedBlock(Block):
         nn.Module.__init__(self)
         self.norm, self.attention, self.mlp = block.norm, block.attention, block.mlp
         self.register_buffer("bias", block.attention.qkv_bias.detach(), persistent=False)
+
+    def forward(
+        self, x: Tensor, modulation: Tensor | None, rotation: Rotation | None, attend: Attend
+    ) -> Tensor:
+        """(B, N, C) → (B, N, C)."""
+        q, k, v = self.before(x, modulation, rotation)
+        return self.after(x, attend(q, k, v, self.attention.scale), modulation)
 
     def before(
         self, x: Tensor, modulation: Tensor | None, rotation: Rotation | None

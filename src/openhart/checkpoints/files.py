@@ -1,11 +1,9 @@
 """Reading released weights: named tensors, mapped from disk rather than loaded."""
 
-import json
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -13,25 +11,9 @@ from torch import Tensor, nn
 
 from openhart.checkpoints.keys import Rules, rename
 from openhart.errors import UserError
+from openhart.reading import read_json
 
 SHOWN = 3
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        UserError: the file is missing, or holds something else.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} must hold a JSON object")
-    return value
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

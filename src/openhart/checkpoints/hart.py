@@ -1,9 +1,11 @@
 """HART's released text-to-image models → pipeline folders (layout: github.com/mit-han-lab/hart)."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from openhart.checkpoints.files import Checkpoint, read_folder, read_json, read_tensors
+from pydantic import BaseModel, Field
+
+from openhart.checkpoints.files import Checkpoint, read_folder, read_tensors
 from openhart.checkpoints.folder import build, check_destination, save
 from openhart.checkpoints.keys import (
     PLAIN_ATTENTION,
@@ -13,29 +15,50 @@ from openhart.checkpoints.keys import (
 )
 from openhart.checkpoints.tokenizer import IGNORED as IGNORED_IN_TOKENIZER
 from openhart.checkpoints.tokenizer import build_tokenizer
+from openhart.checks import Depth, Flag, Number, Width, parse_values
 from openhart.errors import UserError
+from openhart.reading import read_json
 from openhart.residual.heads import TokenResidualHead
+from openhart.scales import ScaleList
 from openhart.transformer.model import HartTransformer
 
 IGNORED = r"attn_bias_for_masking|lvl_1L|blocks\.\d+\.attn\.zero_k_bias"
 RESIDUAL_SCALE = 0.6
 SAMPLING = {"guidance_scale": 4.5, "top_k": 600, "late_top_k": 300, "smooth": True}
-DEFAULTS: dict[str, Any] = {
-    "mlp_ratio": 4.0,
-    "norm_eps": 1e-6,
-    "attn_l2_norm": False,
-    "attn_type": "gpt2",
-    "mlp_type": "gpt2",
-    "disable_aln": False,
-    "shared_aln": False,
-    "sep_aln_pooling_mode": "max",
-    "use_timestep_embed": False,
-    "use_context_norm": False,
-    "use_cross_attn": False,
-    "diff_width": 1024,
-    "diff_depth": 6,
-    "num_sampling_steps": "8",
-}
+
+
+class ReleasedConfig(BaseModel):
+    """What of ``llm/config.json`` says how the weights are shaped; other names are the program's own."""
+
+    depth: Depth
+    embed_dim: Width
+    num_heads: Depth
+    patch_nums: ScaleList
+    context_dim: Width
+    context_token: Width
+    mlp_ratio: Number = 4.0
+    norm_eps: Number = 1e-6
+    attn_l2_norm: Flag = False
+    attn_type: Literal["llama", "gpt2"] = "gpt2"
+    mlp_type: Literal["llama", "gpt2"] = "gpt2"
+    disable_aln: Flag = False
+    shared_aln: Flag = False
+    sep_aln_pooling_mode: Literal["avg", "max"] = "max"
+    use_timestep_embed: Flag = False
+    use_context_norm: Flag = False
+    use_cross_attn: Flag = False
+    diff_width: Width = 1024
+    diff_depth: Depth = 6
+    num_sampling_steps: Annotated[int, Field(ge=1, le=1000)] = 8
+
+
+class ReleasedTokenizerConfig(BaseModel):
+    """What of ``tokenizer/config.json`` cannot be read off the tensors."""
+
+    quant_resi: Annotated[Number, Field(ge=-1, le=1)] = 0.5
+    using_znorm: Flag = False
+
+
 CHOICES = {
     "attn_type": {"llama": "rope", "gpt2": "learned"},
     "mlp_type": {"llama": "swiglu", "gpt2": "gelu"},
@@ -43,7 +66,9 @@ CHOICES = {
 }
 
 
-def convert_hart(src: Path, dst: Path, weights: str = "ema", text_encoder: str | None = None) -> None:
+def convert_hart(
+    src: Path, dst: Path, weights: str = "ema", text_encoder: str | None = None, instruction: str = ""
+) -> None:
     """Write a released HART as a pipeline folder. Tensors are mapped, so memory stays small.
 
     Args:
@@ -51,6 +76,8 @@ def convert_hart(src: Path, dst: Path, weights: str = "ema", text_encoder: str |
         dst: pipeline folder, new or empty.
         weights: ``ema``, the averaged weights, or ``raw``.
         text_encoder: name, folder or hub id of the text encoder that the pipeline is to load.
+        instruction: read before every prompt. The released weights learned with one, whose wording ships with
+            HART's program.
 
     Raises:
         UserError: files that are missing, damaged or no released HART; a destination in use.
@@ -60,26 +87,19 @@ def convert_hart(src: Path, dst: Path, weights: str = "ema", text_encoder: str |
     src, dst = Path(src), Path(dst)
     check_destination(dst)
     config_path = src / "llm" / "config.json"
-    config = {**DEFAULTS, **read_json(config_path)}
-    codes_config = read_json(src / "tokenizer" / "config.json")
-    if config["use_cross_attn"]:
+    config = parse_values(ReleasedConfig, read_json(config_path), str(config_path))
+    codes_path = src / "tokenizer" / "config.json"
+    codes_config = parse_values(ReleasedTokenizerConfig, read_json(codes_path), str(codes_path))
+    if config.use_cross_attn:
         raise UserError(f"{config_path} asks for cross-attention, which no released model has")
-    try:
-        settings = _transformer_settings(config)
-        head_settings = _head_settings(config)
-        steps = int(config["num_sampling_steps"])
-        phi_ratio = abs(float(codes_config.get("quant_resi", 0.5)))
-    except KeyError as error:
-        raise UserError(f"{config_path} lacks {error.args[0]}") from error
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{config_path} has a value of the wrong kind: {error}") from error
+    settings, head_settings = _transformer_settings(config), _head_settings(config)
     tensors = _read_weights(src / "llm", weights)
     tokenizer = build_tokenizer(
         Checkpoint(read_folder(src / "tokenizer"), f"the tokenizer in {src}", IGNORED_IN_TOKENIZER),
         "vae.",
         settings["scales"],
-        phi_ratio,
-        bool(codes_config.get("using_znorm", False)),
+        abs(codes_config.quant_resi),
+        codes_config.using_znorm,
         hybrid=True,
     )
     transformer, head = _build_generator(tensors, f"the llm in {src}", settings, head_settings)
@@ -90,7 +110,8 @@ def convert_hart(src: Path, dst: Path, weights: str = "ema", text_encoder: str |
         residual_head=head,
         text_encoder_name=text_encoder,
         max_tokens=settings["context_tokens"],
-        sampling={**SAMPLING, "residual_steps": steps},
+        instruction=instruction,
+        sampling={**SAMPLING, "residual_steps": config.num_sampling_steps},
     )
 
 
@@ -122,39 +143,35 @@ def _build_generator(
     return transformer, head
 
 
-def _transformer_settings(config: dict[str, Any]) -> dict[str, Any]:
-    chosen = {}
-    for name, choices in CHOICES.items():
-        if config[name] not in choices:
-            raise UserError(f"{name} must be one of {', '.join(choices)}, got {config[name]!r}")
-        chosen[name] = choices[config[name]]
+def _transformer_settings(config: ReleasedConfig) -> dict[str, Any]:
     modulation = "per_block"
-    if config["disable_aln"]:
-        modulation = "table" if config["shared_aln"] else "none"
+    if config.disable_aln:
+        modulation = "table" if config.shared_aln else "none"
+    pooling = CHOICES["sep_aln_pooling_mode"][config.sep_aln_pooling_mode]
     return {
-        "depth": config["depth"],
-        "width": config["embed_dim"],
-        "num_heads": config["num_heads"],
-        "scales": list(config["patch_nums"]),
-        "context_dim": config["context_dim"],
-        "context_tokens": config["context_token"],
-        "mlp_ratio": config["mlp_ratio"],
-        "norm": "rms" if config["attn_type"] == "llama" else "layer",
-        "norm_eps": config["norm_eps"],
-        "mlp": chosen["mlp_type"],
+        "depth": config.depth,
+        "width": config.embed_dim,
+        "num_heads": config.num_heads,
+        "scales": list(config.patch_nums),
+        "context_dim": config.context_dim,
+        "context_tokens": config.context_token,
+        "mlp_ratio": config.mlp_ratio,
+        "norm": "rms" if config.attn_type == "llama" else "layer",
+        "norm_eps": config.norm_eps,
+        "mlp": CHOICES["mlp_type"][config.mlp_type],
         "modulation": modulation,
-        "pooling": "mean" if modulation == "table" else chosen["sep_aln_pooling_mode"],
-        "levels": "sinusoidal" if config["use_timestep_embed"] else "learned",
-        "positions": chosen["attn_type"],
-        "normalize_attention": config["attn_l2_norm"],
-        "context_norm": config["use_context_norm"],
+        "pooling": "mean" if modulation == "table" else pooling,
+        "levels": "sinusoidal" if config.use_timestep_embed else "learned",
+        "positions": CHOICES["attn_type"][config.attn_type],
+        "normalize_attention": config.attn_l2_norm,
+        "context_norm": config.use_context_norm,
     }
 
 
-def _head_settings(config: dict[str, Any]) -> dict[str, Any]:
+def _head_settings(config: ReleasedConfig) -> dict[str, Any]:
     return {
-        "condition_dim": config["embed_dim"],
-        "width": config["diff_width"],
-        "depth": config["diff_depth"],
+        "condition_dim": config.embed_dim,
+        "width": config.diff_width,
+        "depth": config.diff_depth,
         "residual_scale": RESIDUAL_SCALE,
     }

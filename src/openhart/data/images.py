@@ -1,69 +1,29 @@
 """Images with captions or labels from a folder, in the conventions of Hugging Face and of ImageNet."""
 
-import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from openhart.data.sizes import BUCKET, FORMATS, Size, log_aspect, nearest_size
+from openhart.data.decoding import on_white, read_image
+from openhart.data.records import without_ours
+from openhart.data.sizes import BUCKET, Size, log_aspect, nearest_size
 from openhart.errors import UserError
+from openhart.reading import parse_json, read_text
 
-ENDINGS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp"))
-
-
-class BrokenImageError(UserError):
-    """An image of a data set is missing or cannot be read."""
-
-
-def read_image(path: Path) -> Image.Image:
-    """Read an image as RGB, upright, on white where it is transparent.
-
-    Raises:
-        BrokenImageError: there is none, or it cannot be read.
-    """
-    try:
-        return decode_image(path.read_bytes(), str(path))
-    except FileNotFoundError as error:
-        raise BrokenImageError(f"there is no image {path}") from error
-    except OSError as error:
-        raise BrokenImageError(f"cannot read {path} as an image: {error}") from error
-
-
-def decode_image(data: bytes, name: str) -> Image.Image:
-    """As :func:`read_image`, of a file's content.
-
-    Raises:
-        BrokenImageError: it is no image.
-    """
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-            return _on_white(ImageOps.exif_transpose(opened))
-    except UnidentifiedImageError as error:  # its own message names the buffer
-        raise BrokenImageError(f"cannot read {name} as an image: its format is not known") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BrokenImageError(f"cannot read {name} as an image: {error}") from error
+IMAGE_KINDS = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff")
 
 
 def to_tensor(image: Image.Image, size: Size) -> Tensor:
     """Scale an image and cut it at its centre to height and width: (3, H, W) in [−1, 1]."""
     if image.size != (size[1], size[0]):
         image = ImageOps.fit(image, (size[1], size[0]), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(_on_white(image))).permute(2, 0, 1).float() / 127.5 - 1
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image
-    layer = image.convert("RGBA")
-    ground = Image.new("RGBA", layer.size, "white")
-    return Image.alpha_composite(ground, layer).convert("RGB")
+    return torch.from_numpy(np.array(on_white(image))).permute(2, 0, 1).float() / 127.5 - 1
 
 
 class ImageFolder(Dataset):
@@ -108,6 +68,10 @@ class ImageFolder(Dataset):
         size = record.get(BUCKET, self.sizes[0])
         return to_tensor(read_image(self.path / record["file_name"]), size), record
 
+    def known_records(self) -> list[dict[str, Any]]:
+        """What is known of every image without reading it."""
+        return self.records
+
     def bucket(self, index: int) -> Size | None:
         """The size of an image, where there are several."""
         return self.records[index].get(BUCKET)
@@ -115,16 +79,13 @@ class ImageFolder(Dataset):
 
 def _read_records(path: Path) -> list[dict[str, Any]]:
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}: not JSON: {error.msg}") from error
-        if not isinstance(record, dict) or not isinstance(record.get("file_name"), str):
-            raise UserError(f"{path}, line {number}: a record needs a file_name")
-        records.append(record)
+        record = parse_json(line, f"{path}, line {number}")
+        if not isinstance(record.get("file_name"), str):
+            raise UserError(f"{path}, line {number}: a record needs a file_name, a text")
+        records.append(without_ours(record))
     return records
 
 
@@ -134,5 +95,5 @@ def _classes(path: Path) -> list[dict[str, Any]]:
         {"file_name": str(image.relative_to(path)), "label": label, "text": folder.name}
         for label, folder in enumerate(folders)
         for image in folder.rglob("*")
-        if image.suffix.lower() in ENDINGS
+        if image.suffix.lower().removeprefix(".") in IMAGE_KINDS
     ]

@@ -3,7 +3,6 @@
 import copy
 import io
 import itertools
-import json
 import tarfile
 import warnings
 from collections.abc import Iterable, Iterator
@@ -13,11 +12,13 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from openhart.data.broken import MOST_IN_A_ROW, noted
-from openhart.data.images import BrokenImageError, decode_image, to_tensor
+from openhart.data.decoding import BrokenImageError, decode_image
+from openhart.data.images import IMAGE_KINDS, to_tensor
+from openhart.data.records import without_ours
 from openhart.data.sizes import BUCKET, Size, log_aspect, nearest_size
-from openhart.errors import UserError
+from openhart.errors import UserError, reason
+from openhart.reading import parse_json
 
-IMAGE_KINDS = ("png", "jpg", "jpeg", "webp")
 SHUFFLED_AT_A_TIME = 1000
 
 
@@ -196,7 +197,7 @@ def read_shard(url: str) -> Iterator[dict[str, Any]]:
         with fsspec.open(url, "rb") as stream:
             yield from group_by_keys(file | {"__url__": url} for file in tar_file_iterator(stream))
     except (OSError, EOFError, ValueError, tarfile.TarError) as error:
-        raise UserError(f"cannot read shard {url}: {error}") from error
+        raise UserError(f"cannot read shard {url}: {reason(error)}") from error
 
 
 def _matching(pattern: str) -> list[str]:
@@ -224,7 +225,7 @@ def _system(url: str) -> tuple[Any, str]:
     try:
         return fsspec.core.url_to_fs(url)
     except (ImportError, OSError, ValueError) as error:  # an ImportError says which package is missing
-        raise UserError(f"cannot read {url}: {error}") from error
+        raise UserError(f"cannot read {url}: {reason(error)}") from error
 
 
 def _decode(sample: dict[str, Any], size: Size) -> tuple[torch.Tensor, dict[str, Any]]:
@@ -233,15 +234,21 @@ def _decode(sample: dict[str, Any], size: Size) -> tuple[torch.Tensor, dict[str,
     if kind is None:
         raise UserError(f"sample {name} has no image: it needs {', '.join(IMAGE_KINDS)}")
     try:
-        record = dict(json.loads(sample["json"])) if "json" in sample else {}
+        record = without_ours(parse_json(sample["json"].decode(), "its json")) if "json" in sample else {}
         if "txt" in sample:
             record["text"] = sample["txt"].decode()
         if "cls" in sample:
-            record["label"] = int(sample["cls"])
+            record["label"] = _class_of(sample["cls"])
     except ValueError as error:
-        raise UserError(f"sample {name} has a record that cannot be read: {error}") from error
+        raise UserError(f"sample {name} has a record that cannot be read: {reason(error)}") from error
     record.setdefault("file_name", f"{sample['__key__']}.{kind}")
     return to_tensor(decode_image(sample[kind], name), size), record
+
+
+def _class_of(content: bytes) -> int:
+    if not content.strip().isdigit():
+        raise UserError(f"its cls must be a whole number from 0 on, got {content[:40]!r}")
+    return int(content)
 
 
 def _image_kind(sample: dict[str, Any]) -> str | None:

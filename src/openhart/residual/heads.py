@@ -3,10 +3,12 @@
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
+from openhart.checks import Depth, Positive, Width, checked
 from openhart.errors import UserError
-from openhart.safety import SafetensorsOnly
+from openhart.loading import CheckedLoading
 from openhart.sinusoids import SinusoidalEmbedding
 
 NEIGHBOURHOOD = 5
@@ -53,7 +55,7 @@ class WideBlock(TokenBlock):
         return super().forward(x + self.neighbours(places).flatten(2).transpose(1, 2), told, size)
 
 
-class TokenResidualHead(SafetensorsOnly, ModelMixin, ConfigMixin):
+class TokenResidualHead(CheckedLoading, ModelMixin, ConfigMixin):
     """HART's residual network: an MLP that sees one token at a time (HART, section 3.2).
 
     Args:
@@ -68,17 +70,16 @@ class TokenResidualHead(SafetensorsOnly, ModelMixin, ConfigMixin):
     _supports_gradient_checkpointing = False
 
     @register_to_config
+    @checked
     def __init__(
         self,
-        code_dim: int = 32,
-        condition_dim: int = 1536,
-        width: int = 1024,
-        depth: int = 6,
-        residual_scale: float = 0.6,
+        code_dim: Width = 32,
+        condition_dim: Width = 1536,
+        width: Width = 1024,
+        depth: Depth = 6,
+        residual_scale: Positive = 0.6,
     ) -> None:
         super().__init__()
-        if min(code_dim, condition_dim, width, depth) < 1 or residual_scale <= 0:
-            raise UserError("a residual head's sizes and residual_scale must be positive")
         self.input = nn.Linear(code_dim, width)
         self.time = SinusoidalEmbedding(width)
         self.condition = nn.Linear(condition_dim, width)
@@ -100,6 +101,7 @@ class TokenResidualHead(SafetensorsOnly, ModelMixin, ConfigMixin):
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 
+    @apply_forward_hook
     def embed_condition(self, condition: Tensor) -> Tensor:
         """What the transformer says of each token, once for all steps: (B, N, C) → (B, N, W)."""
         return self.condition(condition.to(self.condition.weight.dtype))

@@ -2,19 +2,23 @@
 
 import copy
 from collections.abc import Sequence
+from typing import Annotated
 
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
+from pydantic import Field
 from torch import Tensor, nn
 
+from openhart.checks import Count, Depth, Flag, Share, Width, checked
 from openhart.errors import UserError
-from openhart.safety import SafetensorsOnly
-from openhart.scales import fit_scales
+from openhart.loading import CheckedLoading
+from openhart.scales import ScaleList, fit_scales
 from openhart.tokenizer.autoencoder import GROUPS, Decoder, Encoder
 from openhart.tokenizer.quantizer import MultiScaleQuantizer, Quantized
 
 
-class HybridTokenizer(SafetensorsOnly, ModelMixin, ConfigMixin):
+class HybridTokenizer(CheckedLoading, ModelMixin, ConfigMixin):
     """Image ↔ features, and features ↔ a pyramid of codes plus a continuous residual.
 
     One scale and ``hybrid=False`` make it a plain VQGAN tokenizer; many scales and ``hybrid=False``
@@ -35,7 +39,7 @@ class HybridTokenizer(SafetensorsOnly, ModelMixin, ConfigMixin):
         phi_count: φ convolutions shared by the scales; 0 for one a scale.
         phi_ratio: weight of the convolution in φ; 0 leaves φ out.
         normalize_codes: nearest code by cosine similarity.
-        quant_kernel: kernel of the convolutions on either side of the quantizer.
+        quant_kernel: kernel of the convolutions on either side of the quantizer; odd.
         hybrid: the last scale's codes are completed by a continuous residual, so they skip φ.
 
     Raises:
@@ -43,29 +47,28 @@ class HybridTokenizer(SafetensorsOnly, ModelMixin, ConfigMixin):
     """
 
     @register_to_config
+    @checked
     def __init__(
         self,
-        in_channels: int = 3,
-        base_channels: int = 160,
-        channel_multipliers: Sequence[int] = (1, 1, 2, 2, 4),
-        encoder_blocks: int = 2,
-        decoder_blocks: int = 3,
-        patch_size: int = 1,
-        attention: bool = True,
-        code_dim: int = 32,
-        codebook_size: int = 4096,
-        scales: Sequence[int | Sequence[int]] = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16),
-        phi_count: int = 4,
-        phi_ratio: float = 0.5,
-        normalize_codes: bool = False,
-        quant_kernel: int = 3,
-        hybrid: bool = True,
+        in_channels: Annotated[int, Field(ge=3, le=3)] = 3,
+        base_channels: Annotated[Width, Field(multiple_of=GROUPS)] = 160,
+        channel_multipliers: Annotated[Sequence[Depth], Field(min_length=1, max_length=12)] = (1, 1, 2, 2, 4),
+        encoder_blocks: Depth = 2,
+        decoder_blocks: Depth = 3,
+        patch_size: Annotated[Depth, Field(le=64)] = 1,
+        attention: Flag = True,
+        code_dim: Width = 32,
+        codebook_size: Annotated[Count, Field(ge=2, le=2**24)] = 4096,
+        scales: ScaleList = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16),
+        phi_count: Annotated[int, Field(strict=True, ge=0, le=2**10)] = 4,
+        phi_ratio: Share = 0.5,
+        normalize_codes: Flag = False,
+        quant_kernel: Annotated[Depth, Field(le=31)] = 3,
+        hybrid: Flag = True,
     ) -> None:
         super().__init__()
-        if base_channels < GROUPS or base_channels % GROUPS:
-            raise UserError(f"base_channels must be a multiple of {GROUPS}, got {base_channels}")
-        if not channel_multipliers or patch_size < 1:
-            raise UserError("channel_multipliers must not be empty and patch_size must be positive")
+        if quant_kernel % 2 == 0:
+            raise UserError(f"quant_kernel must be odd, or maps change their size, got {quant_kernel}")
         shape = (base_channels, channel_multipliers)
         self.encoder = Encoder(in_channels, *shape, encoder_blocks, code_dim, patch_size, attention)
         self.decoder = Decoder(in_channels, *shape, decoder_blocks, code_dim, patch_size, attention)
@@ -104,6 +107,7 @@ class HybridTokenizer(SafetensorsOnly, ModelMixin, ConfigMixin):
         other._modules = self._modules | {"quantizer": self.quantizer.at(scales)}
         return other
 
+    @apply_forward_hook
     def encode(self, image: Tensor) -> Tensor:
         """Image (B, 3, H, W) in [−1, 1] → features (B, z, H/f, W/f).
 
@@ -117,6 +121,7 @@ class HybridTokenizer(SafetensorsOnly, ModelMixin, ConfigMixin):
             )
         return self.quant_conv(self.encoder(image))
 
+    @apply_forward_hook
     def quantize(self, features: Tensor) -> Quantized:
         """Features (B, z, P, P) → codes of every scale and what they leave unsaid."""
         return self.quantizer.quantize(features)
@@ -125,6 +130,7 @@ class HybridTokenizer(SafetensorsOnly, ModelMixin, ConfigMixin):
         """Features (B, z, h, w), discrete or complete → image (B, 3, h·f, w·f) in [−1, 1]."""
         return self.decode_unclamped(features).clamp(-1, 1)
 
+    @apply_forward_hook
     def decode_unclamped(self, features: Tensor) -> Tensor:
         """As :meth:`decode`, values left as they come: what training losses look at."""
         return self.decoder(self.post_quant_conv(features.to(self.post_quant_conv.weight.dtype)))

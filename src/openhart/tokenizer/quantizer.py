@@ -111,7 +111,7 @@ class MultiScaleQuantizer(nn.Module):
 
     def nearest(self, tokens: Tensor) -> Tensor:
         """Index of the nearest code of each vector, (B, N, z) → (B, N)."""
-        flat, table = tokens.detach().flatten(0, 1).float(), self.codebook.weight.detach().float()
+        flat, table = tokens.detach().flatten(0, 1).float(), self.table(tokens.device).detach().float()
         if self.normalize_codes:
             found = (F.normalize(flat, dim=-1) @ F.normalize(table, dim=-1).T).argmax(dim=-1)
         else:
@@ -122,6 +122,10 @@ class MultiScaleQuantizer(nn.Module):
     def lookup(self, codes: Tensor) -> Tensor:
         """Rows of the codebook, (B, N) → (B, N, z)."""
         return self.codebook(codes)
+
+    def table(self, device: torch.device) -> Tensor:
+        """The whole codebook, (V, z), read through the module, which may be offloaded."""
+        return self.codebook(torch.arange(self.codebook.num_embeddings, device=device))
 
     def add_scale(self, f_hat: Tensor, embedding: Tensor, scale_index: int, blend: bool = True) -> Tensor:
         """Add one scale's embedded codes to the features so far (VAR, algorithm 2).
@@ -152,7 +156,7 @@ class MultiScaleQuantizer(nn.Module):
 
     def code_inputs(self, codes: Sequence[Tensor]) -> Tensor:
         """Transformer inputs for scales 2 … K under teacher forcing, (B, Σ_{k≥2} h_k·w_k, z)."""
-        f_hat = self.empty(len(codes[0]))
+        f_hat = self.empty(len(codes[0]), codes[0].device)
         inputs = [f_hat.new_zeros(len(codes[0]), 0, f_hat.shape[1])]
         for index in range(len(self.scales) - 1):
             f_hat = self.add_scale(f_hat, self.lookup(codes[index]), index)
@@ -165,15 +169,14 @@ class MultiScaleQuantizer(nn.Module):
 
     def prefixes(self, codes: Sequence[Tensor]) -> list[Tensor]:
         """The features after each scale, φ applied at each: one tensor (B, z, H, W) per scale."""
-        f_hats = [self.empty(len(codes[0]))]
+        f_hats = [self.empty(len(codes[0]), codes[0].device)]
         for index, scale_codes in enumerate(codes):
             f_hats.append(self.add_scale(f_hats[-1], self.lookup(scale_codes), index))
         return f_hats[1:]
 
-    def empty(self, batch: int) -> Tensor:
-        """Features before the first scale: zeros, (B, z, H, W)."""
-        table = self.codebook.weight
-        return table.new_zeros(batch, table.shape[1], *self.size)
+    def empty(self, batch: int, device: torch.device) -> Tensor:
+        """Features before the first scale: zeros, (B, z, H, W), in float32."""
+        return torch.zeros(batch, self.codebook.embedding_dim, *self.size, device=device)
 
 
 def _nearest_ticks(count: int, scale_count: int) -> list[int]:

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
 from openhart.data.broken import BrokenImages, Sturdy
+from openhart.data.records import PLACE, captions_of, label_of
 from openhart.data.shards import Shards
 from openhart.data.sizes import BUCKET, Size
 from openhart.errors import UserError
@@ -38,11 +39,10 @@ from openhart.training.cache_files import (
     write_part,
 )
 from openhart.training.config import Conditioning, GeneratorRecipe
-from openhart.training.latents import TextConditions, captions_of, encode_images, label_of
+from openhart.training.latents import TextConditions, encode_images
 
 SAMPLES_A_PART = 2048
 CAPTIONS_AT_A_TIME = 64
-PLACE = "place_in_cache"
 
 
 class LatentCache(Dataset):
@@ -81,6 +81,10 @@ class LatentCache(Dataset):
             record[BUCKET], row = self.rows[index]
             ending = _ending(record[BUCKET])
         return (part.row("codes" + ending, row), part.row("targets" + ending, row)), record
+
+    def known_records(self) -> Iterator[dict[str, Any]]:
+        """What is known of every sample without its tensors."""
+        return map(json.loads, self.lines)
 
     def bucket(self, index: int) -> Size | None:
         """The size of a sample, where there are several."""

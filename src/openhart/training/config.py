@@ -1,8 +1,7 @@
 """Recipes: one YAML file makes a run. Names, types and ranges are checked before anything starts."""
 
-import inspect
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 import yaml
@@ -10,25 +9,49 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveInt,
-    ValidationError,
+    PlainValidator,
     field_validator,
     model_validator,
 )
 from torch import nn
 
 from openhart.arithmetic import fastest_dtype
-from openhart.errors import UserError
+from openhart.checks import (
+    Below1,
+    Count,
+    Depth,
+    Flag,
+    Natural,
+    Number,
+    Place,
+    Positive,
+    Share,
+    Text,
+    Weight,
+    Width,
+    check_settings,
+    parse_values,
+)
+from openhart.errors import UserError, reason
+from openhart.generation import SamplingSettings
+from openhart.reading import read_text
+from openhart.scales import OptionalScales
 
-Share = Field(default=0.0, ge=0, le=1)
+Rate = Annotated[Number, Field(gt=0, le=1)]
+Pixels = Annotated[int, Field(strict=True, ge=1, le=2**14)]
+SHOWN_SAMPLES = 64
+
+
+def _cache(value: Any) -> Any:
+    if isinstance(value, bool) or (isinstance(value, str) and value.strip() and "\0" not in value):
+        return value
+    raise ValueError(f"must be true, false or the name of a folder, got {value!r:.60}")
 
 
 class Section(BaseModel):
-    """A part of a recipe: unknown names are errors."""
+    """A part of a recipe: unknown names are errors, and numbers are finite."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 class Data(Section):
@@ -40,12 +63,12 @@ class Data(Section):
     ``only`` keeps a folder's records whose fields are among those listed, such as ``style: [noto]``.
     """
 
-    train: str
-    test: str | None = None
-    only: dict[str, list[str]] = {}
-    buckets: list[tuple[PositiveInt, PositiveInt]] = []
-    batch_size: PositiveInt = 32
-    workers: int = Field(default=1, ge=0)
+    train: Place
+    test: Place | None = None
+    only: dict[Text, list[Text]] = {}
+    buckets: list[tuple[Pixels, Pixels]] = []
+    batch_size: Width = 32
+    workers: Annotated[Natural, Field(le=1024)] = 1
 
     @field_validator("buckets")
     @classmethod
@@ -60,22 +83,22 @@ class OptimizerSettings(Section):
 
     ``kind: adamw`` trains all weights by AdamW. ``kind: muon`` trains the matrices of hidden layers and the
     convolutions by Muon with ``muon_learning_rate`` and ``momentum``, and the rest by AdamW with
-    ``learning_rate`` and ``betas``. Both follow one schedule: linear warm-up over ``warmup_steps``, then
-    ``schedule: cosine`` down to ``final_ratio`` of the peak, or ``schedule: wsd``, constant until the last
-    ``decay_share`` of the run and then linear down to ``final_ratio``.
+    ``learning_rate`` and ``betas``. Both rates follow one schedule: linear warm-up over ``warmup_steps``,
+    then ``schedule: cosine`` down to ``final_ratio`` of the peak, or ``schedule: wsd``, constant until the
+    last ``decay_share`` of the run and then linear down to ``final_ratio``.
     """
 
     kind: Literal["adamw", "muon"] = "adamw"
-    learning_rate: float = Field(gt=0)
-    muon_learning_rate: float = Field(default=0.02, gt=0)
-    momentum: float = Field(default=0.95, ge=0, lt=1)
+    learning_rate: Rate
+    muon_learning_rate: Rate = 0.02
+    momentum: Below1 = 0.95
     schedule: Literal["cosine", "wsd"] = "cosine"
-    decay_share: float = Field(default=0.4, gt=0, le=1)
-    final_ratio: float = Field(default=0.1, ge=0, le=1)
-    warmup_steps: int = Field(default=100, ge=0)
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: NonNegativeFloat = 0.0
-    max_gradient_norm: float = Field(default=1.0, gt=0)
+    decay_share: Rate = 0.4
+    final_ratio: Share = 0.1
+    warmup_steps: Natural = 100
+    betas: tuple[Below1, Below1] = (0.9, 0.95)
+    weight_decay: Annotated[Number, Field(ge=0, le=100)] = 0.0
+    max_gradient_norm: Positive = 1.0
 
 
 class Run(Section):
@@ -88,19 +111,19 @@ class Run(Section):
     generators under ``ddp`` on GPUs without bfloat16; ``auto`` takes bf16 where the machine is faster in it.
     """
 
-    output: str
-    seed: int = 0
+    output: Place
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 0
     precision: Literal["no", "bf16", "fp16"] = Field(default="auto", validate_default=True)
-    accumulation: PositiveInt = 1
-    gradient_checkpointing: bool = False
-    compile: bool = False
+    accumulation: Width = 1
+    gradient_checkpointing: Flag = False
+    compile: Flag = False
     trackers: list[Literal["tensorboard", "wandb"]] = ["tensorboard"]
-    ema_decay: float = Field(default=0.999, ge=0, lt=1)
-    log_every: PositiveInt = 20
-    save_every: PositiveInt = 200
-    sample_every: PositiveInt = 500
-    keep_checkpoints: PositiveInt = 2
-    max_skipped: PositiveInt = 10
+    ema_decay: Below1 = 0.999
+    log_every: Count = 20
+    save_every: Count = 200
+    sample_every: Count = 500
+    keep_checkpoints: Count = 2
+    max_skipped: Count = 10
     parallel: Literal["ddp", "fsdp"] = "ddp"
 
     @field_validator("precision", mode="before")
@@ -127,9 +150,9 @@ class Exchange(Section):
     ``nearest`` neighbours in the codebook.
     """
 
-    pictures: float = Field(default=0.1, ge=0, le=1)
-    codes: float = Field(default=0.5, ge=0, le=1)
-    nearest: PositiveInt = 100
+    pictures: Share = 0.1
+    codes: Share = 0.5
+    nearest: Count = 100
 
 
 class Phase(Section):
@@ -145,16 +168,16 @@ class Phase(Section):
     as drawn.
     """
 
-    name: str
-    steps: PositiveInt
-    discrete_share: float = Share
+    name: Text
+    steps: Count
+    discrete_share: Share = 0.0
     train: Literal["all", "decoder"] = "all"
-    kmeans_start: bool = False
+    kmeans_start: Flag = False
     exchange: Exchange | None = None
-    random_residual: bool = False
-    scale_dropout: float = Share
-    perceptual: bool = True
-    adversarial: bool = False
+    random_residual: Flag = False
+    scale_dropout: Share = 0.0
+    perceptual: Flag = True
+    adversarial: Flag = False
 
     @property
     def learns_codes(self) -> bool:
@@ -169,17 +192,17 @@ class TokenizerLosses(Section):
     step, always with the weight ``perceptual_weight``.
     """
 
-    l1: NonNegativeFloat = 1.0
-    l2: NonNegativeFloat = 0.0
-    perceptual: str | None = "efficientnet"
-    perceptual_weight: NonNegativeFloat = 1.0
-    perceptual_every: PositiveInt = 1
-    quantization: NonNegativeFloat = 1.0
-    commitment: NonNegativeFloat = 0.25
-    adversarial: NonNegativeFloat = 0.5
-    adversarial_ramp_steps: PositiveInt = 500
-    discriminator_width: int = Field(default=64, gt=0, multiple_of=2)
-    discriminator_learning_rate: float = Field(default=1e-4, gt=0)
+    l1: Weight = 1.0
+    l2: Weight = 0.0
+    perceptual: Text | None = "efficientnet"
+    perceptual_weight: Weight = 1.0
+    perceptual_every: Count = 1
+    quantization: Weight = 1.0
+    commitment: Weight = 0.25
+    adversarial: Weight = 0.5
+    adversarial_ramp_steps: Count = 500
+    discriminator_width: Annotated[Width, Field(multiple_of=2)] = 64
+    discriminator_learning_rate: Rate = 1e-4
 
 
 class TokenizerRecipe(Section):
@@ -192,13 +215,13 @@ class TokenizerRecipe(Section):
     run: Run
     data: Data
     model: dict[str, Any] = {}
-    phases: list[Phase] = Field(min_length=1)
+    phases: list[Phase] = Field(min_length=1, max_length=100)
     optimizer: OptimizerSettings
     losses: TokenizerLosses = TokenizerLosses()
-    mirror: bool = False
-    revive_every: PositiveInt = 50
-    revival_memory: float = Field(default=0.98, ge=0, lt=1)
-    initial: str | None = None
+    mirror: Flag = False
+    revive_every: Count = 50
+    revival_memory: Below1 = 0.98
+    initial: Place | None = None
 
     @model_validator(mode="after")
     def _codes_need_range(self) -> "TokenizerRecipe":
@@ -215,33 +238,42 @@ class Conditioning(Section):
     """
 
     kind: Literal["text", "label"] = "text"
-    text_encoder: str = "all-MiniLM-L6-v2"
-    max_tokens: PositiveInt = 24
-    instruction: str = ""
-    num_classes: PositiveInt | None = None
-    drop: float = Field(default=0.1, ge=0, lt=1)
-    word_drop: float = Field(default=0.0, ge=0, lt=1)
+    text_encoder: Place = "all-MiniLM-L6-v2"
+    max_tokens: Width = 24
+    instruction: Text = ""
+    num_classes: Count | None = None
+    drop: Below1 = 0.1
+    word_drop: Below1 = 0.0
 
 
 class ResidualHead(Section):
     """``kind: token`` sees one token at a time; ``wide`` also its neighbours."""
 
     kind: Literal["token", "wide"] = "token"
-    width: PositiveInt = 384
-    depth: PositiveInt = 4
-    repeats: PositiveInt = 4
-    weight: NonNegativeFloat = 1.0
-    condition_top_k: PositiveInt = 600
-    condition_top_p: float = Field(default=0.96, gt=0, le=1)
+    width: Width = 384
+    depth: Depth = 4
+    repeats: Depth = 4
+    weight: Weight = 1.0
+    condition_top_k: Count = 600
+    condition_top_p: Annotated[Share, Field(gt=0)] = 0.96
 
 
 class Thinning(Section):
     """Share of the last scale's tokens left out of a step, drawn from a truncated normal (HART,
     section 3.3): about 80 % with these values."""
 
-    mean: float = 1.0
-    deviation: float = Field(default=0.25, gt=0)
-    least: float = Field(default=0.5, ge=0, le=1)
+    mean: Number = 1.0
+    deviation: Annotated[Number, Field(ge=0.01, le=10)] = 0.25
+    least: Below1 = 0.5
+
+    @model_validator(mode="after")
+    def _some_of_the_normal_lies_inside(self) -> "Thinning":
+        reach = 4 * self.deviation
+        if not self.least - reach <= self.mean <= 1 + reach:
+            raise ValueError(
+                f"mean {self.mean} lies more than 4 deviations from {self.least} … 1, where shares are drawn"
+            )
+        return self
 
 
 class Lora(Section):
@@ -251,9 +283,9 @@ class Lora(Section):
     what an adapter adds.
     """
 
-    rank: PositiveInt = 16
-    alpha: float = Field(default=16.0, gt=0)
-    targets: list[str] = Field(default=["qkv", "proj", "gate", "up", "down"], min_length=1)
+    rank: Width = 16
+    alpha: Positive = 16.0
+    targets: list[Text] = Field(default=["qkv", "proj", "gate", "up", "down"], min_length=1)
 
 
 class GeneratorRecipe(Section):
@@ -270,20 +302,26 @@ class GeneratorRecipe(Section):
 
     run: Run
     data: Data
-    tokenizer: str
-    scales: list[int | tuple[int, int]] | None = None
-    steps: PositiveInt
+    tokenizer: Place
+    scales: OptionalScales = None
+    steps: Count
     model: dict[str, Any] = {}
     conditioning: Conditioning = Conditioning()
     residual: ResidualHead | None = ResidualHead()
     optimizer: OptimizerSettings
     thinning: Thinning | None = None
-    cache: bool | str = True
-    initial: str | None = None
+    cache: Annotated[bool | str, PlainValidator(_cache)] = True
+    initial: Place | None = None
     lora: Lora | None = None
-    sample_prompts: list[str] = []
-    sample_labels: list[NonNegativeInt] = []
+    sample_prompts: list[Text] = Field(default=[], max_length=SHOWN_SAMPLES)
+    sample_labels: list[Natural] = Field(default=[], max_length=SHOWN_SAMPLES)
     sampling: dict[str, Any] = {}
+
+    @field_validator("sampling")
+    @classmethod
+    def _sampling_is_known(cls, value: dict[str, Any]) -> dict[str, Any]:
+        SamplingSettings(**value)
+        return value
 
     @model_validator(mode="after")
     def _adapters_need_a_model(self) -> "GeneratorRecipe":
@@ -334,39 +372,29 @@ def load_recipe(path: Path, kind: type[Recipe], overrides: list[str] | None = No
     Raises:
         UserError: no such file, not YAML, or a name, type or range that does not fit.
     """
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read recipe {path}: {error}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    values = _parse_yaml(read_text(path), str(path))
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold the sections of a recipe, such as run and data")
     for override in overrides or []:
         _override(values, override)
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        raise UserError(": ".join(part for part in (str(path), place, message) if part)) from error
+    return parse_values(kind, values, str(path))
 
 
 def build_model(kind: type[Model], settings: dict[str, Any]) -> Model:
     """Make a model from a recipe's settings.
 
     Raises:
-        UserError: a name that the model does not know, or a value of the wrong kind.
+        UserError: a name that the model does not know, or a value that cannot be.
     """
-    known = inspect.signature(kind).parameters
-    unknown = [name for name in settings if name not in known]
-    if unknown:
-        raise UserError(f"model: {kind.__name__} has no setting {unknown[0]}; it has {', '.join(known)}")
+    check_settings(kind, settings, "model")
+    return kind(**settings)
+
+
+def _parse_yaml(text: str, where: str) -> Any:
     try:
-        return kind(**settings)
-    except TypeError as error:
-        raise UserError(f"model: a setting of {kind.__name__} is of the wrong kind: {error}") from error
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a ValueError is a date that cannot be
+        raise UserError(f"{where} is not valid YAML: {reason(error)}") from error
 
 
 def _override(values: dict[str, Any], override: str) -> None:
@@ -377,10 +405,7 @@ def _override(values: dict[str, Any], override: str) -> None:
     place: Any = values
     for section in sections:
         place = _step_into(place, section, name)
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"the value of {name} is not valid YAML: {text!r}") from error
+    value = _parse_yaml(text, f"the value of {name}")
     if isinstance(place, list):
         place[_index(place, last, name)] = value
     elif isinstance(place, dict):
@@ -398,6 +423,6 @@ def _step_into(place: Any, section: str, name: str) -> Any:
 
 
 def _index(place: list[Any], text: str, name: str) -> int:
-    if not text.isdigit() or int(text) >= len(place):
+    if not text.isdecimal() or int(text) >= len(place):
         raise UserError(f"{name}: {text!r} must be a number below {len(place)}")
     return int(text)

@@ -68,7 +68,7 @@ def _run(recipe: GeneratorRecipe, quiet: bool) -> tuple[Accelerator, Path]:
         with torch.device("meta"):  # says now if the recipe's model cannot be
             model, _ = _build_transformer(recipe, tokenizer, context)
     for size in recipe.data.buckets:
-        model.at(tokenizer.at(size).quantizer.scales)
+        model.check_scales(tokenizer.at(size).quantizer.scales)
     has_head = recipe.residual is not None and (start is None or start.residual_head is not None)
     accelerator, output = open_run(recipe, all_used=has_head)
     tokenizer.to(accelerator.device)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from openhart.conditioning.text import empty_condition
+from openhart.data.records import captions_of, label_of
 from openhart.data.sizes import BUCKET
 from openhart.data.words import drop_words
 from openhart.scales import split_by_scale
@@ -13,7 +14,6 @@ from openhart.training.batches import drawn
 from openhart.training.config import Thinning
 from openhart.training.generator_losses import Batch
 from openhart.training.generator_stage import Stage
-from openhart.training.latents import captions_of, label_of
 
 
 @torch.no_grad()
@@ -52,7 +52,7 @@ def _condition(
     dropped = drawn(torch.rand, (1,), generators)[:, 0] < settings.drop
     if stage.conditions is None:
         assert settings.num_classes is not None
-        labels = torch.tensor([label_of(record) for record in records])
+        labels = torch.tensor([label_of(record, settings.num_classes) for record in records])
         labels[dropped] = settings.num_classes
         return labels, torch.ones(len(records), 1, dtype=torch.bool)
     chosen = []

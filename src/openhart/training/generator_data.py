@@ -15,7 +15,7 @@ from openhart.model_files import loading
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.training.cache import CachedConditions, LatentCache, describe, make_cache
 from openhart.training.config import GeneratorRecipe, load_recipe
-from openhart.training.latents import Latents, TextConditions, check_records, encode_images, some_samples
+from openhart.training.latents import Latents, TextConditions, check_data, encode_images, some_samples
 
 RESIDUAL_SHARE_KEPT = 0.995
 MEASURED_SAMPLES = 512
@@ -39,10 +39,11 @@ def open_data(recipe: GeneratorRecipe, tokenizer: HybridTokenizer) -> tuple[Any,
     settings = recipe.conditioning
     if isinstance(recipe.cache, str):
         cache = LatentCache(Path(recipe.cache), describe(recipe, tokenizer))
+        check_data(cache, settings.kind, settings.num_classes)
         return cache, CachedConditions(settings, cache) if settings.kind == "text" else None
     sizes = recipe.data.buckets or [tokenizer.image_size]
     dataset = open_dataset(recipe.data.train, *sizes, only=recipe.data.only)
-    check_records(dataset, settings.kind)
+    check_data(dataset, settings.kind, settings.num_classes)
     return dataset, TextConditions(settings) if settings.kind == "text" else None
 
 

@@ -47,11 +47,11 @@ class GeneratorLosses(nn.Module):
         Returns:
             ``loss`` and its parts: cross-entropy over all scales and of each, diffusion.
         """
-        transformer = self.transformer.at(batch.scales)
+        transformer = self.transformer
         context, mask = batch.context, batch.mask
         if self.label_encoder is not None:
             context, mask = self.label_encoder(context)
-        hidden = transformer(batch.scale_inputs, context, mask, keep=batch.keep)
+        hidden = transformer(batch.scale_inputs, context, mask, keep=batch.keep, scales=batch.scales)
         logits = transformer.logits(hidden, transformer.prepare(context, mask)).float()
         wanted = torch.cat([*batch.codes[:-1], _kept(batch.codes[-1], batch.keep)], dim=1)
         losses = F.cross_entropy(logits.transpose(1, 2), wanted, reduction="none")

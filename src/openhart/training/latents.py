@@ -16,8 +16,8 @@ from tqdm.auto import tqdm
 from openhart.conditioning.text import encode_prompts, load_text_encoder
 from openhart.data import collate
 from openhart.data.broken import BrokenImages, Sturdy
+from openhart.data.records import captions_of, check_records
 from openhart.data.sizes import BUCKET, Size
-from openhart.errors import UserError
 from openhart.interrupts import outlive_interrupts
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.training.config import Conditioning
@@ -80,39 +80,21 @@ class TextConditions:
         )
 
 
-def captions_of(record: dict[str, Any]) -> list[str]:
-    """All captions of a record.
-
-    Raises:
-        UserError: it has none.
-    """
-    captions = record.get("captions") or ([record["text"]] if record.get("text") else [])
-    if not captions:
-        raise UserError(f"{record.get('file_name', 'a sample')} has no caption: give it a text")
-    return captions
-
-
-def label_of(record: dict[str, Any]) -> int:
-    """The class of a record.
-
-    Raises:
-        UserError: it has none.
-    """
-    if "label" not in record:
-        raise UserError(f"{record.get('file_name', 'a sample')} has no label")
-    return int(record["label"])
-
-
-def check_records(dataset: Any, kind: str) -> None:
+def check_data(dataset: Any, kind: str, classes: int | None) -> None:
     """Look for a caption or a label in every record that is known before reading, else in the first.
 
+    Args:
+        dataset: images and records.
+        kind: ``text`` or ``label``.
+        classes: how many classes there are; None for any number.
+
     Raises:
-        UserError: a record has none.
+        UserError: a record has none, or one that cannot be used.
     """
-    wanted = label_of if kind == "label" else captions_of
-    records = getattr(dataset, "records", None)
-    for record in [record for _, record in some_samples(dataset, 1)] if records is None else records:
-        wanted(record)
+    if hasattr(dataset, "known_records"):
+        check_records(dataset.known_records(), kind, classes)
+    else:
+        check_records([record for _, record in some_samples(dataset, 1)], kind, classes)
 
 
 def some_samples(dataset: Any, count: int) -> list[tuple[Tensor, dict[str, Any]]]:

@@ -88,7 +88,8 @@ def attend_all(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     blocks are faster than it.
     """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and not torch.is_grad_enabled():
-        return attend_in_blocks(q, k, v, scale)
+        with torch.autocast("cpu", enabled=False):  # which would cast a product but not where it is put
+            return attend_in_blocks(q, k, v, scale)
     return F.scaled_dot_product_attention(q, k, v, scale=scale)
 
 
@@ -113,14 +114,20 @@ class KVCache:
 
     Args:
         shape: (layers, 2, B, heads, positions, head size).
+        scales: of the code maps whose positions it holds, after the context's.
         device: where it lives.
         dtype: of keys and values.
     """
 
     def __init__(
-        self, shape: tuple[int, int, int, int, int, int], device: torch.device, dtype: torch.dtype
+        self,
+        shape: tuple[int, int, int, int, int, int],
+        scales: Scales,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
         self.store = torch.empty(shape, device=device, dtype=dtype)
+        self.scales = scales
         self.length = 0
 
     def attend(self, layer: int) -> Attend:
@@ -131,7 +138,7 @@ class KVCache:
             keys, values = self.store[layer, :, : len(k), :, :end]
             keys[:, :, self.length :] = k
             values[:, :, self.length :] = v
-            return attend_all(q, keys, values, scale)
+            return attend_all(q.to(keys.dtype), keys, values, scale)
 
         return attend
 
@@ -163,7 +170,7 @@ class LinearGivenBias(nn.Linear):
 
 
 class Attention(nn.Module):
-    """Both ends of multi-head attention with rotary positions; who sees whom is the caller's.
+    """Multi-head attention with rotary positions; who sees whom is the caller's.
 
     Args:
         width: C.
@@ -182,6 +189,10 @@ class Attention(nn.Module):
             nn.Parameter(torch.full((num_heads, 1, 1), math.log(4.0))) if normalize else None
         )
         self.scale = 1.0 if normalize else 0.25 / math.sqrt(width // num_heads)
+
+    def forward(self, x: Tensor, rotation: Rotation | None, attend: Attend) -> Tensor:
+        """(B, N, C) → (B, N, C)."""
+        return self.merge(attend(*self.heads(x, rotation), self.scale))
 
     @property
     def qkv_bias(self) -> Tensor:

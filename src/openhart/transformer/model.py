@@ -1,137 +1,43 @@
 """The transformer that predicts each scale's codes from context and coarser scales (HART, 3.2)."""
 
-import copy
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
+from pydantic import Field
 from torch import Tensor, nn
 
+from openhart.checks import Count, Depth, Flag, Number, Width, checked
 from openhart.errors import UserError
-from openhart.safety import SafetensorsOnly
-from openhart.scales import Scales, count_tokens, parse_scales, split_by_scale
+from openhart.loading import CheckedLoading
+from openhart.scales import ScaleList, Scales, count_tokens, parse_scales, split_by_scale
 from openhart.sinusoids import SinusoidalEmbedding
 from openhart.transformer.attention import (
-    Attend,
-    Attention,
     KVCache,
     Rotation,
     block_causal,
     context_angles,
     scale_angles,
 )
+from openhart.transformer.block import Block
+from openhart.transformer.conditioning import Conditioning, ScaleConditioning
 from openhart.transformer.layers import (
     LinearModulation,
     OffsetModulation,
     RMSNorm,
     TableModulation,
-    build_mlp,
     build_norm,
     pool_context,
 )
 
-CHOICES = {
-    "modulation": ("table", "per_block", "shared", "none"),
-    "pooling": ("mean", "max"),
-    "levels": ("sinusoidal", "learned"),
-    "positions": ("rope", "learned"),
-}
-
-
 ADDING_TO_THE_STREAM = ("attention.proj.weight", "mlp.down.weight", "mlp.2.weight")
 
 
-@dataclass(frozen=True)
-class Conditioning:
-    """What a context means to every scale, worked out once.
-
-    Attributes:
-        tokens: (B, T, C), embedded context.
-        modulations: a tensor a block, (B, 6, C), or None: gates, scales and shifts of both halves.
-        head: (B, 2, C), scale and shift before the logits.
-        levels: (K, C), embedding of each scale's index; the context's is the first.
-        rotations: cosines and sines of the context, (B, 1, T, d), and of scales 2 … K,
-            (B, 1, h_k·w_k, d); or None.
-    """
-
-    tokens: Tensor
-    modulations: list[Tensor] | None
-    head: Tensor
-    levels: Tensor
-    rotations: list[Rotation] | None
-
-    def rows(self, count: int) -> "Conditioning":
-        """The first ``count`` samples alone."""
-        return Conditioning(
-            self.tokens[:count],
-            self.modulations and [part[:count] for part in self.modulations],
-            self.head[:count],
-            self.levels,
-            self.rotations and [(cos[:count], sin[:count]) for cos, sin in self.rotations],
-        )
-
-    def beside(self, other: "Conditioning") -> "Conditioning":
-        """These samples, then as many of another conditioning, which may be one sample and one token."""
-
-        def join(mine: Tensor, theirs: Tensor) -> Tensor:
-            return torch.cat([mine, theirs.expand_as(mine)])
-
-        modulations, rotations = self.modulations, self.rotations
-        if modulations is not None and other.modulations is not None:
-            modulations = [join(*pair) for pair in zip(modulations, other.modulations, strict=True)]
-        if rotations is not None and other.rotations is not None:
-            pairs = zip(rotations, other.rotations, strict=True)
-            rotations = [(join(mine[0], theirs[0]), join(mine[1], theirs[1])) for mine, theirs in pairs]
-        tokens, head = join(self.tokens, other.tokens), join(self.head, other.head)
-        return Conditioning(tokens, modulations, head, self.levels, rotations)
-
-
-class Block(nn.Module):
-    """Attention and MLP, each behind one shared norm and its part of the modulation.
-
-    A modulation (B, 6, C) holds gate₁ gate₂ scale₁ scale₂ shift₁ shift₂.
-    """
-
-    def __init__(
-        self, width: int, num_heads: int, mlp: str, mlp_ratio: float, norm: nn.Module, unit: bool
-    ) -> None:
-        super().__init__()
-        self.norm = norm
-        self.attention = Attention(width, num_heads, unit)
-        self.mlp = build_mlp(mlp, width, mlp_ratio)
-
-    def forward(
-        self, x: Tensor, modulation: Tensor | None, rotation: Rotation | None, attend: Attend
-    ) -> Tensor:
-        """(B, N, C) → (B, N, C)."""
-        q, k, v = self.before(x, modulation, rotation)
-        return self.after(x, attend(q, k, v, self.attention.scale), modulation)
-
-    def before(
-        self, x: Tensor, modulation: Tensor | None, rotation: Rotation | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, (B, H, N, d) each; every token by itself."""
-        return self.attention.heads(self._norm(x, modulation, 0), rotation)
-
-    def after(self, x: Tensor, mixed: Tensor, modulation: Tensor | None) -> Tensor:
-        """Take in what attention found, (B, H, N, d), then the MLP; every token by itself."""
-        if modulation is None:
-            x = x + self.attention.merge(mixed)
-            return x + self.mlp(self.norm(x))
-        x = x + modulation[:, 0, None] * self.attention.merge(mixed)
-        return x + modulation[:, 1, None] * self.mlp(self._norm(x, modulation, 1))
-
-    def _norm(self, x: Tensor, modulation: Tensor | None, half: int) -> Tensor:
-        if modulation is None:
-            return self.norm(x)
-        return self.norm(x) * (1 + modulation[:, 2 + half, None]) + modulation[:, 4 + half, None]
-
-
-class HartTransformer(SafetensorsOnly, ModelMixin, ConfigMixin, PeftAdapterMixin):
+class HartTransformer(CheckedLoading, ModelMixin, ConfigMixin, PeftAdapterMixin):
     """Predicts the codes of each scale, all at once, from context tokens and coarser scales.
 
     The T context positions stand in place of scale 1; the last of them predicts scale 1's code. With
@@ -168,34 +74,35 @@ class HartTransformer(SafetensorsOnly, ModelMixin, ConfigMixin, PeftAdapterMixin
     _repeated_blocks = ("Block",)
 
     @register_to_config
+    @checked
     def __init__(
         self,
-        depth: int = 24,
-        width: int = 1536,
-        num_heads: int = 24,
-        scales: Sequence[int | Sequence[int]] = (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64),
-        codebook_size: int = 4096,
-        code_dim: int = 32,
-        context_dim: int = 1536,
-        context_tokens: int = 300,
-        mlp_ratio: float = 4.0,
-        norm: str = "rms",
-        norm_eps: float = 1e-6,
-        mlp: str = "swiglu",
-        modulation: str = "table",
-        pooling: str = "mean",
-        levels: str = "sinusoidal",
-        positions: str = "rope",
-        normalize_attention: bool = False,
-        context_norm: bool = True,
-        context_projection: bool = True,
+        depth: Depth = 24,
+        width: Width = 1536,
+        num_heads: Depth = 24,
+        scales: ScaleList = (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64),
+        codebook_size: Annotated[Count, Field(ge=2, le=2**24)] = 4096,
+        code_dim: Width = 32,
+        context_dim: Width = 1536,
+        context_tokens: Width = 300,
+        mlp_ratio: Annotated[Number, Field(gt=0, le=64)] = 4.0,
+        norm: Literal["rms", "layer"] = "rms",
+        norm_eps: Annotated[Number, Field(gt=0, le=1)] = 1e-6,
+        mlp: Literal["swiglu", "gelu"] = "swiglu",
+        modulation: Literal["table", "per_block", "shared", "none"] = "table",
+        pooling: Literal["mean", "max"] = "mean",
+        levels: Literal["sinusoidal", "learned"] = "sinusoidal",
+        positions: Literal["rope", "learned"] = "rope",
+        normalize_attention: Flag = False,
+        context_norm: Flag = True,
+        context_projection: Flag = True,
     ) -> None:
         super().__init__()
-        given = {
-            "modulation": modulation, "pooling": pooling, "levels": levels, "positions": positions
-        }  # fmt: skip
-        _check_choices(given)
-        _check_shape(depth, width, num_heads, context_tokens, positions)
+        step = 4 if positions == "rope" else 1
+        if width % (num_heads * step):
+            raise UserError(f"width must be a multiple of {step} times num_heads ({num_heads}), got {width}")
+        if mlp == "gelu" and round(width * mlp_ratio) < 1:
+            raise UserError(f"mlp_ratio must leave the MLP a channel, got {mlp_ratio} of width {width}")
         if not context_projection and context_dim != width:
             raise UserError(
                 f"without context_projection, context_dim must be the width {width}, got {context_dim}"
@@ -230,21 +137,19 @@ class HartTransformer(SafetensorsOnly, ModelMixin, ConfigMixin, PeftAdapterMixin
         )
         self._initialise(depth)
 
-    def at(self, scales: Scales) -> "HartTransformer":
-        """The same transformer for another list of as many scales; weights are shared.
+    def check_scales(self, scales: Scales | None) -> Scales:
+        """Scales that the transformer can work on: its own if None, or as many of other sizes.
 
         Raises:
-            UserError: learned positions or levels, which belong to their scales.
+            UserError: another number of scales, or learned positions, which belong to their scales.
         """
-        if scales == self.scales:
-            return self
+        if scales is None or scales == self.scales:
+            return self.scales
         if self.position_embed is not None:
             raise UserError("a transformer with learned positions takes no other sizes: use positions: rope")
         if len(scales) != len(self.scales) or scales[0] != (1, 1):
             raise UserError(f"scales must be {len(self.scales)}, the first 1×1, got {scales}")
-        other = copy.copy(self)
-        other.scales = scales
-        return other
+        return scales
 
     def _initialise(self, depth: int) -> None:
         """Small linear maps, smaller still where they add to the stream; open gates in tables."""
@@ -270,21 +175,24 @@ class HartTransformer(SafetensorsOnly, ModelMixin, ConfigMixin, PeftAdapterMixin
         if self.position_embed is not None:
             nn.init.trunc_normal_(self.position_embed, std=0.02)
 
-    def prepare(self, context: Tensor, mask: Tensor) -> Conditioning:
-        """Work out once what every scale needs of a context.
+    def prepare(self, context: Tensor, mask: Tensor, scales: Scales | None = None) -> Conditioning:
+        """Compute what all scales derive from a context.
 
         Args:
             context: (B, T, D); or (B, 1, D), a token that stands in all T places, at position 0.
             mask: (B, T) or (B, 1) bool, real positions. Attention does not mask the others; pooling does.
+            scales: of the code maps; None for the transformer's own.
 
         Raises:
-            UserError: the context has another shape than the transformer was built for.
+            UserError: the context has another shape than the transformer was built for, or it cannot take the
+                scales.
         """
         expected = (self.config.context_tokens, self.config.context_dim)
         if context.ndim != 3 or context.shape[1] not in (1, expected[0]) or context.shape[2] != expected[1]:
             raise UserError(
                 f"context must be (batch, {expected[0]}, {expected[1]}), got {tuple(context.shape)}"
             )
+        scales = self.check_scales(scales)
         tokens = self.context_embed(self.context_rms(context.to(self.word_embed.weight.dtype)))
         pooled = pool_context(tokens, mask, self.config.pooling)
         if self.shared_modulation is not None:
@@ -292,38 +200,72 @@ class HartTransformer(SafetensorsOnly, ModelMixin, ConfigMixin, PeftAdapterMixin
         modulations = None
         if self.modulations is not None:
             modulations = [part(pooled) for part in self.modulations]
-        levels = self.level_embed(torch.arange(len(self.scales), device=tokens.device))
+        levels = self.level_embed(torch.arange(len(scales), device=tokens.device))
         head = self.head_modulation(tokens.amax(dim=1))
-        return Conditioning(tokens, modulations, head, levels, self._rotations(mask))
+        return Conditioning(tokens, modulations, head, levels, self._rotations(mask, scales))
 
-    def _rotations(self, mask: Tensor) -> list[Rotation] | None:
+    def _rotations(self, mask: Tensor, scales: Scales) -> list[Rotation] | None:
         if self.position_embed is not None:
             return None
         head_dim = self.config.width // self.config.num_heads
         ids = mask.cumsum(dim=1) - 1
         parts = [context_angles(ids, head_dim)]
-        if len(self.scales) > 1:
-            angles = scale_angles(self.scales[1:], ids[:, -1], head_dim)
-            parts += split_by_scale(angles, self.scales[1:])
+        if len(scales) > 1:
+            angles = scale_angles(scales[1:], ids[:, -1], head_dim)
+            parts += split_by_scale(angles, scales[1:])
         return [(part[:, None].cos(), part[:, None].sin()) for part in parts]
 
     def forward(
-        self, scale_inputs: Tensor, context: Tensor, mask: Tensor, keep: Tensor | None = None
-    ) -> Tensor:
-        """Hidden states of all scales at once, each position seeing its scale and coarser ones.
+        self,
+        scale_inputs: Tensor | None,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+        keep: Tensor | None = None,
+        scales: Scales | None = None,
+        empty: tuple[Tensor, Tensor] | None = None,
+        cache: KVCache | None = None,
+        given: ScaleConditioning | None = None,
+    ) -> Any:
+        """All scales at once, or, with a cache, the context or one scale.
+
+        Every pass of the transformer is a call of the module, so that hooks and compilation take hold of it.
+
+        - ``model(scale_inputs, context, mask, keep, scales)``: all scales under teacher forcing, each
+          position seeing its scale and coarser ones → hidden states (B, L, C): the last context position,
+          then scales 2 … K (the last one thinned by ``keep``).
+        - ``model(None, context, mask, empty=…, cache=cache)``: the contexts, whose keys and values enter the
+          cache → hidden states of the last position, (B, 1, C) or (2B, 1, C), its logits, and the
+          :class:`Conditioning`.
+        - ``model(scale_input, cache=cache, given=…)``: the next scale, the context and coarser scales being
+          in the cache → hidden states (B, n, C) and logits (B, n, V).
 
         Args:
-            scale_inputs: (B, Σ_{k≥2} h_k·w_k, z), features so far at scales 2 … K.
+            scale_inputs: features so far at scales 2 … K, (B, Σ_{k≥2} h_k·w_k, z), or at one, (B, n, z).
             context: (B, T, D).
             mask: (B, T) bool.
-            keep: (B, h_K·w_K) bool, tokens of the last scale that take part, as many in each row;
-                None for all.
-
-        Returns:
-            (B, L, C): the last context position, then scales 2 … K (the last one thinned by ``keep``).
+            keep: (B, h_K·w_K) bool, tokens of the last scale that take part, as many in each row; None for
+                all.
+            scales: of the code maps; None for the transformer's own.
+            empty: context (1, 1, D) and mask (1, 1) of the empty condition, for guidance: all its positions
+                are identical, so it is computed for one token and broadcast. Its B samples follow the others.
+            cache: of B sequences, or of 2B with ``empty``; new positions are added.
+            given: what :meth:`Conditioning.at_scale` says of the scale's tokens.
         """
-        conditioning = self.prepare(context, mask)
-        x, lengths = self._inputs(scale_inputs, conditioning)
+        if cache is not None and given is not None:
+            assert scale_inputs is not None
+            return self._next_scale(scale_inputs, cache, given)
+        assert context is not None
+        assert mask is not None
+        if cache is not None:
+            return self._prefill((context, mask), empty, cache)
+        assert scale_inputs is not None
+        return self._all_scales(scale_inputs, context, mask, keep, self.check_scales(scales))
+
+    def _all_scales(
+        self, scale_inputs: Tensor, context: Tensor, mask: Tensor, keep: Tensor | None, scales: Scales
+    ) -> Tensor:
+        conditioning = self.prepare(context, mask, scales)
+        x, lengths = self._inputs(scale_inputs, conditioning, scales)
         rotation = None if conditioning.rotations is None else _join_rotations(conditioning.rotations)
         if keep is not None:
             stay = torch.cat([keep.new_ones(len(x), x.shape[1] - keep.shape[1]), keep], dim=1)
@@ -340,8 +282,10 @@ class HartTransformer(SafetensorsOnly, ModelMixin, ConfigMixin, PeftAdapterMixin
                 x = block(x, modulation, rotation, attend)
         return x[:, self.config.context_tokens - 1 :]
 
-    def _inputs(self, scale_inputs: Tensor, conditioning: Conditioning) -> tuple[Tensor, list[int]]:
-        lengths = [self.config.context_tokens, *(h * w for h, w in self.scales[1:])]
+    def _inputs(
+        self, scale_inputs: Tensor, conditioning: Conditioning, scales: Scales
+    ) -> tuple[Tensor, list[int]]:
+        lengths = [self.config.context_tokens, *(h * w for h, w in scales[1:])]
         words = self.word_embed(scale_inputs.to(self.word_embed.weight.dtype))
         repeats = torch.tensor(lengths, device=words.device)
         x = torch.cat([conditioning.tokens, words.to(conditioning.tokens.dtype)], dim=1)
@@ -350,93 +294,88 @@ class HartTransformer(SafetensorsOnly, ModelMixin, ConfigMixin, PeftAdapterMixin
             x = x + self.position_embed
         return x, lengths
 
-    def allocate_cache(self, batch: int) -> KVCache:
-        """A cache for all positions of ``batch`` sequences, in the weights' dtype and place."""
-        heads = self.config.num_heads
-        positions = self.config.context_tokens + count_tokens(self.scales) - 1
-        shape = (len(self.blocks), 2, batch, heads, positions, self.config.width // heads)
-        weight = self.word_embed.weight
-        return KVCache(shape, weight.device, weight.dtype)
-
-    def forward_context(
-        self, conditioning: Conditioning, cache: KVCache, empty: Conditioning | None = None
-    ) -> Tensor:
-        """Let contexts be seen.
+    def allocate_cache(
+        self, batch: int, scales: Scales | None = None, device: torch.device | None = None
+    ) -> KVCache:
+        """A cache for all positions of some sequences, in the dtype in which attention works.
 
         Args:
-            conditioning: of B samples.
-            cache: of as many sequences, or of twice as many with ``empty``.
-            empty: of the empty context, (1, 1, D), alike for all samples and in all places: what it
-                means is worked out for one token, and kept in the cache for each.
+            batch: sequences.
+            scales: of the code maps; None for the transformer's own.
+            device: where it lives; None for where the weights are.
 
-        Returns:
-            hidden states of the last position, (B, 1, C) or (2B, 1, C).
+        Raises:
+            UserError: scales that the transformer cannot take.
         """
-        batch = len(conditioning.tokens)
-        if empty is not None and self.config.context_tokens == 1:  # one pass reads the weights once
-            conditioning, empty, batch = conditioning.beside(empty), None, 2 * batch
-        last = self._see_context(conditioning, cache, slice(0, batch))
-        if empty is not None:
-            nothing = self._see_context(empty, cache, slice(batch, 2 * batch))
-            last = torch.cat([last, nothing.expand_as(last)])
+        scales = self.check_scales(scales)
+        weight, heads = self.word_embed.weight, self.config.num_heads
+        device, dtype = device or weight.device, weight.dtype
+        if torch.is_autocast_enabled(device.type):
+            dtype = torch.get_autocast_dtype(device.type)
+        positions = self.config.context_tokens + count_tokens(scales) - 1
+        shape = (len(self.blocks), 2, batch, heads, positions, self.config.width // heads)
+        return KVCache(shape, scales, device, dtype)
+
+    def _prefill(
+        self, context: tuple[Tensor, Tensor], empty: tuple[Tensor, Tensor] | None, cache: KVCache
+    ) -> tuple[Tensor, Tensor, Conditioning]:
+        """Run the contexts through all blocks and fill the cache with their keys and values."""
+        batch = len(context[0])
+        conditioning = self._with_positions(self.prepare(*context, cache.scales))
+        if empty is None:
+            last = self._see_context(conditioning, cache, slice(0, batch))
+        else:
+            nothing = self._with_positions(self.prepare(*empty, cache.scales))
+            both = conditioning.beside(nothing)
+            if self.config.context_tokens == 1:  # one pass reads the weights once
+                last = self._see_context(both, cache, slice(0, 2 * batch))
+            else:
+                last = self._see_context(conditioning, cache, slice(0, batch))
+                other = self._see_context(nothing, cache, slice(batch, 2 * batch))
+                last = torch.cat([last, other.expand_as(last)])
+            conditioning = both
         cache.advance(self.config.context_tokens)
-        return last
+        return last, self.logits(last, conditioning), conditioning
+
+    def _with_positions(self, conditioning: Conditioning) -> Conditioning:
+        if self.position_embed is None:
+            return conditioning
+        lengths = [self.config.context_tokens, *(h * w for h, w in self.scales[1:])]
+        return replace(conditioning, positions=list(self.position_embed.split(lengths)))
 
     def _see_context(self, conditioning: Conditioning, cache: KVCache, rows: slice) -> Tensor:
-        positions = self.config.context_tokens
-        x = conditioning.tokens + conditioning.levels[0]
-        if self.position_embed is not None:
-            x = x + self.position_embed[:positions]
-        rotation = conditioning.rotations and conditioning.rotations[0]
+        given = conditioning.at_scale(0, len(conditioning.tokens))
+        x = conditioning.tokens + given.level
+        if given.position is not None:
+            x = x + given.position
         for index, block in enumerate(self.blocks):
-            modulation = conditioning.modulations and conditioning.modulations[index]
-            x = block(x, modulation, rotation, cache.attend_context(index, rows, positions))
+            modulation = given.modulations and given.modulations[index]
+            attend = cache.attend_context(index, rows, self.config.context_tokens)
+            x = block(x, modulation, given.rotation, attend)
         return x[:, -1:]
 
-    def forward_scale(
-        self,
-        scale_index: int,
-        scale_input: Tensor,
-        conditioning: Conditioning,
-        cache: KVCache,
-        places: Tensor | None = None,
-    ) -> Tensor:
-        """Hidden states of one scale, the context and coarser scales being in the cache.
-
-        Args:
-            scale_index: k, from 1; the context stands in place of scale 0.
-            scale_input: (B, n, z), features so far at this scale.
-            conditioning: what :meth:`prepare` made of the context.
-            cache: holds what was seen; the new positions are added.
-            places: (B, n), which of the scale's tokens these are; None for all.
-
-        Returns:
-            (B, n, C).
-        """
-        x = self.word_embed(scale_input.to(self.word_embed.weight.dtype)) + conditioning.levels[scale_index]
-        rotation = None if conditioning.rotations is None else conditioning.rotations[scale_index]
-        if rotation is not None and places is not None:
-            rotation = (_take_places(rotation[0], places), _take_places(rotation[1], places))
-        if self.position_embed is not None:
-            start, count = self._scale_start(scale_index), math.prod(self.scales[scale_index])
-            embedded = self.position_embed[start : start + count]
-            x = x + (embedded if places is None else embedded[places])
+    def _next_scale(
+        self, scale_input: Tensor, cache: KVCache, given: ScaleConditioning
+    ) -> tuple[Tensor, Tensor]:
+        x = self.word_embed(scale_input.to(self.word_embed.weight.dtype)) + given.level
+        if given.position is not None:
+            x = x + given.position
         for index, block in enumerate(self.blocks):
-            modulation = conditioning.modulations and conditioning.modulations[index]
-            x = block(x, modulation, rotation, cache.attend(index))
+            modulation = given.modulations and given.modulations[index]
+            x = block(x, modulation, given.rotation, cache.attend(index))
         cache.advance(x.shape[1])
-        return x
+        if given.base is not None and given.places is not None:
+            x = given.base.scatter(1, given.places[..., None].expand_as(x), x)
+        return x, self.logits(x, given)
 
-    def _scale_start(self, scale_index: int) -> int:
-        """Position of a scale's first token among context and scales 2 … K."""
-        return self.config.context_tokens + sum(h * w for h, w in self.scales[1:scale_index])
-
-    def logits(self, hidden: Tensor, conditioning: Conditioning) -> Tensor:
+    @apply_forward_hook
+    def logits(self, hidden: Tensor, conditioning: Conditioning | ScaleConditioning) -> Tensor:
         """Scores of every code, (B, N, C) → (B, N, V), in float32."""
         scale, shift = conditioning.head[:, :, None].unbind(1)
         x = self.head_norm(hidden.float()).to(hidden.dtype) * (1 + scale) + shift
         return self.head(x.to(self.head.weight.dtype)).float()
 
+    @apply_forward_hook
     def residual_condition(self, hidden: Tensor, code_embedding: Tensor) -> Tensor:
         """What the residual head is told of each token (HART, section 3.2).
 
@@ -456,11 +395,6 @@ def _join_rotations(rotations: list[Rotation]) -> Rotation:
     return torch.cat(cos, dim=2), torch.cat(sin, dim=2)
 
 
-def _take_places(part: Tensor, places: Tensor) -> Tensor:
-    """Cosines or sines (B, 1, N, d) of the places (B, n), (B, 1, n, d)."""
-    return part.expand(len(places), -1, -1, -1).take_along_dim(places[:, None, :, None], dim=2)
-
-
 def _keep_positions(part: Tensor, stay: Tensor) -> Tensor:
     """Rows of cosines or sines (B, 1, N, d) that stay, (B, 1, n, d)."""
     return part[:, 0].expand(len(stay), -1, -1)[stay].unflatten(0, (len(stay), -1))[:, None]
@@ -473,17 +407,3 @@ def _build_modulations(kind: str, depth: int, width: int) -> nn.ModuleList | Non
         return nn.ModuleList(LinearModulation(width, 6) for _ in range(depth))
     part = TableModulation if kind == "table" else OffsetModulation
     return nn.ModuleList(part(width) for _ in range(depth))
-
-
-def _check_choices(given: dict[str, str]) -> None:
-    for name, value in given.items():
-        if value not in CHOICES[name]:
-            raise UserError(f"{name} must be one of {', '.join(CHOICES[name])}, got {value!r}")
-
-
-def _check_shape(depth: int, width: int, num_heads: int, context_tokens: int, positions: str) -> None:
-    if min(depth, width, num_heads, context_tokens) < 1:
-        raise UserError("depth, width, num_heads and context_tokens must be positive")
-    step = 4 if positions == "rope" else 1
-    if width % (num_heads * step):
-        raise UserError(f"width must be a multiple of {step} times num_heads ({num_heads}), got {width}")

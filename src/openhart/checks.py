@@ -1,0 +1,196 @@
+"""Values are checked where they enter, by the types and ranges that signatures and recipes state."""
+
+import functools
+import inspect
+import reprlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+
+from openhart.errors import UserError
+
+F = TypeVar("F", bound=Callable[..., None])
+T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+
+PHRASES = {
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "int_parsing_size": "must be a smaller whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "string_type": "must be a text",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "dict_type": "must hold names and values",
+    "model_type": "must hold names and values",
+    "model_attributes_type": "must hold names and values",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "multiple_of": "must be a multiple of {multiple_of}",
+    "too_short": "must have at least {min_length} entries",
+    "too_long": "must have at most {max_length} entries",
+}
+
+
+def _no_truth_value(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not true or false")
+    return value
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, str):
+        check_text(value)
+    return value
+
+
+def _path(value: Any) -> Any:
+    if isinstance(value, str) and (not value.strip() or "\0" in value):
+        raise ValueError("must name a file or a folder")
+    return value
+
+
+def check_text(value: str) -> None:
+    """Refuse a text that cannot be written as UTF-8, which no text encoder reads.
+
+    Raises:
+        ValueError: it holds half a character.
+    """
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"must be a text in UTF-8, got {value[:40]!a}") from error
+
+
+Number = Annotated[float, BeforeValidator(_no_truth_value), Field(allow_inf_nan=False)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+Below1 = Annotated[Number, Field(ge=0, lt=1)]
+Weight = Annotated[Number, Field(ge=0, le=1e6)]
+Positive = Annotated[Number, Field(gt=0, le=1e6)]
+Natural = Annotated[int, Field(strict=True, ge=0, le=10**8)]
+Count = Annotated[int, Field(strict=True, ge=1, le=10**8)]
+Width = Annotated[int, Field(strict=True, ge=1, le=2**16)]
+Depth = Annotated[int, Field(strict=True, ge=1, le=2**10)]
+Flag = Annotated[bool, Field(strict=True)]
+Text = Annotated[str, BeforeValidator(_text)]
+Place = Annotated[Text, BeforeValidator(_path)]
+
+
+def sentence(error: ValidationError, owner: str = "") -> str:
+    """What is wrong with the first value that does not fit, and what would be right.
+
+    Args:
+        error: pydantic's.
+        owner: what the value is a part of, such as a file or a class.
+    """
+    first = error.errors(include_url=False)[0]
+    name = ".".join(str(part) for part in first["loc"])
+    kind, found = first["type"], reprlib.repr(first["input"])
+    if kind == "missing":
+        problem = f"{name} is missing"
+    elif kind == "extra_forbidden":
+        problem = f"there is no setting {name}"
+    elif kind == "value_error":
+        problem = _join(name, first["msg"].removeprefix("Value error, "))
+    elif kind in PHRASES:
+        problem = f"{name} {PHRASES[kind].format(**first.get('ctx', {}))}, got {found}"
+    else:
+        problem = f"{name} {first['msg'].replace('Input should', 'must', 1)}, got {found}"
+    return f"{owner}: {problem}" if owner else problem
+
+
+def _join(name: str, message: str) -> str:
+    """A name and what is said of it, unless the message is a sentence of its own."""
+    if message.startswith("must"):
+        return f"{name} {message}"
+    if not name or message.startswith(name.rpartition(".")[2]):
+        return message
+    return f"{name}: {message}"
+
+
+def checked(function: F, name: str | None = None) -> F:
+    """Check a constructor's arguments against its annotations before it runs.
+
+    Raises:
+        UserError: from the constructor, for an argument of the wrong type, outside its range, or of a name
+            that the constructor does not know.
+    """
+    signature, model = inspect.signature(function), _model_of(function)
+
+    @functools.wraps(function)
+    def call(self: Any, *args: Any, **kwargs: Any) -> None:
+        owner = name or type(self).__name__
+        if unknown := [name for name in kwargs if name not in signature.parameters]:
+            raise UserError(f"{owner} has no setting {unknown[0]}; it has {', '.join(model.model_fields)}")
+        given = signature.bind(self, *args, **kwargs).arguments
+        parse_values(model, {name: value for name, value in given.items() if name != "self"}, owner)
+        function(self, *args, **kwargs)
+
+    call.settings = model  # type: ignore[attr-defined]
+    return call  # type: ignore[return-value]
+
+
+def checked_dataclass(name: str) -> Callable[[type[T]], type[T]]:
+    """As :func:`checked`, for the constructor of a dataclass, which messages call by a name."""
+
+    def decorate(kind: type[T]) -> type[T]:
+        kind.__init__ = checked(kind.__init__, name)  # type: ignore[method-assign, misc]
+        return kind
+
+    return decorate
+
+
+def check_settings(kind: type, values: Mapping[str, Any], owner: str) -> dict[str, Any]:
+    """Settings of a class whose constructor is :func:`checked`, with the defaults filled in.
+
+    Args:
+        kind: the class.
+        values: its settings, as a file or a recipe has them.
+        owner: what messages name as the place of the values.
+
+    Raises:
+        UserError: a name that the class does not know, or a value that does not fit.
+    """
+    model: type[BaseModel] = kind.__init__.settings  # type: ignore[misc]
+    if unknown := [name for name in values if name not in model.model_fields]:
+        known = ", ".join(model.model_fields)
+        raise UserError(f"{owner} has an unknown setting {unknown[0]}; {kind.__name__} has {known}")
+    parse_values(model, values, owner)
+    return {name: values.get(name, field.default) for name, field in model.model_fields.items()}
+
+
+def _model_of(function: Callable[..., Any]) -> type[BaseModel]:
+    hints = get_type_hints(function, include_extras=True)
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    fields: dict[str, Any] = {
+        each.name: (hints[each.name], ... if each.default is each.empty else each.default)
+        for each in parameters
+    }
+    config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=())
+    return create_model("Settings", __config__=config, **fields)
+
+
+def parse_values(model: type[M], values: Mapping[str, Any], owner: str) -> M:
+    """Values as a pydantic model, whose types and ranges they must fit.
+
+    Raises:
+        UserError: one does not.
+    """
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        raise UserError(sentence(error, owner)) from error
+
+
+def listed(values: Iterable[Any]) -> str:
+    """Values in a sentence: ``a, b or c``."""
+    *others, last = (str(value) for value in values)
+    return f"{', '.join(others)} or {last}" if others else last

@@ -1,0 +1,82 @@
+"""What is known of an image: captions and label, typed and checked before anything learns from them."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from openhart.checks import check_text
+from openhart.data.sizes import BUCKET
+from openhart.errors import UserError
+
+BROKEN = "in_place_of"
+PLACE = "place_in_cache"
+OURS = (BUCKET, BROKEN, PLACE)
+
+
+def without_ours(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as it was read, without the names under which data sets note things of their own."""
+    return {name: value for name, value in record.items() if name not in OURS}
+
+
+def captions_of(record: Mapping[str, Any]) -> list[str]:
+    """All captions of a record.
+
+    Raises:
+        UserError: it has none, or one that is no text.
+    """
+    name = record.get("file_name", "a sample")
+    captions = record.get("captions")
+    if captions is None or captions == []:
+        captions = [] if record.get("text") in (None, "") else [record["text"]]
+    if not captions:
+        raise UserError(f"{name} has no caption: give it a text")
+    if not isinstance(captions, list | tuple):
+        raise UserError(f"the captions of {name} must be a list of texts, got {captions!r:.60}")
+    for caption in captions:
+        if not isinstance(caption, str) or not caption.strip():
+            raise UserError(f"a caption of {name} must be a text that is not empty, got {caption!r:.60}")
+        try:
+            check_text(caption)
+        except ValueError as error:
+            raise UserError(f"a caption of {name} {error}") from error
+    return list(captions)
+
+
+def label_of(record: Mapping[str, Any], classes: int | None = None) -> int:
+    """The class of a record.
+
+    Args:
+        record: of an image.
+        classes: how many there are; None for any number.
+
+    Raises:
+        UserError: it has none, or one that is no class.
+    """
+    name, label = record.get("file_name", "a sample"), record.get("label")
+    if label is None:
+        raise UserError(f"{name} has no label")
+    if type(label) is not int or label < 0:
+        raise UserError(f"the label of {name} must be a whole number from 0 on, got {label!r:.60}")
+    if classes is not None and label >= classes:
+        raise UserError(
+            f"the label of {name} is {label}, but conditioning.num_classes is {classes}: labels are 0 … "
+            f"{classes - 1}"
+        )
+    return label
+
+
+def check_records(records: Iterable[Mapping[str, Any]], kind: str, classes: int | None) -> None:
+    """Look for a caption or a label in every record.
+
+    Args:
+        records: of images.
+        kind: ``text`` or ``label``.
+        classes: how many classes there are; None for any number.
+
+    Raises:
+        UserError: a record has none, or one that cannot be used.
+    """
+    for record in records:
+        if kind == "label":
+            label_of(record, classes)
+        else:
+            captions_of(record)

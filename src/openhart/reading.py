@@ -1,0 +1,52 @@
+"""Text and JSON files as users hand them in: what cannot be read is one sentence."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from openhart.errors import UserError, reason
+
+
+def read_text(path: Path) -> str:
+    """A text in UTF-8.
+
+    Raises:
+        UserError: there is no such file, or it holds something else.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {reason(error)}") from error
+
+
+def parse_json(text: str, where: Path | str) -> dict[str, Any]:
+    """The object in a JSON text.
+
+    Args:
+        text: the JSON.
+        where: what messages name as its place.
+
+    Raises:
+        UserError: it is no JSON, or no object.
+    """
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise UserError(f"{where} cannot be read as JSON: {error.msg} at {place}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} cannot be read as JSON: {reason(error)}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{where} must hold a JSON object, names and values in braces")
+    return value
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        UserError: the file is missing, or holds something else.
+    """
+    return parse_json(read_text(path), path)

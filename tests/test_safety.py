@@ -73,7 +73,7 @@ def test_pickles_beside_weights_and_python_files_are_passed_over(model, mark):
 
 def test_weights_that_are_a_pickle_by_another_name_are_refused(model, mark):
     saved_by_torch(mark, model / "transformer" / WEIGHTS)
-    refused(model, "cannot load the model")
+    refused(model, "is broken or cut short")
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,7 @@ def check_finite(module: nn.Module, where: Path | str) -> None:
         if not plain or tensor.is_meta or not tensor.numel():
             continue
         if not all(edge.isfinite() for edge in tensor.aminmax()):
-            raise UserError(f"the weights in {where} are broken: {name} holds NaN or infinite values")
+            raise UserError(f"the weights in {where} are broken: {name} has values that are NaN or infinite")
 
 
 def _sides(shape: tuple[int, ...]) -> str:

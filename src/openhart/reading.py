@@ -21,23 +21,32 @@ def read_text(path: Path) -> str:
         raise UserError(f"cannot read {path}: {reason(error)}") from error
 
 
-def parse_json(text: str, where: Path | str) -> dict[str, Any]:
-    """The object in a JSON text.
+def parse_any_json(text: str, where: Path | str) -> Any:
+    """The value in a JSON text.
 
     Args:
         text: the JSON.
         where: what messages name as its place.
 
     Raises:
-        UserError: it is no JSON, or no object.
+        UserError: it is no JSON.
     """
     try:
-        value = json.loads(text)
+        return json.loads(text)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise UserError(f"{where} cannot be read as JSON: {error.msg} at {place}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} cannot be read as JSON: {reason(error)}") from error
+
+
+def parse_json(text: str, where: Path | str) -> dict[str, Any]:
+    """As :func:`parse_any_json`, of a text that must hold an object.
+
+    Raises:
+        UserError: it is no JSON, or no object.
+    """
+    value = parse_any_json(text, where)
     if not isinstance(value, dict):
         raise UserError(f"{where} must hold a JSON object, names and values in braces")
     return value

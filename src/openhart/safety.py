@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from openhart.errors import UserError
-from openhart.reading import read_json
+from openhart.reading import parse_any_json, read_text
 
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 OWN_CLASSES = {
@@ -85,7 +85,7 @@ def check_part_folder(folder: Path) -> None:
         if path.name == "adapter_config.json":
             raise UserError(f"{folder} is an adapter of another model: merge it into that model first")
         if path.name.endswith("config.json"):
-            check_settings_safe(read_json(path), str(path))
+            check_settings_safe(parse_any_json(read_text(path), path), str(path))
 
 
 def refuse_pickles(folder: Path) -> None:

@@ -10,7 +10,7 @@ import sys
 import time
 import types
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from shapes import Shape, build
 from torch import Tensor
 
 from openhart.pipeline import HartPipeline
+from openhart.randomness import SeededDraws
 
 GUIDANCE = 4.0
 STEPS = 8
@@ -104,31 +105,38 @@ def apply(pipeline: HartPipeline, level: str | None) -> None:
         pipeline.optimize(level)
 
 
+class GreedyDraws(SeededDraws):
+    """The likeliest codes, or given ones, and noise that both programs share; marks the time per scale."""
+
+    def __init__(self, batch: int, watch: Stopwatch, noise: Noise) -> None:
+        super().__init__([torch.Generator() for _ in range(batch)])
+        self.watch, self.noise = watch, noise
+        self.greedy: list[Tensor] = []
+        self.given: list[Tensor] | None = None
+
+    def codes(self, logits: Tensor, scale_index: int) -> Tensor:
+        self.watch.mark(f"scale {scale_index + 1}")
+        self.greedy.append(logits.argmax(dim=-1))
+        return self.greedy[-1] if self.given is None else self.given[scale_index]
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        return torch.stack([self.noise.draw(*shape) for _ in range(self.batch)])
+
+
 def ours(shape: Shape, device: str, dtype: str, level: str | None, batch: int) -> Callable[..., Run]:
     """Our pipeline; ``level`` as :func:`apply` takes it."""
-    import openhart.generation
-
     pipeline = build(shape).to(device, getattr(torch, dtype))
     apply(pipeline, level)
     pipeline.set_progress_bar_config(disable=True)
     watch, noise = Stopwatch(), Noise()
-    drawn: list[Tensor] = []
-    given: list[Tensor] = []
+    draws = GreedyDraws(batch, watch, noise)
     if pipeline.residual_head is not None:
         watch.watch(pipeline.residual_head, "forward", "residual")
     watch.watch(pipeline.image_tokenizer, "decode", "decoder")
 
-    def draw_codes(logits: Tensor, generators: Any) -> Tensor:
-        watch.mark(f"scale {len(drawn) + 1}")
-        drawn.append(logits.argmax(dim=-1))
-        return given[len(drawn) - 1] if given else drawn[-1]
-
-    openhart.generation.draw_codes = draw_codes
-    openhart.generation.normal = lambda size, generators: torch.stack([noise.draw(*size) for _ in generators])
-
     def run(seed: int, codes: list[Tensor] | None = None) -> Run:
-        drawn.clear()
-        given[:] = codes or []
+        draws.greedy.clear()
+        draws.given = codes
         noise.generator.manual_seed(seed)
         condition: dict[str, Any] = {"class_labels": [LABEL] * batch}
         if shape.family == "hart":
@@ -137,9 +145,14 @@ def ours(shape: Shape, device: str, dtype: str, level: str | None, batch: int) -
         start = now()
         watch.clear()
         images = pipeline(
-            **condition, guidance_scale=GUIDANCE, top_k=1, residual_steps=STEPS, output_type="pt"
+            **condition,
+            draws=draws,
+            guidance_scale=GUIDANCE,
+            top_k=1,
+            residual_steps=STEPS,
+            output_type="pt",
         ).images
-        return Run(now() - start, dict(watch.phases), list(drawn), images)
+        return Run(now() - start, dict(watch.phases), list(draws.greedy), images)
 
     return run
 

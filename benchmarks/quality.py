@@ -8,12 +8,10 @@ picture of the same codes.
 """
 
 import argparse
-import contextlib
 import json
 import math
 import platform
 import time
-from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -21,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import openhart.generation
 from openhart import HartPipeline
 from openhart.data.images import ImageFolder
 from openhart.evaluation.benchmarks.retrieval import choose_things, retrieval_accuracy
 from openhart.evaluation.metrics.distances import SetComparison
+from openhart.generation import KnownCodes
 
 BATCH = 16
 SOLVERS = [("ddpm", 8), ("ddpm", 4), ("dpm++", 8), ("dpm++", 4)]
@@ -66,7 +64,7 @@ def main() -> None:
     chosen = choose_things(dataset.records, options.count, options.seed)
     samples = [dataset[index] for index in chosen]
     real, prompts = torch.stack([image for image, _ in samples]), [record["text"] for _, record in samples]
-    codes: list[Tensor] = []
+    known: list[KnownCodes] = []
     report: dict[str, Any] = {
         "machine": platform.processor() or platform.machine(), "threads": torch.get_num_threads(),
         "date": str(date.today()), "prompts": options.count, "seed": options.seed, "ways": {},
@@ -84,8 +82,7 @@ def main() -> None:
         distances = comparison.distances()
         figures |= {"frechet": distances.frechet, "kid": distances.kid}
         if not call:
-            with fixed_codes(codes):
-                same, _ = generate(pipeline, prompts, options.seed, {"use_residual": True})
+            same, _ = generate(pipeline, prompts, options.seed, {"use_residual": True}, known)
             first = same if first is None else first
             figures["psnr_same_codes"] = psnr(same, first)
         report["ways"][name] = figures
@@ -111,38 +108,36 @@ def prepare(level: str | None) -> HartPipeline:
 
 
 def generate(
-    pipeline: HartPipeline, prompts: list[str], seed: int, call: dict[str, Any]
+    pipeline: HartPipeline,
+    prompts: list[str],
+    seed: int,
+    call: dict[str, Any],
+    known: list[KnownCodes] | None = None,
 ) -> tuple[Tensor, float]:
-    """Pictures (N, 3, H, W) in [−1, 1], and seconds a picture."""
+    """Pictures (N, 3, H, W) in [−1, 1], and seconds per picture.
+
+    An empty ``known`` is filled with the codes that are drawn; a filled one gives them, one entry per batch.
+    """
     made, seconds = [], 0.0
-    for start in range(0, len(prompts), BATCH):
+    for place, start in enumerate(range(0, len(prompts), BATCH)):
         part = prompts[start : start + BATCH]
-        generators = [torch.Generator().manual_seed(seed + start + place) for place in range(len(part))]
+        generators = [torch.Generator().manual_seed(seed + start + row) for row in range(len(part))]
+        given = known[place] if known is not None and place < len(known) else None
+        codes: list[Tensor] = []
         began = time.perf_counter()
-        images = pipeline(part, generator=generators, output_type="pt", **call).images
+        images = pipeline(
+            part,
+            generator=generators,
+            known_codes=given,
+            output_type="pt",
+            callback_on_scale_end=lambda _pipe, _index, state, seen=codes: seen.append(state.codes),
+            **call,
+        ).images
         seconds += time.perf_counter() - began
+        if known is not None and given is None:
+            known.append(KnownCodes(codes, [torch.ones_like(each, dtype=torch.bool) for each in codes]))
         made.append(images.float() * 2 - 1)
     return torch.cat(made), seconds / len(prompts)
-
-
-@contextlib.contextmanager
-def fixed_codes(known: list[Tensor]) -> Iterator[None]:
-    """The first time, remember every code that is drawn; later, draw those again."""
-    original, again = openhart.generation.draw_codes, iter(list(known))
-
-    def draw(logits: Tensor, generators: Any) -> Tensor:
-        fresh = original(logits, generators)  # always, so that the noise after it is the same too
-        drawn = next(again, None)
-        if drawn is None:
-            known.append(fresh)
-            return fresh
-        return drawn
-
-    openhart.generation.draw_codes = draw
-    try:
-        yield
-    finally:
-        openhart.generation.draw_codes = original
 
 
 def psnr(images: Tensor, reference: Tensor) -> float:

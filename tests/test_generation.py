@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from openhart.conditioning.text import empty_condition
 from openhart.errors import UserError
-from openhart.generation import SamplingSettings, draw_codes, generate, most_distinct, truncate
+from openhart.generation import SamplingSettings, generate, most_distinct, truncate
+from openhart.randomness import SeededDraws, draw_codes
 from tests.tiny import random_context, tiny_head, tiny_tokenizer, tiny_transformer
 
 
@@ -28,7 +29,7 @@ def run(parts, rows, head=True, **values):
             parts[2] if head else None,
             (context[rows], mask[rows]),
             nothing,
-            generators,
+            SeededDraws(generators),
             SamplingSettings(**values),
         )
     )

@@ -13,7 +13,7 @@ ROOT = Path(openhart.__file__).parent
 PARTS = {"tokenizer", "conditioning", "transformer", "residual"}
 COMMON = {
     "arithmetic", "chatter", "checks", "checksums", "errors", "features", "hub", "interrupts", "loading",
-    "output", "reading", "safety", "scales", "sinusoids",
+    "output", "randomness", "reading", "safety", "scales", "sinusoids",
 }  # fmt: skip
 KNOWN_BY = {
     **{part: {part} | COMMON for part in PARTS},

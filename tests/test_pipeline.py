@@ -1,5 +1,6 @@
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -7,7 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from openhart.errors import UserError
-from openhart.pipeline import HartPipeline, one_each
+from openhart.generation import KnownCodes
+from openhart.pipeline import HartPipeline
+from openhart.randomness import expand_generators
 from tests.conftest import TOKENS
 from tests.tiny import tiny_head, tiny_tokenizer, tiny_transformer
 
@@ -60,7 +63,7 @@ def test_one_generator_serves_samples_in_order(text_pipeline):
 
 def test_without_a_generator_calls_differ():
     device = torch.device("cpu")
-    seeds = [each.initial_seed() for _ in range(2) for each in one_each(None, 2, device)]
+    seeds = [each.initial_seed() for _ in range(2) for each in expand_generators(None, 2, device)]
     assert len(set(seeds)) == 4
 
 
@@ -155,13 +158,77 @@ def test_bfloat16(text_model, tmp_path):
     assert_same_picture(picture(loaded, "a cat"), image)
 
 
-def test_callback_previews_and_interruption(text_pipeline):
+def test_a_stream_shows_every_scale_and_ends_in_the_picture_of_the_call(text_pipeline):
+    states = list(text_pipeline.stream("a red apple", generator=seeded(4), top_k=8))
+    assert [state.scale_index for state in states] == list(range(len(text_pipeline.transformer.scales)))
+    called = text_pipeline("a red apple", generator=seeded(4), top_k=8, output_type="latent").images
+    assert torch.equal(states[-1].f_hat, called)
+    previews = [text_pipeline.decode_preview(state)[0].tobytes() for state in states]
+    assert len(set(previews)) == len(previews)
+
+
+def test_a_stream_checks_its_arguments_before_the_first_scale(text_pipeline):
+    with pytest.raises(UserError, match="temperature"):
+        text_pipeline.stream("a cat", temperature=-1)
+
+
+def test_a_closed_stream_does_no_more_work(text_pipeline):
+    calls = []
+    hook = text_pipeline.transformer.register_forward_pre_hook(lambda *_: calls.append(1))
+    try:
+        stream = text_pipeline.stream("a cat", generator=seeded())
+        next(stream)
+        stream.close()
+        assert len(calls) == 1
+        assert list(stream) == []
+        assert len(calls) == 1
+    finally:
+        hook.remove()
+
+
+def test_threads_that_share_a_pipeline_get_the_pictures_they_would_get_alone(text_pipeline):
+    prompts = ["a red apple", "a cat", "a grinning face, flat style", ""]
+    settings = [{"top_k": 4}, {"guidance_scale": 0.0}, {"smooth": True}, {"residual_steps": 3}]
+
+    def features(place):
+        call = settings[place]
+        return [
+            state.f_hat for state in text_pipeline.stream(prompts[place], generator=seeded(place), **call)
+        ]
+
+    alone = [features(place) for place in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(features, [0, 1, 2, 3] * 3))
+    for place, found in enumerate(together):
+        for state, expected in zip(found, alone[place % 4], strict=True):
+            assert_same_picture(state, expected)
+
+
+def test_given_codes_are_kept_and_the_others_are_drawn(text_pipeline):
+    first = list(text_pipeline.stream("a red apple", generator=seeded(1)))
+    masks = [torch.zeros_like(state.codes, dtype=torch.bool) for state in first]
+    for mask in masks[:2]:
+        mask.fill_(True)
+    masks[-1][:, ::2] = True
+    known = KnownCodes([state.codes for state in first], masks)
+    second = list(text_pipeline.stream("a cat", generator=seeded(2), known_codes=known))
+    for one, other, mask in zip(first, second, masks, strict=True):
+        assert torch.equal(one.codes[mask], other.codes[mask])
+    assert torch.equal(first[1].f_hat, second[1].f_hat)
+    assert not torch.equal(first[-1].codes, second[-1].codes)
+    whole = KnownCodes(known.codes, [torch.ones_like(mask) for mask in masks])
+    for way in ({}, {"smooth": True}, {"last_scale_steps": 3}):
+        found = list(text_pipeline.stream("a cat", known_codes=whole, use_residual=False, **way))
+        plain = list(text_pipeline.stream("a dog", known_codes=whole, use_residual=False))
+        torch.testing.assert_close(found[-1].f_hat, plain[-1].f_hat)
+
+
+def test_a_callback_sees_every_scale_and_may_end_the_call(text_pipeline):
     seen = []
 
     def callback(pipe, scale, state):
         seen.append((scale, pipe.decode_preview(state)[0]))
-        if len(seen) == 2:
-            pipe.interrupt()
+        return len(seen) < 2
 
     images = text_pipeline("a cat", generator=seeded(), callback_on_scale_end=callback).images
     assert [scale for scale, _ in seen] == [0, 1]
@@ -176,7 +243,7 @@ BAD_CALLS = {
     "exactly one of": {},
     "give exactly one": {"prompt": "a", "class_labels": 1},
     "told texts": {"class_labels": 1},
-    "one generator an image: 2, got 1": {"prompt": ["a", "b"], "generator": [seeded()]},
+    "one generator per image: 2, got 1": {"prompt": ["a", "b"], "generator": [seeded()]},
     "must be a torch.Generator": {"prompt": "a", "generator": 3},
     "output_type must be": {"prompt": "a", "output_type": "jpeg"},
     "num_images_per_prompt": {"prompt": "a", "num_images_per_prompt": 0},

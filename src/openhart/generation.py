@@ -5,7 +5,7 @@ kept as settings: what guidance the last scale gets, and how many codes top-k le
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from openhart.checks import Flag, Natural, Number, checked_dataclass, listed
 from openhart.errors import UserError
+from openhart.randomness import Draws, draw_codes
 from openhart.residual.diffusion import SOLVERS, cosine_schedule
 from openhart.scales import Scales
 from openhart.tokenizer.quantizer import MultiScaleQuantizer
@@ -101,6 +102,26 @@ class ScaleState:
 
 
 @dataclass(frozen=True)
+class KnownCodes:
+    """Codes that generation takes as given.
+
+    Attributes:
+        codes: per scale, (B, h_k·w_k), row-major.
+        masks: per scale, (B, h_k·w_k) bool, true where the code is given; elsewhere it is drawn.
+    """
+
+    codes: Sequence[Tensor]
+    masks: Sequence[Tensor]
+
+    def at(self, index: int, places: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Codes and mask of a scale, (B, n) each, or of its tokens at some places (B, n)."""
+        codes, mask = self.codes[index], self.masks[index]
+        if places is None:
+            return codes, mask
+        return codes.take_along_dim(places, dim=1), mask.take_along_dim(places, dim=1)
+
+
+@dataclass(frozen=True)
 class Parts:
     """What the loop works with.
 
@@ -113,8 +134,9 @@ class Parts:
     conditioning: Conditioning
     cache: KVCache
     guidances: Sequence[float]
-    generators: Sequence[torch.Generator]
+    draws: Draws
     settings: SamplingSettings
+    known: KnownCodes | None = None
 
     @property
     def last(self) -> int:
@@ -141,8 +163,9 @@ def generate(
     residual_head: Any | None,
     context: tuple[Tensor, Tensor],
     empty: tuple[Tensor, Tensor],
-    generators: Sequence[torch.Generator],
+    draws: Draws,
     settings: SamplingSettings,
+    known: KnownCodes | None = None,
 ) -> Iterator[ScaleState]:
     """Generate features scale by scale.
 
@@ -152,8 +175,9 @@ def generate(
         residual_head: completes the last scale, or None: then its codes pass through φ like the others'.
         context: context tokens (B, T, D) and their mask (B, T).
         empty: the one token that fills the empty condition, (1, 1, D), and its mask (1, 1).
-        generators: one a sample, so that a sample does not depend on the others.
+        draws: draws codes and noise; says how many images there are.
         settings: how to draw.
+        known: codes that are given instead of drawn, for inpainting, variations and teacher forcing.
 
     Yields:
         the state after each scale.
@@ -162,11 +186,11 @@ def generate(
         UserError: settings that do not suit the scales.
     """
     guidances = _guidances(settings, len(quantizer.scales))
-    batch, device = len(generators), context[0].device
+    batch, device = draws.batch, context[0].device
     guided = any(guidances)
     cache = transformer.allocate_cache(2 * batch if guided else batch, quantizer.scales, device)
     hidden, logits, conditioning = transformer(None, *context, empty=empty if guided else None, cache=cache)
-    parts = Parts(transformer, quantizer, conditioning, cache, guidances, generators, settings)
+    parts = Parts(transformer, quantizer, conditioning, cache, guidances, draws, settings, known)
     f_hat = quantizer.empty(batch, device)
     for index in range(parts.last):
         if index:
@@ -235,26 +259,32 @@ def _resize(hidden: Tensor, scales: Scales, index: int) -> Tensor:
     return F.interpolate(grid, size=scales[index], mode="nearest").flatten(2).transpose(1, 2)
 
 
-def _choose(parts: Parts, logits: Tensor, index: int) -> tuple[Tensor, Tensor]:
-    """Codes (B, n) of one scale and their embedding (B, n, z)."""
+def _choose(parts: Parts, logits: Tensor, index: int, places: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Codes (B, n) of one scale, or of its tokens at some places, and their embedding (B, n, z)."""
     guidance = parts.guidances[index]
     if not logits.isfinite().all():
         raise UserError(
             f"the transformer's scores are not finite: its weights or the condition are broken, or too large "
             f"for {parts.cache.store.dtype}"
         )
-    logits = guide(logits, guidance) if guidance else logits[: len(parts.generators)]
+    logits = guide(logits, guidance) if guidance else logits[: parts.draws.batch]
     settings = parts.settings
     top_k = settings.top_k
     if index >= LATE_SCALE and settings.late_top_k is not None:
         top_k = settings.late_top_k
     logits = truncate(logits / settings.temperature, top_k, settings.top_p)
-    codes = draw_codes(logits, parts.generators)
+    codes = parts.draws.codes(logits, index)
+    given = None if parts.known is None else parts.known.at(index, places)
+    if given is not None:
+        codes = torch.where(given[1], given[0], codes)
     if not settings.smooth:
         return codes, parts.quantizer.lookup(codes)
-    weights = _gumbel_softmax(logits, _progress(settings, index, parts.last + 1), parts.generators)
+    weights = _gumbel_softmax(logits, _progress(settings, index, parts.last + 1), parts.draws)
     table = parts.quantizer.table(logits.device)
-    return codes, weights.to(table.dtype) @ table
+    mixed = weights.to(table.dtype) @ table
+    if given is not None:
+        mixed = torch.where(given[1][..., None], parts.quantizer.lookup(codes), mixed)
+    return codes, mixed
 
 
 def _finish(
@@ -285,12 +315,12 @@ def _finish(
 def _last_scale_in_steps(parts: Parts, f_hat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Hidden states, codes and embedding of the last scale, decoded in random order, a part at a time."""
     inputs = parts.quantizer.next_input(f_hat, parts.last)
-    orders = _random_orders(parts, inputs)
+    orders = parts.draws.orders(inputs.shape[1]).to(inputs.device)
     found = []
     for places in _places_of_steps(parts.settings.last_scale_steps, orders):
         some = inputs.take_along_dim(places[..., None], dim=1)
         hidden, logits = _forward(parts, some, parts.last, places)
-        found.append((hidden, *_choose(parts, logits, parts.last)))
+        found.append((hidden, *_choose(parts, logits, parts.last, places)))
     hidden, codes, embedding = (torch.cat(part, dim=1) for part in zip(*found, strict=True))
     back = orders.argsort(dim=1)
     rows = back.repeat(len(hidden) // len(back), 1)
@@ -299,12 +329,6 @@ def _last_scale_in_steps(parts: Parts, f_hat: Tensor) -> tuple[Tensor, Tensor, T
         codes.take_along_dim(back, dim=1),
         embedding.take_along_dim(back[..., None], dim=1),
     )
-
-
-def _random_orders(parts: Parts, inputs: Tensor) -> Tensor:
-    count = inputs.shape[1]
-    orders = [torch.randperm(count, generator=g, device=g.device) for g in parts.generators]
-    return torch.stack([order.to(inputs.device) for order in orders])
 
 
 def _places_of_steps(steps: int, orders: Tensor) -> Iterator[Tensor]:
@@ -328,7 +352,7 @@ def _residual(parts: Parts, head: Any, condition: Tensor) -> Tensor:
     shape = (with_condition.shape[1], head.config.code_dim)
 
     def draw() -> Tensor:
-        return normal(shape, parts.generators).to(condition.device)
+        return parts.draws.normal(shape).to(condition.device)
 
     solver = SOLVERS[parts.settings.residual_solver]
     schedule = solver.respace(cosine_schedule(), parts.settings.residual_steps)
@@ -369,35 +393,14 @@ def truncate(logits: Tensor, top_k: int, top_p: float) -> Tensor:
     return torch.full_like(logits, -math.inf).scatter(-1, indices, values)
 
 
-def draw_codes(logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Draw a code for each token, (B, N, V) → (B, N); each sample by its own generator."""
-    shares = logits.softmax(dim=-1)
-    drawn = [
-        torch.multinomial(row.to(generator.device), 1, generator=generator)[:, 0]
-        for row, generator in zip(shares, generators, strict=True)
-    ]
-    return torch.stack(drawn).to(logits.device)
-
-
 def sample_codes(logits: Tensor, generators: Sequence[torch.Generator], top_k: int, top_p: float) -> Tensor:
     """Truncate and draw, (B, N, V) → (B, N)."""
     return draw_codes(truncate(logits, top_k, top_p), generators)
 
 
-def _gumbel_softmax(logits: Tensor, ratio: float, generators: Sequence[torch.Generator]) -> Tensor:
+def _gumbel_softmax(logits: Tensor, ratio: float, draws: Draws) -> Tensor:
     """Nearly one-hot weights over codes, sharper with each scale (HART's and VAR's smooth mode)."""
     temperature = max(0.27 * (1 - 0.95 * ratio), 0.005)
-    uniform = _stacked(torch.rand, logits.shape[1:], generators).to(logits.device)
+    uniform = draws.uniform(logits.shape[1:]).to(logits.device)
     gumbel = -(-uniform.clamp_min(1e-20).log()).clamp_min(1e-20).log()
     return ((logits * (1 + ratio) + gumbel) / temperature).softmax(dim=-1)
-
-
-def normal(shape: tuple[int, ...], generators: Sequence[torch.Generator]) -> Tensor:
-    """Normal noise (B, \\*shape), each sample's from its own generator."""
-    return _stacked(torch.randn, shape, generators)
-
-
-def _stacked(
-    make: Callable[..., Tensor], shape: Sequence[int], generators: Sequence[torch.Generator]
-) -> Tensor:
-    return torch.stack([make(*shape, generator=g, device=g.device) for g in generators])

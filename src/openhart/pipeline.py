@@ -1,7 +1,7 @@
 """The face of a model: load it, call it with prompts, save it."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from openhart.checksums import check_checksums, tell_changed, write_checksums
 from openhart.conditioning.label import LabelEncoder
 from openhart.conditioning.text import empty_condition, encode_prompts, load_text_encoder
 from openhart.errors import UserError
-from openhart.generation import SamplingSettings, ScaleState, generate
+from openhart.generation import KnownCodes, SamplingSettings, ScaleState, generate
 from openhart.loading import (
     HUB_OPTIONS,
     LOADING_OPTIONS,
@@ -33,6 +33,7 @@ from openhart.loading import (
 from openhart.memory import PictureMemory, check_pictures
 from openhart.model_files import find_model, loading, read_index
 from openhart.output import folder_filled_whole
+from openhart.randomness import Draws, Generators, SeededDraws, expand_generators
 from openhart.residual.heads import TokenResidualHead
 from openhart.safety import OWN_CLASSES, refuse_code
 from openhart.tokenizer.model import HybridTokenizer
@@ -40,7 +41,6 @@ from openhart.tokenizer.quantizer import MultiScaleQuantizer
 from openhart.tokenizer.tiling import decode_in_tiles
 from openhart.transformer.model import HartTransformer
 
-Generators = torch.Generator | Sequence[torch.Generator] | None
 Condition = tuple[Tensor, Tensor]
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -118,7 +118,6 @@ class HartPipeline(DiffusionPipeline):
         self._tile: tuple[int, int] | None = None
         self._optimized = self._quantized = False
         self.sampling_settings()
-        self._interrupted = False
 
     @classmethod
     def from_pretrained(
@@ -266,9 +265,11 @@ class HartPipeline(DiffusionPipeline):
         unguided_scales: int | None = None,
         kept_tokens: Sequence[float] | None = None,
         generator: Generators = None,
+        draws: Draws | None = None,
+        known_codes: KnownCodes | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
-        callback_on_scale_end: Callable[["HartPipeline", int, ScaleState], None] | None = None,
+        callback_on_scale_end: Callable[["HartPipeline", int, ScaleState], Any] | None = None,
     ) -> Any:
         """Generate images. Sampling arguments left out are the model's own defaults.
 
@@ -292,13 +293,16 @@ class HartPipeline(DiffusionPipeline):
             residual_solver: how the residual's steps are taken.
             unguided_scales: last scales that go without guidance.
             kept_tokens: share of the tokens worked out at the last scales.
-            generator: one, which gives each image a seed in order; or one an image, so that it is
+            generator: one, which gives each image a seed in order; or one per image, so that it is
                 the same alone or in any batch; None for images that differ with each call.
+            draws: draws codes and noise in place of ``generator``; see :class:`openhart.randomness.Draws`.
+            known_codes: codes that are given instead of drawn; see :class:`openhart.generation.KnownCodes`.
             output_type: ``pil``; ``np``, (B, H, W, 3) in [0, 1]; ``pt``, (B, 3, H, W) in [0, 1]; or
                 ``latent``, features (B, z, P, P).
             return_dict: an object with ``images``, or a tuple.
-            callback_on_scale_end: called after each scale with the pipeline, the scale's index and
-                where generation stands; see :meth:`decode_preview` and :meth:`interrupt`.
+            callback_on_scale_end: called after each scale with the pipeline, the scale's index and the
+                :class:`ScaleState`; see :meth:`decode_preview`. If it returns False, the call ends with the
+                images of that scale.
 
         Returns:
             an object with ``images``, or a tuple of them.
@@ -308,14 +312,68 @@ class HartPipeline(DiffusionPipeline):
         """
         if output_type not in OUTPUT_TYPES:
             raise UserError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}")
-        if type(num_images_per_prompt) is not int or num_images_per_prompt < 1:
-            raise UserError(f"num_images_per_prompt must be at least 1, got {num_images_per_prompt!r}")
-        settings = self.sampling_settings(
+        states = self.stream(
+            prompt, class_labels=class_labels, prompt_embeds=prompt_embeds, prompt_mask=prompt_mask,
+            height=height, width=width, num_images_per_prompt=num_images_per_prompt,
+            generator=generator, draws=draws, known_codes=known_codes,
             guidance_scale=guidance_scale, top_k=top_k, top_p=top_p, temperature=temperature,
             smooth=smooth, residual_steps=residual_steps, use_residual=use_residual,
             last_scale_steps=last_scale_steps, residual_solver=residual_solver,
             unguided_scales=unguided_scales, kept_tokens=kept_tokens,
         )  # fmt: skip
+        with self.progress_bar(total=len(self.transformer.scales)) as bar:
+            for state in states:
+                bar.update()
+                if callback_on_scale_end and callback_on_scale_end(self, state.scale_index, state) is False:
+                    states.close()
+        images = self._finish(state.f_hat, output_type)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    @torch.no_grad()
+    def stream(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        class_labels: int | Sequence[int] | Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        prompt_mask: Tensor | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_images_per_prompt: int = 1,
+        generator: Generators = None,
+        draws: Draws | None = None,
+        known_codes: KnownCodes | None = None,
+        **sampling: Any,
+    ) -> Generator[ScaleState, None, None]:
+        """Generate images scale by scale; :meth:`decode_preview` makes pictures of each state.
+
+        Arguments are checked at once, the work is done as states are taken. Closing the generator ends this
+        call. The pipeline keeps nothing of a call, so several threads may stream from one pipeline; each gets
+        the images that it would get alone.
+
+        Args:
+            prompt: as :meth:`__call__`, like all but the last.
+            class_labels: instead of a prompt, for class-conditional models.
+            prompt_embeds: instead of a prompt, context tokens (B, T, D).
+            prompt_mask: (B, T) bool, true where ``prompt_embeds`` are real.
+            height: in pixels.
+            width: in pixels.
+            num_images_per_prompt: images per condition.
+            generator: one, or one per image.
+            draws: draws codes and noise in place of ``generator``.
+            known_codes: codes that are given instead of drawn.
+            sampling: settings of :class:`SamplingSettings` in place of the model's defaults; None leaves one.
+
+        Returns:
+            a generator of the state after each scale; the last one holds the final features.
+
+        Raises:
+            UserError: arguments that cannot be, or do not suit the model.
+        """
+        if type(num_images_per_prompt) is not int or num_images_per_prompt < 1:
+            raise UserError(f"num_images_per_prompt must be at least 1, got {num_images_per_prompt!r}")
+        settings = self.sampling_settings(**sampling)
         size = self.check_size(height, width)
         quantizer = self.image_tokenizer.at(size).quantizer
         self.transformer.check_scales(quantizer.scales)
@@ -323,10 +381,35 @@ class HartPipeline(DiffusionPipeline):
         count = len(condition[0]) * num_images_per_prompt
         check_pictures(self.memory(settings), count, size, self._execution_device)
         context, mask = (part.repeat_interleave(num_images_per_prompt, 0) for part in condition)
-        features = self._generate((context, mask), quantizer, generator, settings, callback_on_scale_end)
-        images = self._finish(features, output_type)
-        self.maybe_free_model_hooks()
-        return ImagePipelineOutput(images=images) if return_dict else (images,)
+        if draws is None:
+            draws = SeededDraws(expand_generators(generator, count, self._execution_device))
+        elif generator is not None:
+            raise UserError("give generator or draws, not both")
+        return self._states((context, mask), quantizer, draws, settings, known_codes)
+
+    @torch.no_grad()
+    def _states(
+        self,
+        condition: Condition,
+        quantizer: MultiScaleQuantizer,
+        draws: Draws,
+        settings: SamplingSettings,
+        known: KnownCodes | None,
+    ) -> Generator[ScaleState, None, None]:
+        states = generate(
+            self.transformer,
+            quantizer,
+            self.residual_head,
+            condition,
+            self._empty_condition(),
+            draws,
+            settings,
+            known,
+        )
+        try:
+            yield from states
+        finally:
+            self.maybe_free_model_hooks()
 
     def check_size(self, height: int | None, width: int | None) -> tuple[int, int]:
         """Height and width in pixels, the model's own where they are None.
@@ -438,39 +521,6 @@ class HartPipeline(DiffusionPipeline):
         context, mask = self._no_text(1)
         return context[:, :1], mask[:, :1]
 
-    def _generate(
-        self,
-        condition: Condition,
-        quantizer: MultiScaleQuantizer,
-        generator: Generators,
-        settings: SamplingSettings,
-        callback: Callable[["HartPipeline", int, ScaleState], None] | None,
-    ) -> Tensor:
-        """Features (B, z, P, P) after the last scale, or after the one that was interrupted."""
-        generators = one_each(generator, len(condition[0]), self._execution_device)
-        states = generate(
-            self.transformer,
-            quantizer,
-            self.residual_head,
-            condition,
-            self._empty_condition(),
-            generators,
-            settings,
-        )
-        self._interrupted = False
-        with self.progress_bar(total=len(quantizer.scales)) as bar:
-            for state in states:
-                bar.update()
-                if callback is not None:
-                    callback(self, state.scale_index, state)
-                if self._interrupted:
-                    break
-        return state.f_hat
-
-    def interrupt(self) -> None:
-        """Stop the running call after its present scale; it returns what there is by then."""
-        self._interrupted = True
-
     def decode_preview(self, state: ScaleState) -> list[Any]:
         """The pictures, as PIL images, that the scales so far amount to."""
         return self._finish(state.f_hat, "pil")
@@ -516,38 +566,6 @@ class HartPipeline(DiffusionPipeline):
             return images
         arrays = images.permute(0, 2, 3, 1).cpu().numpy()
         return arrays if output_type == "np" else self.numpy_to_pil(arrays)
-
-
-def one_each(generator: Generators, count: int, device: torch.device) -> list[torch.Generator]:
-    """A generator for each of ``count`` samples, started from a 63-bit seed of its own.
-
-    They live where codes are drawn: those that are given may live elsewhere, since only seeds come from them.
-
-    Args:
-        generator: one, which gives a seed to each sample in order; one a sample; or None.
-        count: samples.
-        device: where the samples' generators live.
-
-    Raises:
-        UserError: something else, or another number of them.
-    """
-    if generator is None:
-        generator = torch.Generator(device)
-        generator.seed()
-    if isinstance(generator, torch.Generator):
-        generator = [generator] * count
-    if not isinstance(generator, Sequence) or not all(
-        isinstance(each, torch.Generator) for each in generator
-    ):
-        raise UserError(f"generator must be a torch.Generator or a list of them, got {generator!r}")
-    if len(generator) != count:
-        raise UserError(f"give one generator an image: {count}, got {len(generator)}")
-    return [_child(each, device) for each in generator]
-
-
-def _child(parent: torch.Generator, device: torch.device) -> torch.Generator:
-    seed = torch.randint(2**63 - 1, (), generator=parent, device=parent.device)
-    return torch.Generator(device).manual_seed(int(seed))
 
 
 def check_index_settings(index: dict[str, Any], path: Path) -> None:

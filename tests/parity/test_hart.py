@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-import openhart.generation
 from openhart.conditioning.text import empty_condition
 from openhart.generation import SamplingSettings, generate
+from openhart.randomness import SeededDraws
 from openhart.residual.diffusion import cosine_schedule, diffusion_loss
 from tests.parity.compare import assert_near, assert_same, numbered
 
@@ -82,13 +82,23 @@ def test_diffusion_loss(hart, recorded):
     assert_near((error + bound).mean(), case["diffusion_loss"])
 
 
+class RecordedDraws(SeededDraws):
+    """Greedy codes, and the noise that the reference program drew."""
+
+    def __init__(self, batch, noise):
+        super().__init__([torch.Generator() for _ in range(batch)])
+        self.noise = iter(noise)
+
+    def normal(self, shape):
+        return next(self.noise)
+
+
 def test_sampling(hart, recorded, spied_logits, monkeypatch):
     case, quantizer = recorded["hart sampling"], hart.image_tokenizer.quantizer
     batch = len(case["context"])
     steps = case["residual_step_noise"]
     noise = [case["residual_initial_noise"], *(step.chunk(2)[0] for step in steps)]
     drawn = (each.unflatten(0, (batch, -1)) for each in noise)
-    monkeypatch.setattr(openhart.generation, "normal", lambda shape, generators: next(drawn))
     conditions = []
     original = type(hart.transformer).residual_condition
 
@@ -105,7 +115,7 @@ def test_sampling(hart, recorded, spied_logits, monkeypatch):
             hart.residual_head,
             (case["context"], case["context_mask"]),
             empty_condition(1, 1, case["context"].shape[2]),
-            [torch.Generator() for _ in range(batch)],
+            RecordedDraws(batch, drawn),
             settings,
         )
     )

@@ -3,6 +3,7 @@
 import torch
 
 from openhart.generation import SamplingSettings, generate
+from openhart.randomness import SeededDraws
 from tests.parity.compare import assert_near, assert_same, numbered
 
 
@@ -37,7 +38,7 @@ def test_sampling(var, recorded, spied_logits):
             None,
             var.label_encoder(case["label"]),
             var.label_encoder.empty(1),
-            [torch.Generator() for _ in range(batch)],
+            SeededDraws([torch.Generator() for _ in range(batch)]),
             settings,
         )
     )

@@ -1,6 +1,7 @@
 """Prompts → context tokens, by any text encoder of transformers."""
 
 import re
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from openhart.loading import check_finite
 from openhart.safety import check_part_folder, check_settings_safe
 
 DEFAULT_TEXT_ENCODER = "all-MiniLM-L6-v2"
+TOKENIZING = threading.Lock()  # tokenizers keep padding and truncation between calls
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 
 
@@ -128,27 +130,9 @@ def encode_prompts(
             check_text(prompt)
         except ValueError as error:
             raise UserError(f"a prompt {error}") from error
-    full = text_tokenizer(list(prompts), truncation=False, verbose=False)["input_ids"]
-    for prompt, ids in zip(prompts, full, strict=True):
-        if len(ids) > max_tokens:
-            warnings.warn(
-                f"prompt cut to its first {max_tokens} tokens (it has {len(ids)}): {prompt[:60]!r}…",
-                stacklevel=2,
-            )
-    inputs = text_tokenizer(
-        list(prompts),
-        padding="max_length",
-        padding_side="right",
-        truncation=True,
-        max_length=max_tokens,
-        return_tensors="pt",
-    ).to(text_encoder.device)
-    ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    if instruction:
-        first = text_tokenizer(instruction, add_special_tokens=False, return_tensors="pt")
-        first_ids = first["input_ids"].to(ids.device).expand(len(ids), -1)
-        ids = torch.cat([first_ids, ids], dim=1)
-        mask = torch.cat([torch.ones_like(first_ids), mask], dim=1)
+    with TOKENIZING:
+        ids, mask = _tokenize(text_tokenizer, list(prompts), max_tokens, instruction)
+    ids, mask = ids.to(text_encoder.device), mask.to(text_encoder.device)
     longest = getattr(text_encoder.config, "max_position_embeddings", None)
     if longest is not None and ids.shape[1] > longest:
         raise UserError(
@@ -157,6 +141,34 @@ def encode_prompts(
         )
     states = text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state
     return _without_empty(prompts, states[:, -max_tokens:], mask[:, -max_tokens:].bool())
+
+
+def _tokenize(
+    text_tokenizer: Any, prompts: list[str], max_tokens: int, instruction: str
+) -> tuple[Tensor, Tensor]:
+    """Token ids and mask (B, T), with the instruction's before them."""
+    full = text_tokenizer(prompts, truncation=False, verbose=False)["input_ids"]
+    for prompt, found in zip(prompts, full, strict=True):
+        if len(found) > max_tokens:
+            warnings.warn(
+                f"prompt cut to its first {max_tokens} tokens (it has {len(found)}): {prompt[:60]!r}…",
+                stacklevel=3,
+            )
+    inputs = text_tokenizer(
+        prompts,
+        padding="max_length",
+        padding_side="right",
+        truncation=True,
+        max_length=max_tokens,
+        return_tensors="pt",
+    )
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    if instruction:
+        first = text_tokenizer(instruction, add_special_tokens=False, return_tensors="pt")
+        first_ids = first["input_ids"].expand(len(ids), -1)
+        ids = torch.cat([first_ids, ids], dim=1)
+        mask = torch.cat([torch.ones_like(first_ids), mask], dim=1)
+    return ids, mask
 
 
 def _without_empty(prompts: Sequence[str], context: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -43,6 +43,7 @@ def losses(kind, values, output, name, processes, *overrides):
 def test_two_processes_train_a_tokenizer_as_one_does(corpus, tmp_path):
     values = tokenizer_recipe(corpus, tmp_path, steps=(2, 10, 3))
     values |= {"revive_every": 3, "revival_memory": 0.3}
+    values["run"]["seed"] = 1  # with 0 two codes are equally near to a vector, and rounding chooses
     folders = [losses("tokenizer", values, tmp_path, str(n), n) for n in (1, 2)]
     for name in ("loss", "gradient_norm", "codes_alive", "codes_revived"):
         one, two = (logged(folder, name) for folder in folders)

@@ -242,7 +242,7 @@ def test_batches_depend_on_seed_and_step_only():
         ({"model.scales": [1, 8, 4]}, "largest"),
         ({"losses.perceptual": "vgg"}, "perceptual"),
         ({"phases": []}, "phases"),
-        ({"model.colour": 3}, "no setting colour"),
+        ({"model.colour": 3}, "unknown setting colour"),
     ],
 )
 def test_a_bad_recipe_is_told_before_anything_starts(corpus, tmp_path, change, word):

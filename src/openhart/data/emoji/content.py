@@ -18,7 +18,7 @@ MOST_THINGS = 4
 SIZED = 0.3
 MIXED_COUNTS = 0.25
 COLOURED = {"colors": 1.0, "color_attr": 1.0, "counting": 0.2, "position": 0.2}
-TRIES = 20_000
+TRIES = 3000
 
 Value = TypeVar("Value")
 

@@ -6,11 +6,12 @@ import numpy as np
 
 from openhart.data.emoji.colours import BACKGROUNDS, COLOURS
 from openhart.data.emoji.common import BY_THING, unseen_combinations
-from openhart.data.emoji.content import TAGS, Content, Item, choose, draw_content
+from openhart.data.emoji.content import TAGS, TRIES, Content, Item, choose, draw_content
 from openhart.data.emoji.icons import is_held_out
 from openhart.data.emoji.prompts import kinds_of_unseen
 from openhart.data.emoji.scenes import Scene, place_scene
-from openhart.data.emoji.sprites import EMPTY, Sprites
+from openhart.data.emoji.sprites import Sprites
+from openhart.errors import UserError
 
 SHARES = {
     "thing": 0.34,
@@ -29,20 +30,21 @@ TRAIN, UNSEEN, ORDER = range(3)
 
 
 def training_scenes(count: int, seed: int, sprites: Sprites, styles: Sequence[str]) -> Iterator[Scene]:
-    """Scenes without unseen combinations; things alone come in turn, so that each is there.
+    """Scenes without unseen combinations; each thing comes as it is equally often.
 
     Args:
         count: how many.
-        seed: of all choices; scene number i depends on ``seed``, i and its kind alone.
+        seed: of all choices.
         sprites: the drawings.
         styles: which are drawn.
     """
-    alone = _things_in_turn(seed, sprites)
-    for index, kind in enumerate(_kinds(count)):
+    kinds = _kinds(count)
+    things = _things(kinds.count("thing"), seed, sprites)
+    for index, kind in enumerate(kinds):
         generator = np.random.default_rng([seed, TRAIN, index])
         as_in_corpus = False
         if kind == "thing":
-            content = _thing_alone(*next(alone), sprites, generator)
+            content = _thing_alone(*next(things), sprites, generator)
             as_in_corpus = bool(generator.random() < AS_IN_CORPUS)
         elif kind == "coloured_thing":
             content = _coloured_thing(sprites, generator)
@@ -69,18 +71,17 @@ def _kinds(count: int) -> list[str]:
     ]
 
 
-def _things_in_turn(seed: int, sprites: Sprites) -> Iterator[tuple[str, str]]:
-    """All things and styles that may be trained on, shuffled anew each time."""
+def _things(count: int, seed: int, sprites: Sprites) -> Iterator[tuple[str, str]]:
+    """Things and styles that may be trained on, in an order drawn by chance, each as often as the others;
+    what comes several times comes in a row, so that it is drawn once."""
     pairs = [
         (thing, style)
         for thing, style in sprites.library.icons
         if not is_held_out(thing) and not unseen_combinations(thing, style, "white")
     ]
-    generator = np.random.default_rng([seed, ORDER])
-    while True:
-        for index in generator.permutation(len(pairs)):
-            if sprites.draw(*pairs[index]) is not EMPTY:
-                yield pairs[index]
+    order = np.random.default_rng([seed, ORDER]).permutation(len(pairs))
+    for number in range(count):
+        yield pairs[order[number * len(pairs) // max(count, len(pairs))]]
 
 
 def _thing_alone(thing: str, style: str, sprites: Sprites, generator: np.random.Generator) -> Content:
@@ -95,7 +96,7 @@ def _thing_alone(thing: str, style: str, sprites: Sprites, generator: np.random.
 def _coloured_thing(sprites: Sprites, generator: np.random.Generator) -> Content:
     """Any thing that can be recoloured, in a colour of which its name says nothing else."""
     pairs = list(sprites.library.icons)
-    while True:
+    for _ in range(TRIES):
         thing, style = choose(pairs, generator)
         colours = () if is_held_out(thing) else sprites.colours(thing, style)
         if not colours:
@@ -106,3 +107,4 @@ def _coloured_thing(sprites: Sprites, generator: np.random.Generator) -> Content
         content = Content("colors", style, choose(GROUNDS, generator), (item,))
         if content.visible and not content.unseen:
             return content
+    raise UserError("nothing that the styles have can be recoloured")

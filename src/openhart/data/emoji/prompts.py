@@ -16,7 +16,7 @@ from openhart.errors import UserError
 
 PROMPT_SETS = ("plain", "seen", "unseen")
 PROMPTS_PER_TAG = 50
-TRIES = 2000
+PATIENCE = 100
 
 
 def write_prompts(folder: Path, sprites: Sprites, styles: Sequence[str], seed: int) -> None:
@@ -51,22 +51,13 @@ def _prompts(
     found: dict[str, Content] = {}
     kinds = (None,) if name == "plain" else kinds_of_unseen(tag, styles)
     for number, kind in enumerate(kinds, start=1):
-        for _ in range(TRIES):
-            if len(found) == PROMPTS_PER_TAG * number // len(kinds):
-                break
-            try:
-                content = draw_content(
-                    tag,
-                    sprites,
-                    _styles(kind, sprites, styles),
-                    list(BACKGROUNDS) if kind == "background" else ["white"],
-                    generator,
-                    kind if name == "unseen" else None,
-                )
-            except UserError:
-                break
-            if _as_in_geneval(content):
+        in_vain = 0
+        while len(found) < PROMPTS_PER_TAG * number // len(kinds) and in_vain < PATIENCE:
+            known = len(found)
+            content = _draw(tag, kind, name == "unseen", sprites, styles, generator)
+            if content is not None and _as_in_geneval(content):
                 found.setdefault(main_caption(content, sprites.library.default_style), content)
+            in_vain = in_vain + 1 if len(found) == known else 0
     return [
         {
             **requirements(content),
@@ -79,13 +70,24 @@ def _prompts(
     ]
 
 
-def _styles(kind: str | None, sprites: Sprites, styles: Sequence[str]) -> Sequence[str]:
-    """Where the style is held out, those that may be; where the colour is, all; else the default."""
-    if kind == "colour":
-        return styles
+def _draw(
+    tag: str,
+    kind: str | None,
+    unseen: bool,
+    sprites: Sprites,
+    styles: Sequence[str],
+    generator: np.random.Generator,
+) -> Content | None:
+    """A scene whose style, background or colour is said, or nothing of these; None if there is none."""
     if kind == "style":
-        return [style for style in styles if style in UNSEEN_STYLES]
-    return [sprites.library.default_style or styles[0]]
+        styles = [style for style in styles if style in UNSEEN_STYLES]
+    elif kind != "colour":
+        styles = [sprites.library.default_style or styles[0]]
+    backgrounds = list(BACKGROUNDS) if kind == "background" else ["white"]
+    try:
+        return draw_content(tag, sprites, styles, backgrounds, generator, kind if unseen else None)
+    except UserError:
+        return None
 
 
 def _as_in_geneval(content: Content) -> bool:

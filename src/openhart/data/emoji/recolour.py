@@ -40,7 +40,7 @@ def main_colour(drawing: Image.Image) -> MainColour | None:
     if not colourful.any():
         return None
     counts = np.histogram(hue[colourful], 36, (0, 360))[0]
-    nearby = sum(np.roll(counts, shift) for shift in range(-3, 4))
+    nearby = sum((4 - abs(shift)) * np.roll(counts, shift) for shift in range(-3, 4))
     centre = float(np.argmax(nearby)) * 10 + 5
     for _ in range(3):
         same = colourful & (hue_distance(hue, centre) < WINDOW[0])

@@ -11,7 +11,6 @@ from openhart.data.emoji.library import Library
 from openhart.data.emoji.recolour import MainColour, main_colour, recolour
 from openhart.errors import UserError
 
-EMPTY = Image.new("RGBA", (1, 1))
 NOT_FOR_FACES = ("brown", "black", "white")
 SEEN_AT = 96
 
@@ -25,10 +24,11 @@ class Sprites:
         kept: how many are kept in memory, about 200 kB each at 128 pixels.
     """
 
-    def __init__(self, library: Library, size: int, kept: int = 1500) -> None:
+    def __init__(self, library: Library, size: int, kept: int = 3000) -> None:
         self.library, self.size = library, size
         self.draw = lru_cache(kept)(self._draw)
         self.colours = lru_cache(None)(self._colours)
+        self.main_colour = lru_cache(None)(self._main_colour)
 
     @cached_property
     def common(self) -> dict[str, list[CommonThing]]:
@@ -42,16 +42,19 @@ class Sprites:
         icon = self.library.icons[thing, style]
         svg = icon.svg
         if colour is not None:
-            main = self._main_colour(thing, style)
+            main = self.main_colour(thing, style)
             if main is None:
                 raise UserError(f"{thing} in style {style} has no main colour that could be made {colour}")
             svg = recolour(svg, main, colour)
-        return draw(svg, icon.ratio, self.size * OVERSAMPLING) or EMPTY
+        drawing = draw(svg, icon.ratio, self.size * OVERSAMPLING)
+        if drawing is None:
+            raise UserError(f"the icon of {thing} in style {style} is empty")
+        return drawing
 
     def _colours(self, thing: str, style: str) -> tuple[str, ...]:
         """What colours a thing may be given: none for people, hands, and what has no main colour."""
         person = thing in self.library.category("People & Body")
-        if person or thing in NEVER_RECOLOURED or self._main_colour(thing, style) is None:
+        if person or thing in NEVER_RECOLOURED or self.main_colour(thing, style) is None:
             return ()
         face = thing in self.library.category("Smileys & Emotion")
         return tuple(colour for colour in COLOURS if not (face and colour in NOT_FOR_FACES))

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,8 +30,10 @@ from openhart.transformer.layers import (
     TableModulation,
     build_mlp,
     build_norm,
+    modulate,
     pool_context,
 )
+from openhart.transformer.value_residual import START, ValueResidual
 
 CHOICES = {
     "modulation": ("table", "per_block", "shared", "none"),
@@ -40,8 +42,9 @@ CHOICES = {
     "positions": ("rope", "learned"),
 }
 
-
 ADDING_TO_THE_STREAM = ("attention.proj.weight", "mlp.down.weight", "mlp.2.weight")
+
+Observe = Callable[[int, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -92,16 +95,25 @@ class Conditioning:
 class Block(nn.Module):
     """Attention and MLP, each behind one shared norm and its part of the modulation.
 
-    A modulation (B, 6, C) holds gate₁ gate₂ scale₁ scale₂ shift₁ shift₂.
+    A modulation (B, 6, C) holds gate₁ gate₂ scale₁ scale₂ shift₁ shift₂. In training, dropout acts on what
+    attention and MLP add.
     """
 
     def __init__(
-        self, width: int, num_heads: int, mlp: str, mlp_ratio: float, norm: nn.Module, unit: bool
+        self,
+        width: int,
+        num_heads: int,
+        mlp: str,
+        mlp_ratio: float,
+        norm: nn.Module,
+        unit: bool,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.norm = norm
         self.attention = Attention(width, num_heads, unit)
         self.mlp = build_mlp(mlp, width, mlp_ratio)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(
         self, x: Tensor, modulation: Tensor | None, rotation: Rotation | None, attend: Attend
@@ -118,16 +130,17 @@ class Block(nn.Module):
 
     def after(self, x: Tensor, mixed: Tensor, modulation: Tensor | None) -> Tensor:
         """Take in what attention found, (B, H, N, d), then the MLP; every token by itself."""
+        found = self.dropout(self.attention.merge(mixed))
         if modulation is None:
-            x = x + self.attention.merge(mixed)
-            return x + self.mlp(self.norm(x))
-        x = x + modulation[:, 0, None] * self.attention.merge(mixed)
-        return x + modulation[:, 1, None] * self.mlp(self._norm(x, modulation, 1))
+            x = x + found
+            return x + self.dropout(self.mlp(self.norm(x)))
+        x = x + modulation[:, 0, None] * found
+        return x + modulation[:, 1, None] * self.dropout(self.mlp(self._norm(x, modulation, 1)))
 
     def _norm(self, x: Tensor, modulation: Tensor | None, half: int) -> Tensor:
         if modulation is None:
             return self.norm(x)
-        return self.norm(x) * (1 + modulation[:, 2 + half, None]) + modulation[:, 4 + half, None]
+        return modulate(self.norm, x, modulation[:, 2 + half, None], modulation[:, 4 + half, None])
 
 
 class HartTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
@@ -157,6 +170,11 @@ class HartTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         normalize_attention: cosine attention with a learned temperature a head.
         context_norm: RMSNorm on the context before anything else.
         context_projection: map context to C linearly; otherwise D must be C.
+        value_residual: later blocks attend to a learned mixture of their values and the first block's.
+        zero_outputs: a new model starts with zeros in the last maps of attention, MLP and codes, so that
+            blocks begin as the identity and all codes as equally likely.
+        dropout: probability with which what attention and MLP add is left out in training, element by
+            element; never in evaluation mode.
 
     Raises:
         UserError: for settings that cannot be built.
@@ -188,6 +206,9 @@ class HartTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         normalize_attention: bool = False,
         context_norm: bool = True,
         context_projection: bool = True,
+        value_residual: bool = False,
+        zero_outputs: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         given = {
@@ -199,6 +220,7 @@ class HartTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
             raise UserError(
                 f"without context_projection, context_dim must be the width {width}, got {context_dim}"
             )
+        _check_training(depth, value_residual, dropout)
         self.scales = parse_scales(scales)
         if self.scales[0] != (1, 1):
             raise UserError(f"the first scale must be 1×1, got {self.scales[0]}")
@@ -215,10 +237,11 @@ class HartTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         self.blocks = nn.ModuleList(
             Block(
                 width, num_heads, mlp, mlp_ratio,
-                build_norm(norm, width, norm_eps), normalize_attention,
+                build_norm(norm, width, norm_eps), normalize_attention, dropout,
             )
             for _ in range(depth)
         )  # fmt: skip
+        self.value_shares = nn.Parameter(torch.full((depth - 1,), START)) if value_residual else None
         self.modulations = _build_modulations(modulation, depth, width)
         self.shared_modulation = LinearModulation(width, 6) if modulation == "shared" else None
         self.head_norm = build_norm(norm, width, norm_eps)
@@ -255,6 +278,10 @@ class HartTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         for name, parameter in self.named_parameters():
             if name.endswith(ADDING_TO_THE_STREAM):
                 nn.init.trunc_normal_(parameter, std=0.02 / (2 * depth) ** 0.5)
+                if self.config.zero_outputs:
+                    nn.init.zeros_(parameter)
+        if self.config.zero_outputs:
+            nn.init.zeros_(self.head.weight)
         with torch.no_grad():
             for module in self.modules():
                 if isinstance(module, LinearModulation):
@@ -307,7 +334,12 @@ class HartTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         return [(part[:, None].cos(), part[:, None].sin()) for part in parts]
 
     def forward(
-        self, scale_inputs: Tensor, context: Tensor, mask: Tensor, keep: Tensor | None = None
+        self,
+        scale_inputs: Tensor,
+        context: Tensor,
+        mask: Tensor,
+        keep: Tensor | None = None,
+        observe: Observe | None = None,
     ) -> Tensor:
         """Hidden states of all scales at once, each position seeing its scale and coarser ones.
 
@@ -317,11 +349,21 @@ class HartTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
             mask: (B, T) bool.
             keep: (B, h_K·w_K) bool, tokens of the last scale that take part, as many in each row;
                 None for all.
+            observe: called with each block's index and what leaves it, (B, T + L − 1, C).
 
         Returns:
             (B, L, C): the last context position, then scales 2 … K (the last one thinned by ``keep``).
         """
-        conditioning = self.prepare(context, mask)
+        return self.forward_scales(scale_inputs, self.prepare(context, mask), keep, observe)
+
+    def forward_scales(
+        self,
+        scale_inputs: Tensor,
+        conditioning: Conditioning,
+        keep: Tensor | None = None,
+        observe: Observe | None = None,
+    ) -> Tensor:
+        """As :meth:`forward`, of a context that :meth:`prepare` has seen."""
         x, lengths = self._inputs(scale_inputs, conditioning)
         rotation = None if conditioning.rotations is None else _join_rotations(conditioning.rotations)
         if keep is not None:
@@ -331,13 +373,29 @@ class HartTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
                 rotation = (_keep_positions(rotation[0], stay), _keep_positions(rotation[1], stay))
             lengths[-1] = x.shape[1] - sum(lengths[:-1])
         attend = block_causal(lengths, x.device)
+        x = self._through_blocks(x, conditioning, rotation, lambda _: attend, observe)
+        return x[:, self.config.context_tokens - 1 :]
+
+    def _through_blocks(
+        self,
+        x: Tensor,
+        conditioning: Conditioning,
+        rotation: Rotation | None,
+        attend: Callable[[int], Attend],
+        observe: Observe | None = None,
+    ) -> Tensor:
+        """Run all blocks, (B, N, C) → (B, N, C); ``attend`` gives each block's attention."""
+        values = None if self.value_shares is None else ValueResidual(self.value_shares)
         for index, block in enumerate(self.blocks):
             modulation = conditioning.modulations and conditioning.modulations[index]
+            seen = attend(index) if values is None else values.around(index, attend(index))
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                x = self._gradient_checkpointing_func(block, x, modulation, rotation, attend)
+                x = self._gradient_checkpointing_func(block, x, modulation, rotation, seen)
             else:
-                x = block(x, modulation, rotation, attend)
-        return x[:, self.config.context_tokens - 1 :]
+                x = block(x, modulation, rotation, seen)
+            if observe is not None:
+                observe(index, x)
+        return x
 
     def _inputs(self, scale_inputs: Tensor, conditioning: Conditioning) -> tuple[Tensor, list[int]]:
         lengths = [self.config.context_tokens, *(h * w for h, w in self.scales[1:])]
@@ -386,11 +444,12 @@ class HartTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         x = conditioning.tokens + conditioning.levels[0]
         if self.position_embed is not None:
             x = x + self.position_embed[:positions]
-        rotation = conditioning.rotations and conditioning.rotations[0]
-        for index, block in enumerate(self.blocks):
-            modulation = conditioning.modulations and conditioning.modulations[index]
-            x = block(x, modulation, rotation, cache.attend_context(index, rows, positions))
-        return x[:, -1:]
+        rotation = None if conditioning.rotations is None else conditioning.rotations[0]
+
+        def attend(index: int) -> Attend:
+            return cache.attend_context(index, rows, positions)
+
+        return self._through_blocks(x, conditioning, rotation, attend)[:, -1:]
 
     def forward_scale(
         self,
@@ -420,9 +479,7 @@ class HartTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
             start, count = self._scale_start(scale_index), math.prod(self.scales[scale_index])
             embedded = self.position_embed[start : start + count]
             x = x + (embedded if places is None else embedded[places])
-        for index, block in enumerate(self.blocks):
-            modulation = conditioning.modulations and conditioning.modulations[index]
-            x = block(x, modulation, rotation, cache.attend(index))
+        x = self._through_blocks(x, conditioning, rotation, cache.attend)
         cache.advance(x.shape[1])
         return x
 
@@ -486,3 +543,10 @@ def _check_shape(depth: int, width: int, num_heads: int, context_tokens: int, po
     step = 4 if positions == "rope" else 1
     if width % (num_heads * step):
         raise UserError(f"width must be a multiple of {step} times num_heads ({num_heads}), got {width}")
+
+
+def _check_training(depth: int, value_residual: bool, dropout: float) -> None:
+    if value_residual and depth < 2:
+        raise UserError(f"value_residual needs a block after the first: depth must be 2 or more, got {depth}")
+    if not 0 <= dropout < 1:
+        raise UserError(f"dropout must lie in [0, 1), got {dropout}")

@@ -71,7 +71,7 @@ def _slug(prompt: str) -> str:
 def _sampling(options: Namespace) -> dict[str, Any]:
     names = (
         "guidance_scale", "top_k", "top_p", "temperature", "smooth", "residual_steps",
-        "last_scale_steps", "residual_solver", "unguided_scales", "kept_tokens",
+        "last_scale_steps", "residual_solver", "residual_strength", "unguided_scales", "kept_tokens",
     )  # fmt: skip
     values = {name: getattr(options, name) for name in names}
     values["use_residual"] = False if options.no_residual else None

@@ -38,7 +38,9 @@ class SamplingSettings:
         last_scale_steps: steps in which the last scale is decoded, in random order (MaskGIT).
         use_residual: add the residual; without it the picture is the codes' alone.
         residual_steps: diffusion steps of the residual.
-        residual_solver: how they are taken: ``ddpm``, as HART does, or ``dpm++``, good in fewer.
+        residual_solver: how they are taken: ``ddpm``, as HART does; ``dpm++``, good in fewer; or ``mean``, as
+            ``dpm++`` from zero noise: the residual to be expected, the same for every seed.
+        residual_strength: share λ of the sampled residual that is added, from 0 (none) to 1.
         unguided_scales: how many of the last scales go without guidance, at half the work.
         kept_tokens: share of the tokens worked out at each of the last scales, the last one last; the
             others take the state of the scale before.
@@ -58,6 +60,7 @@ class SamplingSettings:
     use_residual: bool = True
     residual_steps: int = 8
     residual_solver: str = "ddpm"
+    residual_strength: float = 1.0
     unguided_scales: int = 0
     kept_tokens: Sequence[float] = ()
 
@@ -78,6 +81,8 @@ class SamplingSettings:
             raise UserError(
                 f"residual_solver must be one of {', '.join(SOLVERS)}, got {self.residual_solver!r}"
             )
+        if not 0 <= self.residual_strength <= 1:
+            raise UserError(f"residual_strength must lie in [0, 1], got {self.residual_strength}")
         if self.unguided_scales < 0:
             raise UserError(f"unguided_scales must not be negative, got {self.unguided_scales}")
         if not all(0 < share <= 1 for share in self.kept_tokens):
@@ -94,7 +99,7 @@ class ScaleState:
         scale_index: k, from 0.
         codes: (B, h_k·w_k), the codes drawn.
         f_hat: (B, z, P, P), features so far; after the last scale, with the residual.
-        residual: (B, P², z), after the last scale if there is one.
+        residual: (B, P², z), what was added after the last scale, if anything was.
     """
 
     scale_index: int
@@ -274,12 +279,12 @@ def _finish(parts: Parts, residual_head: Any | None, f_hat: Tensor, before: Tens
         hidden = _hidden(parts, f_hat, parts.last, before)
         codes, embedding = _choose(parts, hidden, parts.last)
     residual = None
-    if residual_head is not None and parts.settings.use_residual:
+    if residual_head is not None and parts.settings.use_residual and parts.settings.residual_strength:
         if not parts.guidances[parts.last]:
             hidden = hidden[: len(codes)]
         words = parts.quantizer.lookup(codes).repeat(len(hidden) // len(codes), 1, 1)
         condition = parts.transformer.residual_condition(hidden, words)
-        residual = _residual(parts, residual_head, condition)
+        residual = parts.settings.residual_strength * _residual(parts, residual_head, condition)
         embedding = embedding + residual.to(embedding.dtype)
     blend = residual_head is None
     f_hat = parts.quantizer.add_scale(f_hat.to(embedding.dtype), embedding, parts.last, blend=blend)
@@ -337,7 +342,7 @@ def _residual(parts: Parts, head: Any, condition: Tensor) -> Tensor:
     schedule = solver.respace(cosine_schedule(), parts.settings.residual_steps)
     size = parts.quantizer.size
     found = solver.sample(head, with_condition, without, guidance, draw(), draw, schedule, size)
-    return found * head.config.residual_scale
+    return head.from_units(found)
 
 
 def guide(logits: Tensor, guidance: float) -> Tensor:

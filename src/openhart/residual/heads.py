@@ -1,5 +1,8 @@
 """Networks that predict the noise in the residual, told by the transformer what each token is."""
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
@@ -60,7 +63,9 @@ class TokenResidualHead(ModelMixin, ConfigMixin):
         condition_dim: channels C of what the transformer says of a token.
         width: W.
         depth: number of blocks.
-        residual_scale: residuals are divided by it before diffusion, and sampled ones multiplied.
+        residual_scale: residuals are divided by it before diffusion, and sampled ones multiplied; one number,
+            or one for each channel.
+        limit: largest magnitude of a sampled residual in these units; the sampler clamps there.
     """
 
     block = TokenBlock
@@ -73,11 +78,17 @@ class TokenResidualHead(ModelMixin, ConfigMixin):
         condition_dim: int = 1536,
         width: int = 1024,
         depth: int = 6,
-        residual_scale: float = 0.6,
+        residual_scale: float | Sequence[float] = 0.6,
+        limit: float = 1.0,
     ) -> None:
         super().__init__()
-        if min(code_dim, condition_dim, width, depth) < 1 or residual_scale <= 0:
-            raise UserError("a residual head's sizes and residual_scale must be positive")
+        scales = [residual_scale] if isinstance(residual_scale, int | float) else residual_scale
+        if min(code_dim, condition_dim, width, depth) < 1 or min(*scales, limit) <= 0:
+            raise UserError("a residual head's sizes, residual_scale and limit must be positive")
+        if len(scales) not in (1, code_dim):
+            raise UserError(
+                f"residual_scale must be one number or one for each of {code_dim} channels, got {len(scales)}"
+            )
         self.input = nn.Linear(code_dim, width)
         self.time = SinusoidalEmbedding(width)
         self.condition = nn.Linear(condition_dim, width)
@@ -98,6 +109,22 @@ class TokenResidualHead(ModelMixin, ConfigMixin):
             nn.init.zeros_(layer.weight)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+    @property
+    def limit(self) -> float:
+        """Largest magnitude of a sampled residual, in the head's units."""
+        return self.config.limit
+
+    def to_units(self, residual: Tensor) -> Tensor:
+        """Residual (B, N, z) in the features' units → what diffusion works on."""
+        return residual / self._scale(residual)
+
+    def from_units(self, x: Tensor) -> Tensor:
+        """What diffusion works on, (B, N, z) → residual in the features' units."""
+        return x * self._scale(x)
+
+    def _scale(self, like: Tensor) -> Tensor:
+        return torch.tensor(self.config.residual_scale, dtype=like.dtype, device=like.device)
 
     def embed_condition(self, condition: Tensor) -> Tensor:
         """What the transformer says of each token, once for all steps: (B, N, C) → (B, N, W)."""

@@ -11,6 +11,7 @@ from openhart.tokenizer.model import HybridTokenizer
 from openhart.training.config import GeneratorRecipe
 from openhart.training.generator_losses import GeneratorLosses
 from openhart.training.latents import TextConditions
+from openhart.training.noisy_context import Exchange
 from openhart.training.parallel import Skips
 
 
@@ -27,3 +28,4 @@ class Stage:
     ema: EMAModel
     skips: Skips
     conditions: TextConditions | None
+    exchange: Exchange | None

@@ -155,7 +155,7 @@ def test_only_codes_in_the_nucleus_are_drawn(top_k, top_p, seed):
         ({"temperature": 0.0}, "temperature"),
         ({"last_scale_steps": 0}, "last_scale_steps"),
         ({"residual_steps": 0}, "residual_steps"),
-        ({"residual_solver": "euler"}, "ddpm or dpm"),
+        ({"residual_solver": "euler"}, "ddpm, dpm"),
         ({"unguided_scales": -1}, "unguided_scales"),
         ({"kept_tokens": (0.0,)}, "kept_tokens"),
         ({"kept_tokens": (0.5,), "last_scale_steps": 2}, "last_scale_steps"),

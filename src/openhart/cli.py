@@ -131,7 +131,8 @@ def _add_generate(commands: Any) -> None:
     add("--smooth", action=argparse.BooleanOptionalAction, help="mix codes instead of choosing")
     add("--last-scale-steps", type=whole(1, 10_000), metavar="N", help="decode the last scale in N steps")
     add("--residual-steps", type=whole(1, 1000), metavar="N", help="diffusion steps of the residual")
-    add("--residual-solver", choices=["ddpm", "dpm++"], help="how the residual's steps are taken")
+    add("--residual-solver", choices=["ddpm", "dpm++", "mean"], help="how the residual's steps are taken")
+    add("--residual-strength", type=number, metavar="SHARE", help="share of the residual to add, 0 to 1")
     add(
         "--unguided-scales", type=whole(0, 1000), metavar="N", help="leave the last N scales without guidance"
     )

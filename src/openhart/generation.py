@@ -42,7 +42,9 @@ class SamplingSettings:
         last_scale_steps: steps in which the last scale is decoded, in random order (MaskGIT).
         use_residual: add the residual; without it the picture is the codes' alone.
         residual_steps: diffusion steps of the residual.
-        residual_solver: how they are taken: ``ddpm``, as HART does, or ``dpm++``, good in fewer.
+        residual_solver: how they are taken: ``ddpm``, as HART does; ``dpm++``, good in fewer; or ``mean``, as
+            ``dpm++`` from zero noise: the residual to be expected, the same for every seed.
+        residual_strength: share λ of the sampled residual that is added, from 0 (none) to 1.
         unguided_scales: how many of the last scales go without guidance, at half the work.
         kept_tokens: share of the tokens worked out at each of the last scales, the last one last; the
             others take the state of the scale before.
@@ -62,6 +64,7 @@ class SamplingSettings:
     use_residual: Flag = True
     residual_steps: Natural = 8
     residual_solver: str = "ddpm"
+    residual_strength: Number = 1.0
     unguided_scales: Natural = 0
     kept_tokens: Sequence[Number] = ()
 
@@ -72,6 +75,7 @@ class SamplingSettings:
             ("temperature", 1e-3, 1000),
             ("last_scale_steps", 1, 10_000),
             ("residual_steps", 1, 1000),
+            ("residual_strength", 0, 1),
         )
         for name, least, most in ranges:
             if not least <= getattr(self, name) <= most:
@@ -92,7 +96,7 @@ class ScaleState:
         scale_index: k, from 0.
         codes: (B, h_k·w_k), the codes drawn.
         f_hat: (B, z, P, P), features so far; after the last scale, with the residual.
-        residual: (B, P², z), after the last scale if there is one.
+        residual: (B, P², z), what was added after the last scale, if anything was.
     """
 
     scale_index: int
@@ -300,12 +304,12 @@ def _finish(
         hidden, logits = _run_scale(parts, f_hat, parts.last, before[0]) if parts.last else before
         codes, embedding = _choose(parts, logits, parts.last)
     residual = None
-    if residual_head is not None and parts.settings.use_residual:
+    if residual_head is not None and parts.settings.use_residual and parts.settings.residual_strength:
         if not parts.guidances[parts.last]:
             hidden = hidden[: len(codes)]
         words = parts.quantizer.lookup(codes).repeat(len(hidden) // len(codes), 1, 1)
         condition = parts.transformer.residual_condition(hidden, words)
-        residual = _residual(parts, residual_head, condition)
+        residual = parts.settings.residual_strength * _residual(parts, residual_head, condition)
         embedding = embedding + residual.to(embedding.dtype)
     blend = residual_head is None
     f_hat = parts.quantizer.add_scale(f_hat.to(embedding.dtype), embedding, parts.last, blend=blend)
@@ -358,7 +362,7 @@ def _residual(parts: Parts, head: Any, condition: Tensor) -> Tensor:
     schedule = solver.respace(cosine_schedule(), parts.settings.residual_steps)
     size = parts.quantizer.size
     found = solver.sample(head, with_condition, without, guidance, draw(), draw, schedule, size)
-    return found * head.config.residual_scale
+    return head.from_units(found)
 
 
 def guide(logits: Tensor, guidance: float) -> Tensor:

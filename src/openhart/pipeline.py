@@ -262,6 +262,7 @@ class HartPipeline(DiffusionPipeline):
         use_residual: bool | None = None,
         last_scale_steps: int | None = None,
         residual_solver: str | None = None,
+        residual_strength: float | None = None,
         unguided_scales: int | None = None,
         kept_tokens: Sequence[float] | None = None,
         generator: Generators = None,
@@ -282,7 +283,7 @@ class HartPipeline(DiffusionPipeline):
                 (``data.buckets``).
             width: in pixels.
             num_images_per_prompt: images of each condition.
-            guidance_scale: see :class:`SamplingSettings`, as the next ten.
+            guidance_scale: see :class:`SamplingSettings`, as the next eleven.
             top_k: codes that may be drawn; 0 for all.
             top_p: probability that may be drawn.
             temperature: divides the scores.
@@ -291,6 +292,7 @@ class HartPipeline(DiffusionPipeline):
             use_residual: without it, the picture is the codes' alone.
             last_scale_steps: steps of the last scale.
             residual_solver: how the residual's steps are taken.
+            residual_strength: share of the sampled residual that is added.
             unguided_scales: last scales that go without guidance.
             kept_tokens: share of the tokens worked out at the last scales.
             generator: one, which gives each image a seed in order; or one per image, so that it is
@@ -319,7 +321,7 @@ class HartPipeline(DiffusionPipeline):
             guidance_scale=guidance_scale, top_k=top_k, top_p=top_p, temperature=temperature,
             smooth=smooth, residual_steps=residual_steps, use_residual=use_residual,
             last_scale_steps=last_scale_steps, residual_solver=residual_solver,
-            unguided_scales=unguided_scales, kept_tokens=kept_tokens,
+            residual_strength=residual_strength, unguided_scales=unguided_scales, kept_tokens=kept_tokens,
         )  # fmt: skip
         with self.progress_bar(total=len(self.transformer.scales)) as bar:
             for state in states:

@@ -13,6 +13,8 @@ SCHEDULE = cosine_schedule()
 class Oracle:
     """Knows the target, so it always names the noise that is really there."""
 
+    limit = 1.0
+
     def __init__(self, target):
         self.target = target
 
@@ -26,10 +28,12 @@ class Oracle:
 
 
 class GaussianOracle:
-    """The best guess of noise in a value that was drawn from a normal distribution around 0."""
+    """The best guess of noise in a value that was drawn from a normal distribution."""
 
-    def __init__(self, deviation):
-        self.deviation = deviation
+    limit = 1.0
+
+    def __init__(self, deviation, mean=0.0):
+        self.deviation, self.mean = deviation, mean
 
     def embed_condition(self, condition):
         return condition
@@ -37,7 +41,7 @@ class GaussianOracle:
     def __call__(self, x, t, embedded, size):
         alpha_bar = SCHEDULE.alpha_bars.float()[t][..., None]
         share = (1 - alpha_bar) / (alpha_bar * self.deviation**2 + 1 - alpha_bar)
-        noise = x * share / (1 - alpha_bar).sqrt()
+        noise = (x - alpha_bar.sqrt() * self.mean) * share / (1 - alpha_bar).sqrt()
         return torch.cat([noise, -torch.ones_like(noise)], dim=-1)
 
 
@@ -51,6 +55,53 @@ def test_the_fast_solver_follows_the_exact_path_of_a_normal_distribution():
         errors.append((found - exact).abs().max().item())
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 0.02
+
+
+def test_the_mean_of_a_normal_distribution_is_found_whatever_the_noise():
+    mean = torch.linspace(-0.5, 0.5, 8)
+    solver = SOLVERS["mean"]
+    given = (GaussianOracle(0.2, mean), torch.zeros(2, 12, 4), None, 0.0)
+    found = [
+        solver.sample(*given, torch.randn(2, 12, 8), None, solver.respace(SCHEDULE, steps), SIZE)
+        for steps in (8, 8, 24)
+    ]
+    assert torch.equal(found[0], found[1])
+    torch.testing.assert_close(found[2], mean.expand(2, 12, 8), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("limit", [0.3, 1.0, 4.0])
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+def test_residuals_end_where_the_head_says(limit, solver):
+    oracle, target = Oracle(torch.linspace(-6, 6, 96).view(1, 12, 8)), torch.linspace(-6, 6, 96)
+    oracle.limit = limit
+    noise = torch.randn(1, 12, 8, generator=torch.Generator().manual_seed(0))
+    found = solver.sample(
+        oracle, torch.zeros(1, 12, 4), None, 0.0, noise, lambda: noise, solver.respace(SCHEDULE, 8), SIZE
+    )
+    torch.testing.assert_close(found.flatten(), target.clamp(-limit, limit), atol=5e-3, rtol=0)
+
+
+def test_units_of_a_channel():
+    scales = [0.1 * (channel + 1) for channel in range(8)]
+    head, residual = tiny_head(residual_scale=scales), torch.randn(2, 12, 8)
+    torch.testing.assert_close(head.to_units(residual), residual / torch.tensor(scales))
+    torch.testing.assert_close(head.from_units(head.to_units(residual)), residual)
+    for wrong in ([0.1] * 7, [0.1] * 7 + [0.0]):
+        with pytest.raises(UserError, match="residual_scale"):
+            tiny_head(residual_scale=wrong)
+
+
+def test_repeats_are_a_larger_batch():
+    head = tiny_head()
+    target, condition = torch.randn(2, 12, 8).clamp(-1, 1), torch.randn(2, 12, 32)
+    t, noise = torch.randint(1000, (6, 12)), torch.randn(6, 12, 8)
+    together = diffusion_loss(head, target, condition, t, noise, SCHEDULE, SIZE)
+    apart = [
+        diffusion_loss(head, target, condition, t[rows], noise[rows], SCHEDULE, SIZE)
+        for rows in (slice(0, 2), slice(2, 4), slice(4, 6))
+    ]
+    for whole, parts in zip(together, zip(*apart, strict=True), strict=True):
+        torch.testing.assert_close(whole, torch.cat(parts))
 
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from openhart.cli import main
 from openhart.scales import split_by_scale
-from openhart.training.config import ResidualHead
+from openhart.training.config import GeneratorRecipe
 from openhart.training.dry_run import dry_run
 from openhart.training.generator_losses import Batch, GeneratorLosses
 from tests.tiny import tiny_head, tiny_transformer
@@ -33,14 +34,17 @@ def recipe_of_a_step(folder, **run):
     return write_recipe(folder / "generator.yaml", values)
 
 
-def parts_of_a_step():
+def parts_of_a_step(**values):
+    values |= {"residual": {"width": 32, "depth": 2, "repeats": 2}, "optimizer": {"learning_rate": 1e-3}}
+    nowhere = {"run": {"output": "a"}, "data": {"train": "a"}, "tokenizer": "a", "steps": 1}
+    recipe = GeneratorRecipe.model_validate(nowhere | values)
     settings = {"depth": 4, "width": WIDTH, "num_heads": 4, "scales": SCALES}
     transformer = tiny_transformer(**settings, context_dim=384, context_tokens=8)
     losses = GeneratorLosses(
         transformer,
         tiny_head(condition_dim=WIDTH, width=32),
         None,
-        ResidualHead(width=32, depth=2, repeats=2),
+        recipe,
     )
     codes = torch.randint(32, (BATCH, TOKENS))
     batch = Batch(
@@ -57,11 +61,14 @@ def parts_of_a_step():
     return losses.train(), batch
 
 
-def test_operations_are_those_of_a_real_step_to_one_percent(tmp_path):
-    losses, batch = parts_of_a_step()
+@pytest.mark.parametrize("aligned", [{}, {"embedding_losses": {"hidden": 256}}])
+def test_operations_are_those_of_a_real_step_to_one_percent(tmp_path, aligned):
+    losses, batch = parts_of_a_step(**aligned)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         losses(batch)["loss"].backward()
-    told = dry_run(recipe_of_a_step(tmp_path), "generator")
+    path = recipe_of_a_step(tmp_path)
+    path.write_text(path.read_text() + yaml.safe_dump(aligned) * bool(aligned))
+    told = dry_run(path, "generator")
     assert told.flops == pytest.approx(counter.get_total_flops(), rel=0.01)
     assert told.parts["transformer"] == sum(p.numel() for p in losses.transformer.parameters())
     assert told.tokens == TOKENS

@@ -16,6 +16,7 @@ class ChunkedBlock(Block):
     def __init__(self, block: Block) -> None:
         nn.Module.__init__(self)
         self.norm, self.attention, self.mlp = block.norm, block.attention, block.mlp
+        self.dropout = block.dropout
 
     def forward(
         self, x: Tensor, modulation: Tensor | None, rotation: Rotation | None, attend: Attend

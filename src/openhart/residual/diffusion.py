@@ -14,7 +14,7 @@ from torch import Tensor
 
 from openhart.errors import UserError
 
-Head = Any  # forward(x, t, embedded condition, size) → (B, N, 2z); embed_condition(condition)
+Head = Any  # forward(x, t, embedded condition, size) → (B, N, 2z); embed_condition(condition); limit of |x_0|
 Size = tuple[int, int]
 
 LEAST_LAMBDA = -4.0
@@ -124,27 +124,36 @@ def diffusion_loss(
 
     Args:
         head: predicts noise and variance.
-        target: x_0, (B, N, z), already divided by the head's ``residual_scale``.
-        condition: (B, N, C).
-        t: steps of the schedule, (B, N), or (B, 1) for one a sample.
-        noise: ε, (B, N, z).
+        target: x_0, (B, N, z), in the head's units.
+        condition: (B, N, C); embedded once for all repeats.
+        t: steps of the schedule, (R·B, N), or (R·B, 1) for one a sample, the batch repeated R times.
+        noise: ε, (R·B, N, z).
         schedule: the training schedule.
         size: height and width of the map the tokens belong to.
 
     Returns:
-        mean squared noise error (B, N), and the bound in bits a channel (B, N), whose gradient reaches
+        mean squared noise error (R·B, N), and the bound in bits per channel (R·B, N), whose gradient reaches
         only the variance.
     """
+    repeats = len(noise) // len(target)
+    embedded = head.embed_condition(condition).repeat(repeats, 1, 1)
+    target = target.repeat(repeats, 1, 1)
     noisy = add_noise(target, t, noise, schedule)
     timesteps = schedule.timesteps.to(t.device)[t]
-    output = head(noisy, timesteps, head.embed_condition(condition), size).float()
+    output = head(noisy, timesteps, embedded, size).float()
     predicted, variance = output.chunk(2, dim=-1)
     error = (noise - predicted).square().mean(dim=-1)
-    return error, _bound(target, noisy, predicted.detach(), variance, t, schedule)
+    return error, _bound(target, noisy, predicted.detach(), variance, t, schedule, head.limit)
 
 
 def _bound(
-    target: Tensor, noisy: Tensor, noise: Tensor, variance: Tensor, t: Tensor, schedule: Schedule
+    target: Tensor,
+    noisy: Tensor,
+    noise: Tensor,
+    variance: Tensor,
+    t: Tensor,
+    schedule: Schedule,
+    limit: float,
 ) -> Tensor:
     guess = _clean(noisy, noise, t, schedule)
     true_mean = _posterior_mean(target, noisy, t, schedule)
@@ -158,7 +167,8 @@ def _bound(
         + (true_log - log_variance).exp()
         + (true_mean - mean).square() * (-log_variance).exp()
     )
-    surprise = -_discretized_log_likelihood(target, mean, 0.5 * log_variance)
+    scaled = 0.5 * log_variance - math.log(limit)
+    surprise = -_discretized_log_likelihood(target / limit, mean / limit, scaled)
     nats = torch.where((t == 0)[..., None], surprise, divergence)
     return nats.mean(dim=-1) / math.log(2.0)
 
@@ -186,14 +196,14 @@ def sample(
         size: height and width of the map.
 
     Returns:
-        (B, N, z), in the head's units: times its ``residual_scale`` it is the residual.
+        (B, N, z), in the head's units.
     """
     predict = _guided(head, condition, unconditional, guidance, size)
     x = noise
     for step in reversed(range(len(schedule))):
         t = torch.full((len(x), 1), step, device=x.device)
         predicted, variance = predict(x, schedule.timesteps.to(x.device)[t])
-        guess = _clean(x, predicted, t, schedule).clamp(-1, 1)
+        guess = _clean(x, predicted, t, schedule).clamp(-head.limit, head.limit)
         x_mean = _posterior_mean(guess, x, t, schedule)
         if step == 0:
             return x_mean
@@ -222,7 +232,7 @@ def solve(
     for step in reversed(range(len(schedule))):
         t = torch.full((len(x), 1), step, device=x.device)
         predicted, _ = predict(x, schedule.timesteps.to(x.device)[t])
-        guess = _clean(x, predicted, t, schedule).clamp(-1, 1)
+        guess = _clean(x, predicted, t, schedule).clamp(-head.limit, head.limit)
         if step == 0:
             return guess
         ahead = float(lambdas[step - 1] - lambdas[step])
@@ -235,6 +245,25 @@ def solve(
     return x
 
 
+def centre(
+    head: Head,
+    condition: Tensor,
+    unconditional: Tensor | None,
+    guidance: float,
+    noise: Tensor,
+    draw: Callable[[], Tensor],
+    schedule: Schedule,
+    size: Size,
+) -> Tensor:
+    """As :func:`solve`, from zero noise: one value for a condition, whatever the seed.
+
+    Where x_0 is normally distributed given its condition, that is its mean, since the solver's path is then
+    a straight map of the noise; else it is a value from the middle of the distribution.
+    """
+    start = torch.zeros_like(noise)
+    return solve(head, condition, unconditional, guidance, start, draw, schedule, size)
+
+
 @dataclass(frozen=True)
 class Solver:
     """Which of the training schedule's steps to take, and how."""
@@ -243,7 +272,11 @@ class Solver:
     sample: Callable[..., Tensor]
 
 
-SOLVERS = {"ddpm": Solver(respace, sample), "dpm++": Solver(respace_evenly_in_noise, solve)}
+SOLVERS = {
+    "ddpm": Solver(respace, sample),
+    "dpm++": Solver(respace_evenly_in_noise, solve),
+    "mean": Solver(respace_evenly_in_noise, centre),
+}
 
 
 def _guided(

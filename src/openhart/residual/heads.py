@@ -1,5 +1,8 @@
 """Networks that predict the noise in the residual, told by the transformer what each token is."""
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
@@ -63,7 +66,9 @@ class TokenResidualHead(CheckedLoading, ModelMixin, ConfigMixin):
         condition_dim: channels C of what the transformer says of a token.
         width: W.
         depth: number of blocks.
-        residual_scale: residuals are divided by it before diffusion, and sampled ones multiplied.
+        residual_scale: residuals are divided by it before diffusion, and sampled ones multiplied; one number,
+            or one for each channel.
+        limit: largest magnitude of a sampled residual in these units; the sampler clamps there.
     """
 
     block = TokenBlock
@@ -77,9 +82,15 @@ class TokenResidualHead(CheckedLoading, ModelMixin, ConfigMixin):
         condition_dim: Width = 1536,
         width: Width = 1024,
         depth: Depth = 6,
-        residual_scale: Positive = 0.6,
+        residual_scale: Positive | Sequence[Positive] = 0.6,
+        limit: Positive = 1.0,
     ) -> None:
         super().__init__()
+        scales = [residual_scale] if isinstance(residual_scale, int | float) else residual_scale
+        if len(scales) not in (1, code_dim):
+            raise UserError(
+                f"residual_scale must be one number or one for each of {code_dim} channels, got {len(scales)}"
+            )
         self.input = nn.Linear(code_dim, width)
         self.time = SinusoidalEmbedding(width)
         self.condition = nn.Linear(condition_dim, width)
@@ -100,6 +111,22 @@ class TokenResidualHead(CheckedLoading, ModelMixin, ConfigMixin):
             nn.init.zeros_(layer.weight)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+    @property
+    def limit(self) -> float:
+        """Largest magnitude of a sampled residual, in the head's units."""
+        return self.config.limit
+
+    def to_units(self, residual: Tensor) -> Tensor:
+        """Residual (B, N, z) in the features' units → what diffusion works on."""
+        return residual / self._scale(residual)
+
+    def from_units(self, x: Tensor) -> Tensor:
+        """What diffusion works on, (B, N, z) → residual in the features' units."""
+        return x * self._scale(x)
+
+    def _scale(self, like: Tensor) -> Tensor:
+        return torch.tensor(self.config.residual_scale, dtype=like.dtype, device=like.device)
 
     @apply_forward_hook
     def embed_condition(self, condition: Tensor) -> Tensor:

@@ -216,6 +216,16 @@ def sample_generators(seed: int, first: int, count: int) -> list[torch.Generator
     return [torch.Generator().manual_seed(((seed + 1) << 40) + first + place) for place in range(count)]
 
 
+def seed_dropout(seed: int, place: int) -> None:
+    """Let what dropout leaves out follow the place in the run, so that a resumed run leaves out the same.
+
+    Args:
+        seed: the run's.
+        place: number of the batch in the whole run, over all processes.
+    """
+    torch.manual_seed(((seed + 2) << 40) + place)
+
+
 def drawn(make: Callable[..., Tensor], shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
     """What each sample's generator makes, stacked: (B, *shape)."""
     return torch.stack([make(*shape, generator=generator) for generator in generators])

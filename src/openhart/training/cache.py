@@ -118,10 +118,11 @@ class CachedConditions(TextConditions):
 def describe(recipe: GeneratorRecipe, tokenizer: HybridTokenizer) -> dict[str, Any]:
     """What a cache for this recipe is made of; two caches of the same description are interchangeable."""
     text = {"text_encoder", "max_tokens", "instruction"} if recipe.conditioning.kind == "text" else set()
+    copies = recipe.data.model_dump(mode="json", include={"augment", "copies"}, exclude_defaults=True)
     return {
         "tokenizer": digest(tokenizer),
         "scales": [list(size) for size in tokenizer.quantizer.scales],
-        "data": recipe.data.model_dump(mode="json", include={"train", "only", "buckets"}),
+        "data": recipe.data.model_dump(mode="json", include={"train", "only", "buckets"}) | copies,
         "conditioning": recipe.conditioning.model_dump(include={"kind"} | text),
     }
 

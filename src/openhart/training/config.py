@@ -36,6 +36,7 @@ from openhart.errors import UserError, reason
 from openhart.generation import SamplingSettings
 from openhart.reading import read_text
 from openhart.scales import OptionalScales
+from openhart.training.generator_settings import Augment, CodeLoss, EmbeddingLosses, NoisyContext
 
 Rate = Annotated[Number, Field(gt=0, le=1)]
 Pixels = Annotated[int, Field(strict=True, ge=1, le=2**14)]
@@ -61,12 +62,15 @@ class Data(Section):
     ``buckets`` are sizes, height and width in pixels: each image is cut to the one whose aspect ratio is
     nearest its own, and a batch is of one size; without them all are cut to the tokenizer's.
     ``only`` keeps a folder's records whose fields are among those listed, such as ``style: [noto]``.
+    ``copies`` shows each picture that often in an epoch: as it is, and changed as ``augment`` says.
     """
 
     train: Place
     test: Place | None = None
     only: dict[Text, list[Text]] = {}
     buckets: list[tuple[Pixels, Pixels]] = []
+    augment: Augment | None = None
+    copies: Width = 1
     batch_size: Width = 32
     workers: Annotated[Natural, Field(le=1024)] = 1
 
@@ -76,6 +80,12 @@ class Data(Section):
         if len(value) == 1:
             raise ValueError("give two sizes or more, or none: then images are cut to the tokenizer's")
         return value
+
+    @model_validator(mode="after")
+    def _copies_differ(self) -> "Data":
+        if (self.augment is None) != (self.copies == 1):
+            raise ValueError("augment says how copies differ, the first being the picture itself: give both")
+        return self
 
 
 class OptimizerSettings(Section):
@@ -227,6 +237,8 @@ class TokenizerRecipe(Section):
     def _codes_need_range(self) -> "TokenizerRecipe":
         if self.run.precision == "fp16":
             raise ValueError("run.precision: a tokenizer is trained in bf16 or no (float32), not fp16")
+        if self.data.augment is not None:
+            raise ValueError("data.augment is for generators: a tokenizer learns on pictures as they are")
         return self
 
 
@@ -247,7 +259,13 @@ class Conditioning(Section):
 
 
 class ResidualHead(Section):
-    """``kind: token`` sees one token at a time; ``wide`` also its neighbours."""
+    """``kind: token`` sees one token at a time; ``wide`` also its neighbours.
+
+    ``scaling`` sets the head's units: ``quantile``, one number, so that 99.5 % of all residuals lie in
+    [−1, 1]; or ``variance``, so that each channel has variance 1. ``clip`` cuts off targets at ± that many of
+    these units: those that the model's own codes leave may be large. The sampler clamps there too; without
+    ``clip`` at 1, with ``variance`` at 4.
+    """
 
     kind: Literal["token", "wide"] = "token"
     width: Width = 384
@@ -256,6 +274,13 @@ class ResidualHead(Section):
     weight: Weight = 1.0
     condition_top_k: Count = 600
     condition_top_p: Annotated[Share, Field(gt=0)] = 0.96
+    scaling: Literal["quantile", "variance"] = "quantile"
+    clip: Positive | None = None
+
+    @property
+    def limit(self) -> float:
+        """Where the sampler clamps, in the head's units."""
+        return self.clip or {"quantile": 1.0, "variance": 4.0}[self.scaling]
 
 
 class Thinning(Section):
@@ -294,7 +319,8 @@ class GeneratorRecipe(Section):
     ``model`` holds HartTransformer's settings; scales, codes and context are filled in from the
     tokenizer and the condition encoder; one given all the same must agree. ``scales`` replaces the
     tokenizer's own, for another resolution. ``initial`` names a pipeline to start from; its scales may
-    be others. ``lora`` trains adapters of it alone. ``cache`` names a folder that
+    be others. ``lora`` trains adapters of it alone. ``noise``, ``embedding_losses`` and ``code_loss`` change
+    what is learned (:mod:`openhart.training.generator_settings`). ``cache`` names a folder that
     ``openhart data cache`` filled; true encodes the data in memory before the first step, false each batch.
     ``sample_prompts``, or ``sample_labels`` for classes, are what the log shows every ``run.sample_every``
     steps.
@@ -310,6 +336,9 @@ class GeneratorRecipe(Section):
     residual: ResidualHead | None = ResidualHead()
     optimizer: OptimizerSettings
     thinning: Thinning | None = None
+    noise: NoisyContext | None = None
+    embedding_losses: EmbeddingLosses | None = None
+    code_loss: CodeLoss = CodeLoss()
     cache: Annotated[bool | str, PlainValidator(_cache)] = True
     initial: Place | None = None
     lora: Lora | None = None

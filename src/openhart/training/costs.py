@@ -25,6 +25,8 @@ from openhart.training.config import (
     TokenizerRecipe,
 )
 from openhart.training.decoder_inputs import DecoderInputs
+from openhart.training.embedding_losses import build_alignment
+from openhart.training.generator_settings import EmbeddingLosses
 from openhart.training.losses import PatchDiscriminator
 from openhart.training.reconstruction import Reconstruction
 from openhart.transformer.attention import block_causal
@@ -159,9 +161,34 @@ def head_cost(
     """The residual head on a map of ``size``, each token repeated with its own noise."""
     rows, tokens = batch * settings.repeats, size[0] * size[1]
     noisy = counter.tensor(rows, tokens, head.config.code_dim, needs_gradient=False)
-    condition = counter.tensor(rows, tokens, head.config.condition_dim)
+    condition = counter.tensor(batch, tokens, head.config.condition_dim)
     times = counter.tensor(rows, tokens if settings.kind == "token" else 1, needs_gradient=False)
-    return counter.count(head, lambda: head(noisy, times, head.embed_condition(condition), size))
+
+    def run() -> Tensor:
+        embedded = head.embed_condition(condition).repeat(settings.repeats, 1, 1)
+        return head(noisy, times, embedded, size)
+
+    return counter.count(head, run)
+
+
+def alignment_cost(
+    counter: Counter, settings: EmbeddingLosses, transformer: HartTransformer, batch: int, predicted: int
+) -> Cost:
+    """The MLPs that read codes' embeddings off ``predicted`` hidden states of a sample."""
+    with torch.device("meta"):
+        alignment = build_alignment(settings, transformer)
+    assert alignment is not None
+    config = transformer.config
+    first, late = (counter.tensor(batch, predicted, config.width) for _ in range(2))
+    codes = counter.tensor(batch, predicted, needs_gradient=False, dtype=torch.long)
+    codebook = counter.tensor(config.codebook_size, config.code_dim, needs_gradient=False)
+    observed = alignment.observer()
+    observed.states = {0: first, alignment.late: late}
+
+    def run() -> Tensor:
+        return alignment.weighted(alignment(observed, codes[:, 1:], codes, codebook))
+
+    return counter.count(alignment, run)
 
 
 def generator_cost(
@@ -173,6 +200,9 @@ def generator_cost(
     cost = ends_cost(counter, transformer, batch, last_scale)
     if head is not None and recipe.residual is not None:
         cost += head_cost(counter, head, recipe.residual, batch, (1, last_scale))
+    if recipe.embedding_losses is not None:
+        predicted = 1 + count_tokens(transformer.scales[1:-1]) + last_scale
+        cost += alignment_cost(counter, recipe.embedding_losses, transformer, batch, predicted)
     if not recipe.run.gradient_checkpointing:
         return cost + block * depth
     positions = count_tokens(transformer.scales[1:-1]) + transformer.config.context_tokens + last_scale

@@ -28,6 +28,7 @@ from openhart.training.costs import (
     kept_shares,
     tokenizer_phase_cost,
 )
+from openhart.training.embedding_losses import build_alignment
 from openhart.training.lora import add_lora
 from openhart.training.losses import PatchDiscriminator
 from openhart.training.parts import build_head, transformer_settings
@@ -176,7 +177,10 @@ def _weigh_generator(recipe: GeneratorRecipe, path: Path, gpus: int) -> Report:
         settings = transformer_settings(recipe.model_copy(update={"model": model}), tokenizer, context)
         transformer = build_model(HartTransformer, settings)
         head = build_head(recipe.residual, transformer)
-    named = {"transformer": transformer, "residual head": head, "label encoder": labels}
+        mlps = build_alignment(recipe.embedding_losses, transformer)
+    named = {
+        "transformer": transformer, "residual head": head, "label encoder": labels, "embedding losses": mlps
+    }  # fmt: skip
     models = {name: part for name, part in named.items() if part is not None}
     parts = {name: _count(part) for name, part in models.items()}
     if recipe.lora is not None:

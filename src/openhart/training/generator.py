@@ -16,7 +16,15 @@ from openhart.errors import UserError
 from openhart.interrupts import PendingStop
 from openhart.pipeline import HartPipeline
 from openhart.tokenizer.model import HybridTokenizer
-from openhart.training.batches import names_of, open_batches, place_in, sample_generators, step_generator
+from openhart.training.batches import (
+    names_of,
+    open_batches,
+    place_in,
+    sample_generators,
+    seed_dropout,
+    step_generator,
+)
+from openhart.training.code_loss import check_weights, soft_targets
 from openhart.training.config import GeneratorRecipe, build_model, load_recipe
 from openhart.training.costs import Counter, generator_cost, kept_shares
 from openhart.training.generator_batch import make_batch
@@ -28,6 +36,7 @@ from openhart.training.initial import with_scales
 from openhart.training.latents import Latents, TextConditions
 from openhart.training.loop import close_run, log_metrics, open_run, steps_with_progress
 from openhart.training.lora import add_lora
+from openhart.training.noisy_context import Exchange
 from openhart.training.optimizer import build_optimizer, rate_factor, set_rates
 from openhart.training.pace import Pace
 from openhart.training.parallel import Skips, syncing
@@ -60,6 +69,7 @@ def train(path: Path, overrides: list[str] | None = None, quiet: bool = False) -
 def _run(recipe: GeneratorRecipe, quiet: bool) -> tuple[Accelerator, Path]:
     set_seed(recipe.run.seed)
     tokenizer = load_tokenizer(recipe)
+    check_weights(recipe.code_loss, len(tokenizer.quantizer.scales))
     dataset, conditions = open_data(recipe, tokenizer)
     start = _load_initial(recipe, tokenizer)
     model = start.transformer if start else None
@@ -74,7 +84,9 @@ def _run(recipe: GeneratorRecipe, quiet: bool) -> tuple[Accelerator, Path]:
     tokenizer.to(accelerator.device)
     if recipe.cache is True and not isinstance(dataset, IterableDataset):
         dataset = Latents(tokenizer, dataset, recipe.data.batch_size, recipe.data.workers, quiet)
-    scale = 1.0 if start else residual_scale(tokenizer, dataset)
+    scale: float | list[float] = 1.0
+    if start is None and recipe.residual is not None:
+        scale = residual_scale(tokenizer, dataset, recipe.residual.scaling)
     stage = _prepare(recipe, accelerator, tokenizer, conditions, start, scale)
     opened = open_batches(dataset, recipe.data, recipe.run.seed, accelerator)
     checkpoints = Checkpoints(accelerator, recipe.run, stage.saved | place_in(opened), stage.weights)
@@ -138,7 +150,7 @@ def _prepare(
     tokenizer: HybridTokenizer,
     conditions: TextConditions | None,
     start: HartPipeline | None,
-    residual_scale: float,
+    residual_scale: float | list[float],
 ) -> Stage:
     if conditions is not None:
         conditions.device = accelerator.device
@@ -153,7 +165,9 @@ def _prepare(
     if recipe.run.compile:
         for block in transformer.blocks:
             block.compile()
-    losses = GeneratorLosses(transformer, head, label_encoder, recipe.residual)
+    codebook = tokenizer.quantizer.codebook.weight
+    soft = soft_targets(codebook, recipe.code_loss)
+    losses = GeneratorLosses(transformer, head, label_encoder, recipe, soft)
     spread = recipe.run.parallel == "fsdp" and accelerator.num_processes > 1
     if spread:
         shard(accelerator, losses.to(accelerator.device))
@@ -162,7 +176,7 @@ def _prepare(
     prepared: Any = optimizer
     if not spread:
         model, prepared = accelerator.prepare(losses, optimizer)
-    ema = EMAModel(losses.parameters(), decay=recipe.run.ema_decay, use_ema_warmup=True)
+    ema = EMAModel(losses.parameters(), decay=recipe.run.ema_decay, use_ema_warmup=True, foreach=not spread)
     skips = Skips(recipe.run.max_skipped)
     saved = (
         {"sharded": ShardedState(losses, optimizer)} if spread else {"model": losses, "optimizer": prepared}
@@ -170,7 +184,10 @@ def _prepare(
     saved |= {"averages": WholeAverages(ema), "skips": skips}
     if accelerator.scaler is not None:
         saved["scaler"] = accelerator.scaler
-    return Stage(recipe, accelerator, tokenizer, losses, model, prepared, ema, skips, conditions, saved)
+    exchange = Exchange(codebook, recipe.noise) if recipe.noise else None
+    return Stage(
+        recipe, accelerator, tokenizer, losses, model, prepared, ema, skips, conditions, saved, exchange
+    )
 
 
 def _context_shape(recipe: GeneratorRecipe, conditions: TextConditions | None) -> dict[str, int]:
@@ -203,9 +220,10 @@ def _train_step(stage: Stage, step: int, batches: Iterator[Any]) -> dict[str, An
         codes, last_target, records = next(batches)
         names += names_of(records)
         place = step * recipe.run.accumulation + part
-        first = (place * accelerator.num_processes + accelerator.process_index) * len(codes)
-        generators = sample_generators(recipe.run.seed, first, len(codes))
-        batch = make_batch(stage, codes, last_target, records, generators, common)
+        place = place * accelerator.num_processes + accelerator.process_index
+        seed_dropout(recipe.run.seed, place)
+        generators = sample_generators(recipe.run.seed, place * len(codes), len(codes))
+        batch = make_batch(stage, codes, last_target, records, generators, common, step / recipe.steps)
         with syncing(accelerator, stage.model, part + 1 == recipe.run.accumulation):
             with accelerator.autocast():
                 metrics = stage.model(batch)

@@ -14,6 +14,7 @@ from openhart.training.batches import drawn
 from openhart.training.config import Thinning
 from openhart.training.generator_losses import Batch
 from openhart.training.generator_stage import Stage
+from openhart.training.noisy_context import clean_context, noisy_context
 
 
 @torch.no_grad()
@@ -24,17 +25,24 @@ def make_batch(
     records: list[dict[str, Any]],
     generators: list[torch.Generator],
     common: torch.Generator,
+    progress: float,
 ) -> Batch:
     """What the losses take, of codes (B, L) and the last scale's targets (B, P², z); ``generators`` draw for
-    each sample, ``common`` what is the same for all on every process.
+    each sample, ``common`` what is the same for all on every process; ``progress`` is the share of the run's
+    steps that is done.
     """
     quantizer = stage.tokenizer.at(records[0].get(BUCKET, stage.tokenizer.image_size)).quantizer
     by_scale = split_by_scale(codes, quantizer.scales)
     context, mask = _condition(stage, records, generators)
+    strength = stage.exchange.settings.strength_at(progress) if stage.exchange else 0.0
+    if stage.exchange is None or not strength:
+        seen = clean_context(quantizer, by_scale, last_target)
+    else:
+        seen = noisy_context(quantizer, by_scale, last_target, stage.exchange, strength, generators)
     return Batch(
-        codes=by_scale,
-        scale_inputs=quantizer.code_inputs(by_scale),
-        last_target=last_target,
+        codes=seen.codes,
+        scale_inputs=seen.inputs,
+        last_target=seen.last_target,
         context=context.to(codes.device),
         mask=mask.to(codes.device),
         keep=_choose_kept(codes, quantizer.size, stage.recipe.thinning, generators, common),

@@ -7,19 +7,22 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from openhart.data import collate, open_dataset
+from openhart.data.augment import AugmentedCopies
 from openhart.data.sizes import BUCKET
 from openhart.errors import UserError
 from openhart.model_files import loading
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.training.cache import CachedConditions, LatentCache, describe, make_cache
-from openhart.training.config import GeneratorRecipe, load_recipe
+from openhart.training.config import Data, GeneratorRecipe, load_recipe
 from openhart.training.latents import Latents, TextConditions, check_data, encode_images, some_samples
 
 RESIDUAL_SHARE_KEPT = 0.995
 MEASURED_SAMPLES = 512
 LARGEST_QUANTILE = 2**24  # torch takes no more values
+LEAST_DEVIATION = 1e-4
 
 
 def load_tokenizer(recipe: GeneratorRecipe) -> HybridTokenizer:
@@ -42,9 +45,23 @@ def open_data(recipe: GeneratorRecipe, tokenizer: HybridTokenizer) -> tuple[Any,
         check_data(cache, settings.kind, settings.num_classes)
         return cache, CachedConditions(settings, cache) if settings.kind == "text" else None
     sizes = recipe.data.buckets or [tokenizer.image_size]
-    dataset = open_dataset(recipe.data.train, *sizes, only=recipe.data.only)
+    dataset = _copies(open_dataset(recipe.data.train, *sizes, only=recipe.data.only), recipe.data)
     check_data(dataset, settings.kind, settings.num_classes)
     return dataset, TextConditions(settings) if settings.kind == "text" else None
+
+
+def _copies(dataset: Any, data: Data) -> Any:
+    """A data set with the changed copies of its pictures, if the recipe wants them.
+
+    Raises:
+        UserError: it is a stream, which has no numbers to tell copies by.
+    """
+    if data.augment is None:
+        return dataset
+    if isinstance(dataset, IterableDataset):
+        raise UserError("data.augment: shards are read in a stream, augment a folder or Hugging Face data")
+    augment = data.augment
+    return AugmentedCopies(dataset, data.copies, augment.mirror, augment.shift, augment.scale)
 
 
 def fill_cache(path: Path, overrides: list[str] | None = None, quiet: bool = False) -> tuple[Path, int]:
@@ -78,8 +95,15 @@ def fill_cache(path: Path, overrides: list[str] | None = None, quiet: bool = Fal
     )
 
 
-def residual_scale(tokenizer: HybridTokenizer, dataset: Any) -> float:
-    """What residuals are divided by, so that nearly all lie in [−1, 1], where the sampler clamps."""
+def residual_scale(tokenizer: HybridTokenizer, dataset: Any, scaling: str) -> float | list[float]:
+    """What residuals are divided by.
+
+    Args:
+        tokenizer: of the data.
+        dataset: images, or their latents.
+        scaling: ``quantile``, one number so that nearly all lie in [−1, 1]; or ``variance``, each channel's
+            standard deviation.
+    """
     samples = some_samples(dataset, MEASURED_SAMPLES)
     bucket = samples[0][1].get(BUCKET)
     values, _ = collate([sample for sample in samples if sample[1].get(BUCKET) == bucket])
@@ -89,6 +113,8 @@ def residual_scale(tokenizer: HybridTokenizer, dataset: Any) -> float:
         codes, targets = encode_images(tokenizer.at(tuple(values.shape[-2:])), values.to(tokenizer.device))
     last = codes[:, -targets.shape[1] :].to(tokenizer.device)
     residual = targets.to(tokenizer.device) - tokenizer.quantizer.lookup(last).float()
+    if scaling == "variance":
+        return residual.flatten(0, 1).std(dim=0).clamp_min(LEAST_DEVIATION).tolist()
     return float(residual.abs().flatten()[:LARGEST_QUANTILE].quantile(RESIDUAL_SHARE_KEPT))
 
 

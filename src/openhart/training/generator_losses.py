@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openhart.conditioning.label import LabelEncoder
@@ -13,7 +12,9 @@ from openhart.residual.diffusion import cosine_schedule, diffusion_loss
 from openhart.residual.heads import TokenResidualHead
 from openhart.scales import Scales
 from openhart.training.batches import drawn
-from openhart.training.config import ResidualHead
+from openhart.training.code_loss import SoftTargets, cross_entropies, token_weights
+from openhart.training.config import GeneratorRecipe
+from openhart.training.embedding_losses import build_alignment, codes_before
 from openhart.transformer.model import HartTransformer
 
 
@@ -24,7 +25,8 @@ class GeneratorLosses(nn.Module):
         transformer: predicts codes.
         residual_head: predicts the residual, or None.
         label_encoder: classes to context, or None for text.
-        settings: how the residual's loss is made.
+        recipe: how the losses are made.
+        soft: targets that spread over near codes, or None for the codes themselves.
     """
 
     def __init__(
@@ -32,39 +34,60 @@ class GeneratorLosses(nn.Module):
         transformer: HartTransformer,
         residual_head: TokenResidualHead | None,
         label_encoder: LabelEncoder | None,
-        settings: ResidualHead | None,
+        recipe: GeneratorRecipe,
+        soft: SoftTargets | None = None,
     ) -> None:
         super().__init__()
         self.transformer = transformer
         self.residual_head = residual_head
         self.label_encoder = label_encoder
-        self.settings = settings
+        self.code_loss, self.settings, self.soft = recipe.code_loss, recipe.residual, soft
         self.schedule = cosine_schedule()
+        self.alignment = build_alignment(recipe.embedding_losses, transformer)
 
     def forward(self, batch: "Batch") -> dict[str, Tensor]:
         """Losses of one batch; its generators draw codes, noise and times.
 
         Returns:
-            ``loss`` and its parts: cross-entropy over all scales and of each, diffusion.
+            ``loss`` and its parts: cross-entropy over all tokens and of each scale, diffusion, embeddings.
         """
         transformer = self.transformer
         context, mask = batch.context, batch.mask
         if self.label_encoder is not None:
             context, mask = self.label_encoder(context)
-        hidden = transformer(batch.scale_inputs, context, mask, keep=batch.keep, scales=batch.scales)
-        logits = transformer.logits(hidden, transformer.prepare(context, mask)).float()
+        conditioning = transformer.prepare(context, mask, batch.scales)
+        observed = None if self.alignment is None else self.alignment.observer()
+        hidden = transformer(
+            batch.scale_inputs,
+            keep=batch.keep,
+            scales=batch.scales,
+            conditioning=conditioning,
+            observe=observed,
+        )
+        logits = transformer.logits(hidden, conditioning).float()
         wanted = torch.cat([*batch.codes[:-1], _kept(batch.codes[-1], batch.keep)], dim=1)
-        losses = F.cross_entropy(logits.transpose(1, 2), wanted, reduction="none")
-        report = {"cross_entropy": losses.mean()}
-        sizes = [codes.shape[1] for codes in batch.codes[:-1]]
-        for index, part in enumerate(losses.split([*sizes, losses.shape[1] - sum(sizes)], dim=1)):
-            report[f"cross_entropy/scale_{index + 1}"] = part.mean().detach()
-        loss = report["cross_entropy"]
+        loss, report = self._codes(batch, logits, wanted)
+        if self.alignment is not None and observed is not None:
+            *between, last = codes_before(batch.codes, batch.scales)
+            current = torch.cat([*between, _kept(last, batch.keep)], dim=1)
+            losses = self.alignment(observed, current, wanted, batch.codebook)
+            report |= {f"embedding/{name}": part.detach() for name, part in losses.items()}
+            loss = loss + self.alignment.weighted(losses)
         if self.residual_head is not None and self.settings is not None:
-            count = losses.shape[1] - sum(sizes)
+            count = wanted.shape[1] - sum(batch.sizes[:-1])
             report |= self._residual(batch, hidden[:, -count:], logits[:, -count:])
             loss = loss + self.settings.weight * report["diffusion"]
         return report | {"loss": loss}
+
+    def _codes(self, batch: "Batch", logits: Tensor, wanted: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What is trained on, and the plain cross-entropies that are reported."""
+        hard, soft = cross_entropies(logits, wanted, self.soft)
+        sizes = [*batch.sizes[:-1], wanted.shape[1] - sum(batch.sizes[:-1])]
+        loss = (soft * token_weights(sizes, self.code_loss).to(soft.device)).sum(dim=1).mean()
+        report = {"cross_entropy": hard.mean()}
+        for index, part in enumerate(hard.split(sizes, dim=1)):
+            report[f"cross_entropy/scale_{index + 1}"] = part.mean().detach()
+        return loss, report
 
     def _residual(self, batch: "Batch", hidden: Tensor, logits: Tensor) -> dict[str, Tensor]:
         settings, head = self.settings, self.residual_head
@@ -77,17 +100,16 @@ class GeneratorLosses(nn.Module):
             top_p=settings.condition_top_p,
         )
         embedding = batch.codebook[codes]
-        target = (_kept(batch.last_target, batch.keep) - embedding) / head.config.residual_scale
+        target = head.to_units(_kept(batch.last_target, batch.keep) - embedding)
+        if settings.clip is not None:
+            target = target.clamp(-settings.clip, settings.clip)
         condition = self.transformer.residual_condition(hidden, embedding)
-        repeated = [part.repeat(settings.repeats, 1, 1) for part in (target, condition)]
         times = partial(torch.randint, len(self.schedule))
         size = (settings.repeats, target.shape[1] if settings.kind == "token" else 1)
         t = drawn(lambda *size, generator: times(size, generator=generator), size, batch.generators)
         noise = drawn(torch.randn, (settings.repeats, *target.shape[1:]), batch.generators)
         t, noise = (part.transpose(0, 1).flatten(0, 1).to(target.device) for part in (t, noise))
-        mse, bound = diffusion_loss(
-            head, repeated[0], repeated[1], t, noise, self.schedule, size=batch.scales[-1]
-        )
+        mse, bound = diffusion_loss(head, target, condition, t, noise, self.schedule, size=batch.scales[-1])
         return {
             "diffusion": (mse + bound).mean(),
             "diffusion/mse": mse.mean().detach(),
@@ -102,7 +124,7 @@ class Batch:
     Attributes:
         codes: one tensor a scale, (B, h_k·w_k).
         scale_inputs: (B, Σ_{k≥2} h_k·w_k, z).
-        last_target: (B, P², z), what was left to say before the last scale.
+        last_target: (B, P², z), the features minus all scales but the last.
         context: (B, T, D), or class labels (B,).
         mask: (B, T) bool; ignored with labels.
         keep: (B, P²) bool, tokens of the last scale that stay, or None for all.
@@ -120,6 +142,11 @@ class Batch:
     codebook: Tensor
     scales: Scales
     generators: list[torch.Generator]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Tokens of each scale."""
+        return [codes.shape[1] for codes in self.codes]
 
 
 def _kept(tokens: Tensor, keep: Tensor | None) -> Tensor:

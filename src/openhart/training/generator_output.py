@@ -60,7 +60,7 @@ def _averaged(stage: Stage) -> GeneratorLosses:
     if stage.recipe.lora is not None:
         add_lora(transformer, stage.recipe.lora)
     others = (fresh(trained.residual_head), fresh(trained.label_encoder))
-    averaged = GeneratorLosses(transformer, *others, trained.settings)
+    averaged = GeneratorLosses(transformer, *others, stage.recipe)
     averaged.to(stage.accelerator.device).eval()
     for parameter, weight in zip(averaged.parameters(), weights, strict=True):
         parameter.copy_(weight)

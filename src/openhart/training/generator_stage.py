@@ -13,6 +13,7 @@ from openhart.tokenizer.model import HybridTokenizer
 from openhart.training.config import GeneratorRecipe
 from openhart.training.generator_losses import GeneratorLosses
 from openhart.training.latents import TextConditions
+from openhart.training.noisy_context import Exchange
 from openhart.training.parallel import Skips
 from openhart.training.sharding import own_part
 
@@ -32,6 +33,7 @@ class Stage:
     skips: Skips
     conditions: TextConditions | None
     saved: dict[str, Any]
+    exchange: Exchange | None
 
     def weights(self) -> Iterator[Tensor]:
         """The trained weights and their averages; of spread ones, this process's part."""

@@ -1,5 +1,6 @@
 """The models of a recipe, and whether its settings agree with what they are built on."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from openhart.errors import UserError
@@ -66,7 +67,9 @@ def check_same_shape(recipe: GeneratorRecipe, transformer: HartTransformer) -> N
 
 
 def build_head(
-    settings: ResidualHead | None, transformer: HartTransformer, residual_scale: float = 1.0
+    settings: ResidualHead | None,
+    transformer: HartTransformer,
+    residual_scale: float | Sequence[float] = 1.0,
 ) -> TokenResidualHead | None:
     """The residual head that a recipe asks for, fitting its transformer."""
     if settings is None:
@@ -77,6 +80,7 @@ def build_head(
         width=settings.width,
         depth=settings.depth,
         residual_scale=residual_scale,
+        limit=settings.limit,
     )
 
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openhart.scales import Scales
+from openhart.transformer.functions import Rotate
 
 ROPE_BASE = 10_000.0
 MASK_LIMIT = 2048
@@ -53,6 +54,8 @@ def scale_angles(scales: Scales, shift: Tensor, head_dim: int) -> Tensor:
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Turn each pair (e, e + d/2) of a head's elements, (B, H, N, d) by cos and sin (B, 1, N, d)."""
     cos, sin = rotation
+    if x.dtype == cos.dtype == torch.float32:
+        return Rotate.apply(x, cos, sin)
     first, second = x.chunk(2, dim=-1)
     return (x * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
 

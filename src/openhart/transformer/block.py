@@ -3,22 +3,31 @@
 from torch import Tensor, nn
 
 from openhart.transformer.attention import Attend, Attention, Rotation
-from openhart.transformer.layers import build_mlp
+from openhart.transformer.layers import build_mlp, modulate
 
 
 class Block(nn.Module):
     """Attention and MLP, each behind one shared norm and its part of the modulation.
 
-    A modulation (B, 6, C) holds gate₁ gate₂ scale₁ scale₂ shift₁ shift₂.
+    A modulation (B, 6, C) holds gate₁ gate₂ scale₁ scale₂ shift₁ shift₂. In training, dropout acts on what
+    attention and MLP add.
     """
 
     def __init__(
-        self, width: int, num_heads: int, mlp: str, mlp_ratio: float, norm: nn.Module, unit: bool
+        self,
+        width: int,
+        num_heads: int,
+        mlp: str,
+        mlp_ratio: float,
+        norm: nn.Module,
+        unit: bool,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.norm = norm
         self.attention = Attention(width, num_heads, unit)
         self.mlp = build_mlp(mlp, width, mlp_ratio)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(
         self, x: Tensor, modulation: Tensor | None, rotation: Rotation | None, attend: Attend
@@ -41,9 +50,10 @@ class Block(nn.Module):
         return self._add(x, self.mlp(self._norm(x, modulation, 1)), modulation, 1)
 
     def _add(self, x: Tensor, found: Tensor, modulation: Tensor | None, half: int) -> Tensor:
+        found = self.dropout(found)
         return x + found if modulation is None else x + modulation[:, half, None] * found
 
     def _norm(self, x: Tensor, modulation: Tensor | None, half: int) -> Tensor:
         if modulation is None:
             return self.norm(x)
-        return self.norm(x) * (1 + modulation[:, 2 + half, None]) + modulation[:, 4 + half, None]
+        return modulate(self.norm, x, modulation[:, 2 + half, None], modulation[:, 4 + half, None])

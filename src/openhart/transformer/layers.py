@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openhart.errors import UserError
+from openhart.transformer.functions import ScaledRMSNorm
 
 
 class RMSNorm(nn.RMSNorm):
@@ -26,6 +27,13 @@ def build_norm(kind: str, width: int, eps: float) -> nn.Module:
     if kind == "layer":
         return nn.LayerNorm(width, eps=eps, elementwise_affine=False)
     raise UserError(f"norm must be rms or layer, got {kind!r}")
+
+
+def modulate(norm: nn.Module, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """norm(x)·(1 + scale) + shift, (B, N, C) with scale and shift (B, 1, C) → (B, N, C)."""
+    if isinstance(norm, RMSNorm) and x.dtype == scale.dtype == torch.float32:
+        return ScaledRMSNorm.apply(x, norm.weight * (1 + scale), shift, norm.eps)
+    return norm(x) * (1 + scale) + shift
 
 
 def build_mlp(kind: str, width: int, ratio: float) -> nn.Module:

@@ -1,5 +1,6 @@
 """The transformer that predicts each scale's codes from context and coarser scales (HART, 3.2)."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -11,12 +12,13 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from pydantic import Field
 from torch import Tensor, nn
 
-from openhart.checks import Count, Depth, Flag, Number, Width, checked
+from openhart.checks import Below1, Count, Depth, Flag, Number, Width, checked
 from openhart.errors import UserError
 from openhart.loading import CheckedLoading
 from openhart.scales import ScaleList, Scales, count_tokens, parse_scales, split_by_scale
 from openhart.sinusoids import SinusoidalEmbedding
 from openhart.transformer.attention import (
+    Attend,
     KVCache,
     Rotation,
     block_causal,
@@ -33,8 +35,11 @@ from openhart.transformer.layers import (
     build_norm,
     pool_context,
 )
+from openhart.transformer.value_residual import START, ValueResidual
 
 ADDING_TO_THE_STREAM = ("attention.proj.weight", "mlp.down.weight", "mlp.2.weight")
+
+Observe = Callable[[int, Tensor], None]
 
 
 class HartTransformer(CheckedLoading, ModelMixin, ConfigMixin, PeftAdapterMixin):
@@ -64,6 +69,11 @@ class HartTransformer(CheckedLoading, ModelMixin, ConfigMixin, PeftAdapterMixin)
         normalize_attention: cosine attention with a learned temperature a head.
         context_norm: RMSNorm on the context before anything else.
         context_projection: map context to C linearly; otherwise D must be C.
+        value_residual: later blocks attend to a learned mixture of their values and the first block's.
+        zero_outputs: a new model starts with zeros in the last maps of attention, MLP and codes, so that
+            blocks begin as the identity and all codes as equally likely.
+        dropout: probability with which what attention and MLP add is left out in training, element by
+            element; never in evaluation mode.
 
     Raises:
         UserError: for settings that cannot be built.
@@ -96,6 +106,9 @@ class HartTransformer(CheckedLoading, ModelMixin, ConfigMixin, PeftAdapterMixin)
         normalize_attention: Flag = False,
         context_norm: Flag = True,
         context_projection: Flag = True,
+        value_residual: Flag = False,
+        zero_outputs: Flag = False,
+        dropout: Below1 = 0.0,
     ) -> None:
         super().__init__()
         step = 4 if positions == "rope" else 1
@@ -106,6 +119,10 @@ class HartTransformer(CheckedLoading, ModelMixin, ConfigMixin, PeftAdapterMixin)
         if not context_projection and context_dim != width:
             raise UserError(
                 f"without context_projection, context_dim must be the width {width}, got {context_dim}"
+            )
+        if value_residual and depth < 2:
+            raise UserError(
+                f"value_residual needs a block after the first: depth must be 2 or more, got {depth}"
             )
         self.scales = parse_scales(scales)
         if self.scales[0] != (1, 1):
@@ -123,10 +140,11 @@ class HartTransformer(CheckedLoading, ModelMixin, ConfigMixin, PeftAdapterMixin)
         self.blocks = nn.ModuleList(
             Block(
                 width, num_heads, mlp, mlp_ratio,
-                build_norm(norm, width, norm_eps), normalize_attention,
+                build_norm(norm, width, norm_eps), normalize_attention, dropout,
             )
             for _ in range(depth)
         )  # fmt: skip
+        self.value_shares = nn.Parameter(torch.full((depth - 1,), START)) if value_residual else None
         self.modulations = _build_modulations(modulation, depth, width)
         self.shared_modulation = LinearModulation(width, 6) if modulation == "shared" else None
         self.head_norm = build_norm(norm, width, norm_eps)
@@ -161,6 +179,10 @@ class HartTransformer(CheckedLoading, ModelMixin, ConfigMixin, PeftAdapterMixin)
         for name, parameter in self.named_parameters():
             if name.endswith(ADDING_TO_THE_STREAM):
                 nn.init.trunc_normal_(parameter, std=0.02 / (2 * depth) ** 0.5)
+                if self.config.zero_outputs:
+                    nn.init.zeros_(parameter)
+        if self.config.zero_outputs:
+            nn.init.zeros_(self.head.weight)
         with torch.no_grad():
             for module in self.modules():
                 if isinstance(module, LinearModulation):
@@ -225,12 +247,15 @@ class HartTransformer(CheckedLoading, ModelMixin, ConfigMixin, PeftAdapterMixin)
         empty: tuple[Tensor, Tensor] | None = None,
         cache: KVCache | None = None,
         given: ScaleConditioning | None = None,
+        conditioning: Conditioning | None = None,
+        observe: Observe | None = None,
     ) -> Any:
         """All scales at once, or, with a cache, the context or one scale.
 
         Every pass of the transformer is a call of the module, so that hooks and compilation take hold of it.
 
-        - ``model(scale_inputs, context, mask, keep, scales)``: all scales under teacher forcing, each
+        - ``model(scale_inputs, context, mask, keep, scales)``, or ``conditioning=…`` in place of context and
+          mask: all scales under teacher forcing, each
           position seeing its scale and coarser ones → hidden states (B, L, C): the last context position,
           then scales 2 … K (the last one thinned by ``keep``).
         - ``model(None, context, mask, empty=…, cache=cache)``: the contexts, whose keys and values enter the
@@ -250,21 +275,30 @@ class HartTransformer(CheckedLoading, ModelMixin, ConfigMixin, PeftAdapterMixin)
                 are identical, so it is computed for one token and broadcast. Its B samples follow the others.
             cache: of B sequences, or of 2B with ``empty``; new positions are added.
             given: what :meth:`Conditioning.at_scale` says of the scale's tokens.
+            conditioning: what :meth:`prepare` derived from the context, for all scales at once.
+            observe: called with each block's index and its output, (B, T + L − 1, C), for all scales at once.
         """
         if cache is not None and given is not None:
             assert scale_inputs is not None
             return self._next_scale(scale_inputs, cache, given)
-        assert context is not None
-        assert mask is not None
-        if cache is not None:
-            return self._prefill((context, mask), empty, cache)
+        scales = self.check_scales(scales)
+        if conditioning is None:
+            assert context is not None
+            assert mask is not None
+            if cache is not None:
+                return self._prefill((context, mask), empty, cache)
+            conditioning = self.prepare(context, mask, scales)
         assert scale_inputs is not None
-        return self._all_scales(scale_inputs, context, mask, keep, self.check_scales(scales))
+        return self._all_scales(scale_inputs, conditioning, keep, scales, observe)
 
     def _all_scales(
-        self, scale_inputs: Tensor, context: Tensor, mask: Tensor, keep: Tensor | None, scales: Scales
+        self,
+        scale_inputs: Tensor,
+        conditioning: Conditioning,
+        keep: Tensor | None,
+        scales: Scales,
+        observe: Observe | None,
     ) -> Tensor:
-        conditioning = self.prepare(context, mask, scales)
         x, lengths = self._inputs(scale_inputs, conditioning, scales)
         rotation = None if conditioning.rotations is None else _join_rotations(conditioning.rotations)
         if keep is not None:
@@ -274,13 +308,29 @@ class HartTransformer(CheckedLoading, ModelMixin, ConfigMixin, PeftAdapterMixin)
                 rotation = (_keep_positions(rotation[0], stay), _keep_positions(rotation[1], stay))
             lengths[-1] = x.shape[1] - sum(lengths[:-1])
         attend = block_causal(lengths, x.device)
-        for index, block in enumerate(self.blocks):
-            modulation = conditioning.modulations and conditioning.modulations[index]
-            if torch.is_grad_enabled() and self.gradient_checkpointing:
-                x = self._gradient_checkpointing_func(block, x, modulation, rotation, attend)
-            else:
-                x = block(x, modulation, rotation, attend)
+        x = self._through_blocks(x, conditioning.modulations, rotation, lambda _: attend, observe)
         return x[:, self.config.context_tokens - 1 :]
+
+    def _through_blocks(
+        self,
+        x: Tensor,
+        modulations: list[Tensor] | None,
+        rotation: Rotation | None,
+        attend: Callable[[int], Attend],
+        observe: Observe | None = None,
+    ) -> Tensor:
+        """Run all blocks, (B, N, C) → (B, N, C); ``attend`` gives each block's attention."""
+        values = None if self.value_shares is None else ValueResidual(self.value_shares)
+        for index, block in enumerate(self.blocks):
+            modulation = modulations and modulations[index]
+            seen = attend(index) if values is None else values.around(index, attend(index))
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                x = self._gradient_checkpointing_func(block, x, modulation, rotation, seen)
+            else:
+                x = block(x, modulation, rotation, seen)
+            if observe is not None:
+                observe(index, x)
+        return x
 
     def _inputs(
         self, scale_inputs: Tensor, conditioning: Conditioning, scales: Scales
@@ -348,11 +398,11 @@ class HartTransformer(CheckedLoading, ModelMixin, ConfigMixin, PeftAdapterMixin)
         x = conditioning.tokens + given.level
         if given.position is not None:
             x = x + given.position
-        for index, block in enumerate(self.blocks):
-            modulation = given.modulations and given.modulations[index]
-            attend = cache.attend_context(index, rows, self.config.context_tokens)
-            x = block(x, modulation, given.rotation, attend)
-        return x[:, -1:]
+
+        def attend(index: int) -> Attend:
+            return cache.attend_context(index, rows, self.config.context_tokens)
+
+        return self._through_blocks(x, given.modulations, given.rotation, attend)[:, -1:]
 
     def _next_scale(
         self, scale_input: Tensor, cache: KVCache, given: ScaleConditioning
@@ -360,9 +410,7 @@ class HartTransformer(CheckedLoading, ModelMixin, ConfigMixin, PeftAdapterMixin)
         x = self.word_embed(scale_input.to(self.word_embed.weight.dtype)) + given.level
         if given.position is not None:
             x = x + given.position
-        for index, block in enumerate(self.blocks):
-            modulation = given.modulations and given.modulations[index]
-            x = block(x, modulation, given.rotation, cache.attend(index))
+        x = self._through_blocks(x, given.modulations, given.rotation, cache.attend)
         cache.advance(x.shape[1])
         if given.base is not None and given.places is not None:
             x = given.base.scatter(1, given.places[..., None].expand_as(x), x)

@@ -113,6 +113,7 @@ def test_a_long_prompt_warns_in_one_line(capsys, text_model, tmp_path):
         ("temperature must", ["generate", "a", "--temperature", "0"]),
         ("guidance_scale must", ["generate", "a", "--guidance-scale", "nan"]),
         ("residual_steps must", ["generate", "a", "--residual-steps", "0"]),
+        ("residual_strength must", ["generate", "a", "--residual-strength", "1.5"]),
         ("invalid float", ["generate", "a", "--temperature", "hot"]),
         ("at least 1", ["generate", "a", "--images-per-prompt", "0"]),
         ("--seed must", ["generate", "a", "--seed", "-1"]),

@@ -116,6 +116,7 @@ def test_a_long_prompt_warns_in_one_line(capsys, text_model, tmp_path):
         ("must be a finite number, got 'hot'", ["generate", "a", "--temperature", "hot"]),
         ("whole number of 1 to", ["generate", "a", "--images-per-prompt", "0"]),
         ("--seed: must be", ["generate", "a", "--seed", "-1"]),
+        ("--residual-strength must lie", ["generate", "a", "--residual-strength", "1.5"]),
         ("need a folder", ["generate", "a", "b", "-o", "x.png"]),
         ("ends in .png", ["generate", "a", "-o", "x.txt"]),
         ("ends in .png", ["reconstruct", "a.png", "-o", "x"]),

@@ -43,6 +43,7 @@ WAYS = [
     {"last_scale_steps": 3},
     {"use_residual": False},
     {"residual_solver": "dpm++", "residual_steps": 4},
+    {"residual_solver": "mean", "residual_strength": 0.5},
     {"unguided_scales": 1},
     {"unguided_scales": 2, "kept_tokens": (0.5, 0.5)},
 ]
@@ -123,6 +124,36 @@ def test_more_special_scales_than_there_are_is_told(parts):
             run(parts, [0], **values)
 
 
+def test_a_share_of_the_residual_is_added(parts):
+    states = {share: run(parts, [0, 1], residual_strength=share)[-1] for share in (0.0, 0.5, 1.0)}
+    torch.testing.assert_close(states[0.5].residual, states[1.0].residual / 2)
+    middle = (states[0.0].f_hat + states[1.0].f_hat) / 2
+    torch.testing.assert_close(states[0.5].f_hat, middle, atol=1e-5, rtol=1e-4)
+    without = run(parts, [0, 1], use_residual=False)[-1]
+    assert torch.equal(states[0.0].f_hat, without.f_hat)
+    assert states[0.0].residual is None
+
+
+def test_the_mean_residual_is_the_same_for_every_seed(parts):
+    greedy = {"top_k": 1, "residual_solver": "mean", "guidance_scale": 0.0}
+    context, mask = random_context(1)
+    nothing = empty_condition(1, 1, context.shape[2])
+    states = [
+        list(
+            generate(
+                *parts,
+                (context, mask),
+                nothing,
+                SeededDraws([torch.Generator().manual_seed(seed)]),
+                SamplingSettings(**more),
+            )
+        )[-1]
+        for seed, more in ((0, greedy), (1, greedy), (0, greedy | {"residual_solver": "dpm++"}))
+    ]
+    assert torch.equal(states[0].residual, states[1].residual)
+    assert not torch.equal(states[0].residual, states[2].residual)
+
+
 def test_many_residual_steps_cost_nothing_but_time(parts):
     assert run(parts, [0], residual_steps=1)[-1].f_hat.isfinite().all()
     assert run(parts, [0], residual_steps=30)[-1].f_hat.isfinite().all()
@@ -156,6 +187,8 @@ def test_only_codes_in_the_nucleus_are_drawn(top_k, top_p, seed):
         ({"last_scale_steps": 0}, "last_scale_steps"),
         ({"residual_steps": 0}, "residual_steps"),
         ({"residual_solver": "euler"}, "ddpm, dpm"),
+        ({"residual_strength": 1.5}, "residual_strength"),
+        ({"residual_strength": -0.1}, "residual_strength"),
         ({"unguided_scales": -1}, "unguided_scales"),
         ({"kept_tokens": (0.0,)}, "kept_tokens"),
         ({"kept_tokens": (0.5,), "last_scale_steps": 2}, "last_scale_steps"),

@@ -109,6 +109,8 @@ def test_classes(label_pipeline):
         {"temperature": 3.0},
         {"top_p": 0.3},
         {"residual_steps": 2},
+        {"residual_strength": 0.3},
+        {"residual_solver": "mean"},
         {"last_scale_steps": 4},
     ],
 )

@@ -15,6 +15,7 @@ VARIANTS = [
     {},
     {"norm": "layer", "mlp": "gelu", "positions": "learned", "modulation": "shared"},
     {"normalize_attention": True, "modulation": "per_block", "width": 48, "num_heads": 4},
+    {"value_residual": True, "dropout": 0.1},
 ]
 
 

@@ -12,7 +12,12 @@ from openhart.errors import UserError
 from tests.tiny import random_context, tiny_head, tiny_transformer
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="packing is oneDNN's")
-VARIANTS = [{}, {"mlp": "gelu", "norm": "layer"}, {"normalize_attention": True, "modulation": "per_block"}]
+VARIANTS = [
+    {},
+    {"mlp": "gelu", "norm": "layer"},
+    {"normalize_attention": True, "modulation": "per_block"},
+    {"value_residual": True},
+]
 
 
 @settings(max_examples=30, deadline=None)

@@ -17,6 +17,7 @@ VARIANTS = [
     {"modulation": "per_block", "pooling": "max"},
     {"modulation": "shared", "norm": "layer", "mlp": "gelu", "positions": "learned"},
     {"levels": "learned", "normalize_attention": True, "context_norm": False},
+    {"value_residual": True},
 ]
 TOKENS = sum(side * side for side in SCALES)
 

@@ -6,7 +6,7 @@ import torch
 from openhart.errors import UserError
 from openhart.transformer.model import HartTransformer
 from tests.tiny import random_context, tiny_transformer
-from tests.transformer.test_model import cached_hidden, scale_inputs
+from tests.transformer.test_model import scale_inputs
 
 
 def hidden_of(model, **more):
@@ -21,13 +21,6 @@ def test_without_the_first_blocks_values_a_value_residual_is_none():
     assert not torch.allclose(hidden_of(mixed), hidden_of(plain), atol=1e-3)
     torch.nn.init.zeros_(mixed.value_shares)
     torch.testing.assert_close(hidden_of(mixed), hidden_of(plain))
-
-
-def test_a_cache_holds_mixed_values():
-    model = tiny_transformer(depth=3, value_residual=True)
-    context, mask = random_context(2)
-    stepwise = cached_hidden(model, scale_inputs(), context, mask)
-    torch.testing.assert_close(stepwise, hidden_of(model), atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("settings", [{"value_residual": True}, {"dropout": 0.3}], ids=str)

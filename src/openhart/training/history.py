@@ -9,7 +9,7 @@ from openhart.output import written_whole
 
 FILE = "metrics.jsonl"
 PANELS = {  # title: beginnings of the metrics' names
-    "loss": ("loss", "cross_entropy", "diffusion", "likeness", "quantization", "discriminator"),
+    "loss": ("loss", "cross_entropy", "diffusion", "embedding/", "likeness", "quantization", "discriminator"),
     "loss of each scale": ("cross_entropy/",),
     "PSNR": ("psnr",),
     "share of codes used, each scale": ("codes_used/", "codes_alive"),

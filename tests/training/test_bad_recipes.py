@@ -53,6 +53,7 @@ GENERATOR = [
     ({"data": {"train": "ROOT/nowhere", "workers": 0}}, "no image folder"),
     ({"conditioning": {"kind": "label"}, "sample_prompts": []}, "num_classes"),
     ({"residual": {"kind": "wide"}, "thinning": {}}, "take kind: token"),
+    ({"conditioning": {"word_drop": 0.2}, "cache": "ROOT/cache"}, "word_drop needs captions"),
     ({"sample_labels": [3]}, "its samples are sample_prompts"),
     (
         {

@@ -120,8 +120,9 @@ def test_the_generator_learns_and_its_pipeline_loads(trained_generator):
         {"residual": None, "thinning": {}},
         {"thinning": {}, "cache": False},
         {"conditioning": {"kind": "label", "num_classes": 8}, "sample_labels": [0, 3]},
+        {"conditioning": {"max_tokens": 8, "word_drop": 0.5}},
     ],
-    ids=["wide", "no-residual", "thinned", "label"],
+    ids=["wide", "no-residual", "thinned", "label", "words-dropped"],
 )
 def test_every_kind_of_generator_runs(corpus, trained_tokenizer, tmp_path, values):
     values = {"sample_prompts": [] if "sample_labels" in values else ["a red circle"], **values}

@@ -107,7 +107,7 @@ def write_captions(
 
 
 def add_ground(caption: str, background: str, chance: random.Random) -> str:
-    """Say in some way what the background is; of white this is mostly left out."""
+    """Name the background in one of several ways; white is mostly left out."""
     if background == "white" and chance.random() > WHITE_MENTIONED:
         return caption
     if background == "grey" and chance.random() < 0.5:

@@ -41,7 +41,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Content:
-    """What a scene shows. With a ``relation``, the first item is, say, ``left of`` the second."""
+    """What a scene shows. ``relation`` is that of the first item to the second, such as ``left of``."""
 
     tag: str
     style: str
@@ -68,7 +68,7 @@ class Content:
 
 
 def choose(values: Sequence[Value], generator: np.random.Generator) -> Value:
-    """One of several values, all as likely."""
+    """One of several values, drawn uniformly."""
     return values[int(generator.integers(len(values)))]
 
 
@@ -84,7 +84,7 @@ def draw_content(
 
     Args:
         tag: one of :data:`TAGS`.
-        sprites: says which things there are and what colours they can have.
+        sprites: the things that each style has, and the colours that they can have.
         styles: one of them is taken.
         backgrounds: names of colours; one of them is taken.
         generator: of all choices.

@@ -1,4 +1,4 @@
-"""All drawings of some styles, and what is known of each."""
+"""All drawings of some styles, with names, captions and licences."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -83,9 +83,9 @@ def read_library(styles: Sequence[str], packages: Path) -> Library:
     sets = read_styles(styles, packages)
     names = spell_names(read_package(NAMES, packages, "en/data.json")["en/data.json"])
     icons: dict[tuple[str, str], Icon] = {}
-    known: set[tuple[str, str]] = set()
+    seen: set[tuple[str, str]] = set()
     for icon in icons_of(sets):
-        if (icon.style, icon.svg) not in known:  # some drawings have two names
+        if (icon.style, icon.svg) not in seen:  # some drawings have two names
             icons[icon.thing, icon.style] = icon
-            known.add((icon.style, icon.svg))
+            seen.add((icon.style, icon.svg))
     return Library(sets, icons, names, read_synonyms())

@@ -72,8 +72,8 @@ def _kinds(count: int) -> list[str]:
 
 
 def _things(count: int, seed: int, sprites: Sprites) -> Iterator[tuple[str, str]]:
-    """Things and styles that may be trained on, in an order drawn by chance, each as often as the others;
-    what comes several times comes in a row, so that it is drawn once."""
+    """Things and styles that may be trained on, in random order, each equally often; repetitions are
+    consecutive, so that each is drawn once."""
     pairs = [
         (thing, style)
         for thing, style in sprites.library.icons
@@ -94,7 +94,7 @@ def _thing_alone(thing: str, style: str, sprites: Sprites, generator: np.random.
 
 
 def _coloured_thing(sprites: Sprites, generator: np.random.Generator) -> Content:
-    """Any thing that can be recoloured, in a colour of which its name says nothing else."""
+    """Any thing that can be recoloured, under its name without any colour of its own."""
     pairs = list(sprites.library.icons)
     for _ in range(TRIES):
         thing, style = choose(pairs, generator)

@@ -51,13 +51,13 @@ def _prompts(
     found: dict[str, Content] = {}
     kinds = (None,) if name == "plain" else kinds_of_unseen(tag, styles)
     for number, kind in enumerate(kinds, start=1):
-        in_vain = 0
-        while len(found) < PROMPTS_PER_TAG * number // len(kinds) and in_vain < PATIENCE:
-            known = len(found)
+        failures = 0
+        while len(found) < PROMPTS_PER_TAG * number // len(kinds) and failures < PATIENCE:
+            before = len(found)
             content = _draw(tag, kind, name == "unseen", sprites, styles, generator)
             if content is not None and _as_in_geneval(content):
                 found.setdefault(main_caption(content, sprites.library.default_style), content)
-            in_vain = in_vain + 1 if len(found) == known else 0
+            failures = failures + 1 if len(found) == before else 0
     return [
         {
             **requirements(content),
@@ -78,7 +78,7 @@ def _draw(
     styles: Sequence[str],
     generator: np.random.Generator,
 ) -> Content | None:
-    """A scene whose style, background or colour is said, or nothing of these; None if there is none."""
+    """A scene whose main caption names a style, a background or a colour alone; None if there is none."""
     if kind == "style":
         styles = [style for style in styles if style in UNSEEN_STYLES]
     elif kind != "colour":

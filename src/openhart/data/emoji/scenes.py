@@ -1,4 +1,4 @@
-"""Scenes: things of an emoji set placed in one picture, with everything known of it."""
+"""Scenes: things of an emoji set placed in one picture, and the facts of it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +28,7 @@ class Scene:
 def place_scene(
     content: Content, sprites: Sprites, generator: np.random.Generator, as_in_corpus: bool = False
 ) -> Scene:
-    """Place the things of a scene by chance; ``as_in_corpus``, one thing in the middle, not mirrored."""
+    """Place the things of a scene at random; with ``as_in_corpus``, one thing in the middle, not mirrored."""
     shapes = [
         sprites.draw(item.thing, content.style, item.colour).size
         for item in content.items
@@ -63,11 +63,11 @@ def compose(scene: Scene, sprites: Sprites) -> Image.Image:
 
 
 def facts(scene: Scene, size: int) -> dict[str, Any]:
-    """What a checker needs to know of a scene of ``size`` pixels a side.
+    """The facts that a checker needs of a scene of ``size`` × ``size`` pixels.
 
-    ``tag`` is GenEval's word for the task, ``objects`` what is where (``box``: left, top, right, bottom in
-    pixels; ``colour`` and ``size`` only where a caption says them), ``mirror`` whether the captions hold in a
-    mirror too, ``unseen`` the combinations that are held out of training.
+    ``tag`` is GenEval's word for the task. ``objects`` is what is where: ``box`` is left, top, right, bottom
+    in pixels, ``colour`` and ``size`` are null where the captions do not name them. ``mirror`` is whether the
+    captions hold in a mirror too, ``unseen`` the combinations that are held out of training.
     """
     content = scene.content
     items = [item for item in content.items for _ in range(item.count)]

@@ -1,4 +1,4 @@
-"""What is said of a scene: captions as people type them, and GenEval's requirements."""
+"""Captions of a scene as people type them, and its requirements in GenEval's layout."""
 
 import random
 from collections.abc import Mapping, Sequence

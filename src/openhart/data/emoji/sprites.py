@@ -54,7 +54,7 @@ class Sprites:
     def _colours(self, thing: str, style: str) -> tuple[str, ...]:
         """What colours a thing may be given: none for people, hands, and what has no main colour."""
         person = thing in self.library.category("People & Body")
-        if person or thing in NEVER_RECOLOURED or self.main_colour(thing, style) is None:
+        if person or NEVER_RECOLOURED.search(thing) or self.main_colour(thing, style) is None:
             return ()
         face = thing in self.library.category("Smileys & Emotion")
         return tuple(colour for colour in COLOURS if not (face and colour in NOT_FOR_FACES))

@@ -238,17 +238,18 @@ def _resize(hidden: Tensor, scales: Scales, index: int) -> Tensor:
 def _choose(parts: Parts, logits: Tensor, index: int) -> tuple[Tensor, Tensor]:
     """Codes (B, n) of one scale and their embedding (B, n, z)."""
     guidance = parts.guidances[index]
-    if not logits.isfinite().all():
-        raise UserError(
-            f"the transformer's scores are not finite: its weights or the condition are broken, or too large "
-            f"for {parts.cache.store.dtype}"
-        )
     logits = guide(logits, guidance) if guidance else logits[: len(parts.generators)]
     settings = parts.settings
     top_k = settings.top_k
     if index >= LATE_SCALE and settings.late_top_k is not None:
         top_k = settings.late_top_k
-    logits = truncate(logits / settings.temperature, top_k, settings.top_p)
+    logits = logits / settings.temperature
+    if not logits.isfinite().all():
+        raise UserError(
+            f"the transformer's scores are not finite: its weights or the condition are broken, or too large "
+            f"for {parts.cache.store.dtype}"
+        )
+    logits = truncate(logits, top_k, settings.top_p)
     codes = draw_codes(logits, parts.generators)
     if not settings.smooth:
         return codes, parts.quantizer.lookup(codes)

@@ -17,6 +17,8 @@ from openhart.data.shards import Shards, ShardStream
 from openhart.errors import UserError
 from openhart.training.config import Data
 
+LARGEST_PRIME = 2**64 - 59  # below what a generator takes as its seed
+
 Batch = TypeVar("Batch")
 
 
@@ -194,7 +196,7 @@ def plainly(loader: Iterable[Batch]) -> Iterator[Batch]:
 
 def step_generator(seed: int, step: int) -> torch.Generator:
     """The source of choices that a step makes for all its samples, the same on every process."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 4_099)
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 4_099 % LARGEST_PRIME)
 
 
 def sample_generators(seed: int, first: int, count: int) -> list[torch.Generator]:
@@ -206,7 +208,8 @@ def sample_generators(seed: int, first: int, count: int) -> list[torch.Generator
         first: samples that the whole run saw before these.
         count: samples.
     """
-    return [torch.Generator().manual_seed(((seed + 1) << 40) + first + place) for place in range(count)]
+    start = ((seed + 1) << 40) + first
+    return [torch.Generator().manual_seed((start + place) % LARGEST_PRIME) for place in range(count)]
 
 
 def drawn(make: Callable[..., Tensor], shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:

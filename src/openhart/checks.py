@@ -27,6 +27,8 @@ PHRASES = {
     "bool_parsing": "must be true or false",
     "list_type": "must be a list",
     "tuple_type": "must be a list",
+    "is_instance_of": "must be a list",  # the only class that an annotation here names is Sequence
+    "sequence_str": "must be a list",
     "dict_type": "must hold names and values",
     "model_type": "must hold names and values",
     "model_attributes_type": "must hold names and values",
@@ -131,7 +133,7 @@ def checked(function: F, name: str | None = None) -> F:
         if unknown := [name for name in kwargs if name not in signature.parameters]:
             raise UserError(f"{owner} has no setting {unknown[0]}; it has {', '.join(model.model_fields)}")
         given = signature.bind(self, *args, **kwargs).arguments
-        parse_values(model, {name: value for name, value in given.items() if name != "self"}, owner)
+        parse_values(model, {name: value for name, value in given.items() if name != "self"}, owner, True)
         function(self, *args, **kwargs)
 
     call.settings = model  # type: ignore[attr-defined]
@@ -163,7 +165,7 @@ def check_settings(kind: type, values: Mapping[str, Any], owner: str) -> dict[st
     if unknown := [name for name in values if name not in model.model_fields]:
         known = ", ".join(model.model_fields)
         raise UserError(f"{owner} has an unknown setting {unknown[0]}; {kind.__name__} has {known}")
-    parse_values(model, values, owner)
+    parse_values(model, values, owner, strict=True)
     return {name: values.get(name, field.default) for name, field in model.model_fields.items()}
 
 
@@ -178,14 +180,20 @@ def _model_of(function: Callable[..., Any]) -> type[BaseModel]:
     return create_model("Settings", __config__=config, **fields)
 
 
-def parse_values(model: type[M], values: Mapping[str, Any], owner: str) -> M:
+def parse_values(model: type[M], values: Mapping[str, Any], owner: str, strict: bool = False) -> M:
     """Values as a pydantic model, whose types and ranges they must fit.
 
+    Args:
+        model: says which they are.
+        values: by their names.
+        owner: what messages name as the place of the values.
+        strict: take no text for a number, as recipes do.
+
     Raises:
-        UserError: one does not.
+        UserError: one does not fit.
     """
     try:
-        return model.model_validate(dict(values))
+        return model.model_validate(dict(values), strict=strict)
     except ValidationError as error:
         raise UserError(sentence(error, owner)) from error
 

@@ -13,9 +13,9 @@ from typing import Any
 from openhart import __version__
 from openhart.cli_checks import (
     LARGEST_SEED,
+    OneSentenceParser,
     UsageError,
     close_streams_quietly,
-    in_flags,
     let_streams_show_everything,
     named,
     number,
@@ -39,14 +39,15 @@ MANY = 10**6
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     let_streams_show_everything()
+    options = understand(build_parser(), arguments)
     try:
-        options = understand(build_parser(), arguments)
         _show_warnings_plainly()
         with sigterm_interrupts():
             COMMANDS[options.command](options)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except (UsageError, UserError) as error:
-        _complain(in_flags(str(error)))
+        _complain(str(error))
         return 2 if isinstance(error, UsageError) else 1
     except Stopped as stop:
         _complain(str(stop))
@@ -63,18 +64,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         close_streams_quietly()
         return 1
     except Exception as error:
-        if os.environ.get(TRACEBACK):
+        if (message := _out_of_memory(error)) is None and os.environ.get(TRACEBACK):
             raise
-        _complain(_unexpected(error))
+        _complain(message or _unexpected(error))
         return 1
     return 0
 
 
-def _unexpected(error: Exception) -> str:
+def _out_of_memory(error: Exception) -> str | None:
     from openhart.memory import is_out_of_memory
 
-    if is_out_of_memory(error):
-        return "memory ran out: ask for fewer or smaller images, or lower data.batch_size of the recipe"
+    if not is_out_of_memory(error):
+        return None
+    return "memory ran out: ask for fewer or smaller images, or lower data.batch_size of the recipe"
+
+
+def _unexpected(error: Exception) -> str:
     return (
         f"this is a mistake of OpenHART, not yours: please report it with what the same command prints after "
         f"setting {TRACEBACK}=1 ({type(error).__name__}: {reason(error)})"
@@ -97,7 +102,7 @@ def _show_warnings_plainly() -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole grammar of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = OneSentenceParser(
         prog="openhart", description="Text to image by next-scale prediction.", epilog=EXAMPLE
     )
     parser.add_argument("--version", action="version", version=f"openhart {__version__}")

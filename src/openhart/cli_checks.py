@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 LARGEST_SEED = 2**63 - 1
 SAMPLING = (
@@ -23,6 +24,14 @@ FLAGS = {
 
 class UsageError(Exception):
     """A command line that cannot mean anything: exit code 2."""
+
+
+class OneSentenceParser(argparse.ArgumentParser):
+    """A parser that tells what is wrong without repeating the whole grammar."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2."""
+        self.exit(2, f"{self.prog}: {one_line(message)} (see {self.prog} --help)\n")
 
 
 def whole(least: int, most: int) -> Callable[[str], int]:
@@ -69,12 +78,11 @@ def place(text: str) -> Path:
 
 
 def text(value: str) -> str:
-    """An option's type: a text in UTF-8."""
+    """An option's type: a text in UTF-8, also where the locale does not say so."""
     try:
-        value.encode()
-    except UnicodeEncodeError as error:
+        return os.fsencode(value).decode()
+    except UnicodeError as error:
         raise argparse.ArgumentTypeError(f"must be a text in UTF-8, got {value[:40]!a}") from error
-    return value
 
 
 def named(value: str) -> str:

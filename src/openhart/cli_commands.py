@@ -174,14 +174,17 @@ def _pictures(
     def keep_preview(pipe: Any, scale: int, state: Any) -> None:
         steps.append(pipe.decode_preview(state))
 
-    images = pipeline(
-        **{"class_labels" if options.label else "prompt": conditions},
-        generator=[torch.Generator().manual_seed(seed) for _, seed in jobs],
-        height=options.height,
-        width=options.width,
-        callback_on_scale_end=keep_preview if options.previews else None,
-        **sampling,
-    ).images
+    try:
+        images = pipeline(
+            **{"class_labels" if options.label else "prompt": conditions},
+            generator=[torch.Generator().manual_seed(seed) for _, seed in jobs],
+            height=options.height,
+            width=options.width,
+            callback_on_scale_end=keep_preview if options.previews else None,
+            **sampling,
+        ).images
+    except UserError as error:
+        raise UserError(in_flags(str(error))) from error
     strips = [_side_by_side(list(row)) for row in zip(*steps, strict=True)]
     return list(zip(images, strips or [None] * len(images), strict=True))
 

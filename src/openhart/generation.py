@@ -266,17 +266,18 @@ def _resize(hidden: Tensor, scales: Scales, index: int) -> Tensor:
 def _choose(parts: Parts, logits: Tensor, index: int, places: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Codes (B, n) of one scale, or of its tokens at some places, and their embedding (B, n, z)."""
     guidance = parts.guidances[index]
-    if not logits.isfinite().all():
-        raise UserError(
-            f"the transformer's scores are not finite: its weights or the condition are broken, or too large "
-            f"for {parts.cache.store.dtype}"
-        )
     logits = guide(logits, guidance) if guidance else logits[: parts.draws.batch]
     settings = parts.settings
     top_k = settings.top_k
     if index >= LATE_SCALE and settings.late_top_k is not None:
         top_k = settings.late_top_k
-    logits = truncate(logits / settings.temperature, top_k, settings.top_p)
+    logits = logits / settings.temperature
+    if not logits.isfinite().all():
+        raise UserError(
+            f"the transformer's scores are not finite: its weights or the condition are broken, or too large "
+            f"for {parts.cache.store.dtype}"
+        )
+    logits = truncate(logits, top_k, settings.top_p)
     codes = parts.draws.codes(logits, index)
     given = None if parts.known is None else parts.known.at(index, places)
     if given is not None:

@@ -55,12 +55,15 @@ def check_options(owner: str, given: Iterable[str], known: Iterable[str]) -> Non
             raise UserError(f"{owner} takes no {name}; it takes {', '.join(sorted(known))}")
 
 
-def check_safetensors(options: Mapping[str, Any]) -> None:
-    """Refuse to read or write weights in another form than safetensors.
+def check_files(options: Mapping[str, Any]) -> None:
+    """Refuse to read or write weights in another form than safetensors, or under an impossible name.
 
     Raises:
         UserError: one is asked for.
     """
+    variant = options.get("variant")
+    if variant is not None and not isinstance(variant, str):
+        raise UserError(f"variant must be a text such as fp16, got {variant!r:.60}")
     for name in ("use_safetensors", "safe_serialization"):
         if options.get(name, True) not in (True, None):
             raise UserError(f"{name} must be True: pickled weights can run code, so none are read or written")
@@ -95,13 +98,15 @@ class CheckedLoading:
         if not _by_pipeline.get():
             known = (*HUB_OPTIONS, *LOADING_OPTIONS, *MODEL_OPTIONS, *settings)
             check_options(f"{cls.__name__}.from_pretrained", kwargs, known)
-        check_safetensors(kwargs)
+        check_files(kwargs)
         refuse_code(kwargs)
         for name in {"dtype", "torch_dtype"} & kwargs.keys():
             if not isinstance(kwargs[name], dict):
                 kwargs[name] = parse_dtype(kwargs[name])
         folder = Path(pretrained_model_name_or_path) / (kwargs.get("subfolder") or "")
         changed: list[Path] = []
+        if Path(pretrained_model_name_or_path).is_dir() and not folder.is_dir():
+            raise UserError(f"there is no folder {folder}")
         if folder.is_dir():
             check_part_folder(folder)
             changed = check_checksums(folder)
@@ -133,7 +138,10 @@ def check_folder(
     shapes = read_shapes(folder, variant)
     if not shapes:
         raise UserError(f"there are no weights in {folder}: it needs files that end in .safetensors")
-    if "quantization_config" in read_json(folder / "config.json"):
+    quantized = read_json(folder / "config.json").get("quantization_config")
+    if quantized is not None and not isinstance(quantized, dict):
+        raise UserError(f"{folder / 'config.json'}: quantization_config must hold names and values")
+    if quantized is not None:
         return
     try:
         with torch.device("meta"):

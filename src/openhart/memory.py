@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from openhart.errors import UserError
 from openhart.scales import Scales, count_tokens, fit_scales
@@ -18,6 +17,7 @@ FLOAT = 4
 DECODER_MAPS = 5  # of the finest resolution, alive at once; measured at 2048 px (docs/speed.md)
 TOKEN_MAPS = 10  # of the transformer's width, alive at once at the last scale
 LOGIT_MAPS = 3  # scores, guided scores and their shares
+SLACK = 1.1  # by which the estimate of a step may be too high
 TRAINING_COPIES = 5  # weights, gradients, two moments and averages
 LARGEST_PICTURE = 2**16
 MEMINFO = Path("/proc/meminfo")
@@ -144,9 +144,22 @@ def check_training(parameters: int, device: torch.device) -> None:
         )
 
 
-def count_trained(*modules: nn.Module | None) -> int:
-    """How many numbers some modules hold."""
-    return sum(weight.numel() for module in modules if module is not None for weight in module.parameters())
+def check_step(kept: int, device: torch.device) -> None:
+    """Refuse a training step whose activations would not nearly fit the memory.
+
+    Args:
+        kept: bytes that a forward pass leaves for the backward one.
+        device: where.
+
+    Raises:
+        UserError: they are too many.
+    """
+    free = free_memory(device)
+    if free is not None and kept > SLACK * free:
+        raise UserError(
+            f"a step keeps about {_gib(kept)} of activations and {_gib(free)} are free: lower "
+            "data.batch_size and raise run.accumulation"
+        )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -9,7 +9,7 @@ import diffusers.utils
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput
 from pydantic import BaseModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from openhart.acceleration.levels import find_level, speed_up
@@ -24,9 +24,9 @@ from openhart.generation import KnownCodes, SamplingSettings, ScaleState, genera
 from openhart.loading import (
     HUB_OPTIONS,
     LOADING_OPTIONS,
+    check_files,
     check_finite,
     check_options,
-    check_safetensors,
     loading_parts,
     parse_dtype,
 )
@@ -45,6 +45,7 @@ Condition = tuple[Tensor, Tensor]
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 DTYPE_ARGUMENT = "dtype" if hasattr(diffusers.utils, "_resolve_dtype") else "torch_dtype"
+NEEDED_PARTS = ("image_tokenizer", "transformer")
 SAVING_OPTIONS = ("safe_serialization", "variant", "max_shard_size")
 
 
@@ -141,23 +142,26 @@ class HartPipeline(DiffusionPipeline):
         known = (*HUB_OPTIONS, *LOADING_OPTIONS, "dtype", "torch_dtype", *settings)
         refuse_code(kwargs)
         check_options("HartPipeline.from_pretrained", kwargs, known)
-        check_safetensors(kwargs)
+        check_files(kwargs)
+        for name in NEEDED_PARTS:
+            if name in kwargs and not isinstance(kwargs[name], nn.Module):
+                raise UserError(f"{name} must be a model, got {kwargs[name]!r:.60}")
         hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
         dtype = parse_dtype(kwargs.pop("dtype", kwargs.pop("torch_dtype", None)))
         folder = find_model(pretrained_model_name_or_path, hub)
         index = read_index(folder)
         check_index_settings(index, folder / "model_index.json")
-        name = index.get("text_encoder_name")
+        encoder_name = index.get("text_encoder_name")
         with loading(pretrained_model_name_or_path or folder), loading_parts():
-            if name and "text_encoder" not in kwargs and not _names_part(index, "text_encoder"):
-                tokenizer, encoder = load_text_encoder(name, hub | {"revision": None})
+            if encoder_name and "text_encoder" not in kwargs and not _names_part(index, "text_encoder"):
+                tokenizer, encoder = load_text_encoder(encoder_name, hub | {"revision": None})
                 kwargs |= {"text_encoder": encoder.to(dtype), "text_tokenizer": tokenizer}
             kwargs.setdefault("low_cpu_mem_usage", diffusers.utils.is_accelerate_available())
             changed = check_checksums(folder, parts_aside=OWN_CLASSES)
             kwargs |= {"use_safetensors": True, DTYPE_ARGUMENT: dtype}
             pipeline = super().from_pretrained(str(folder), **kwargs)
             if pipeline.text_encoder is not None:
-                check_finite(pipeline.text_encoder, name or folder / "text_encoder")
+                check_finite(pipeline.text_encoder, encoder_name or folder / "text_encoder")
         tell_changed(changed)
         return pipeline
 
@@ -173,7 +177,7 @@ class HartPipeline(DiffusionPipeline):
             OSError: it cannot be written.
         """
         check_options("HartPipeline.save_pretrained", kwargs, SAVING_OPTIONS)
-        check_safetensors(kwargs)
+        check_files(kwargs)
         if self._quantized:
             raise UserError("quantized weights cannot be saved: save the model before it is quantized")
         parts = ("text_encoder", "text_tokenizer") if self.config.text_encoder_name else ()
@@ -314,6 +318,8 @@ class HartPipeline(DiffusionPipeline):
         """
         if output_type not in OUTPUT_TYPES:
             raise UserError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}")
+        if callback_on_scale_end is not None and not callable(callback_on_scale_end):
+            raise UserError(f"callback_on_scale_end must be a function, got {callback_on_scale_end!r:.60}")
         states = self.stream(
             prompt, class_labels=class_labels, prompt_embeds=prompt_embeds, prompt_mask=prompt_mask,
             height=height, width=width, num_images_per_prompt=num_images_per_prompt,
@@ -502,7 +508,9 @@ class HartPipeline(DiffusionPipeline):
     def _check_embeds(self, prompt_embeds: Tensor, prompt_mask: Tensor | None) -> Condition:
         config = self.transformer.config
         expected = (config.context_tokens, config.context_dim)
-        if prompt_embeds.ndim != 3 or tuple(prompt_embeds.shape[1:]) != expected:
+        if not isinstance(prompt_embeds, Tensor) or not isinstance(prompt_mask, Tensor | None):
+            raise UserError("prompt_embeds and prompt_mask must be tensors")
+        if not len(prompt_embeds) or prompt_embeds.ndim != 3 or tuple(prompt_embeds.shape[1:]) != expected:
             raise UserError(
                 f"prompt_embeds must be (batch, {expected[0]}, {expected[1]}), "
                 f"got {tuple(prompt_embeds.shape)}"
@@ -538,6 +546,8 @@ class HartPipeline(DiffusionPipeline):
             UserError: tiles that do not exceed their overlap, or the model's patches.
         """
         factor = self.image_tokenizer.downsample_factor
+        if type(tile) is not int or type(overlap) is not int:
+            raise UserError(f"tile and overlap must be whole numbers of pixels, got {tile!r} and {overlap!r}")
         if not factor <= tile or not 0 <= overlap < tile:
             raise UserError(
                 f"a tile must be at least {factor} pixels and larger than its overlap, "
@@ -583,9 +593,21 @@ def check_index_settings(index: dict[str, Any], path: Path) -> None:
             continue
         if name not in known:
             raise UserError(f"{path} has an unknown setting {name}")
-        if name not in settings and not (isinstance(value, list) and len(value) == 2):
+        if name not in settings and not _is_part(value, name not in NEEDED_PARTS):
             raise UserError(f"{path}: {name} must name a module and a class, got {value!r:.60}")
-    parse_values(PipelineSettings, {name: index[name] for name in settings if name in index}, str(path))
+    if missing := [name for name in NEEDED_PARTS if name not in index]:
+        raise UserError(f"{path}: {missing[0]} is missing")
+    given = parse_values(PipelineSettings, {n: index[n] for n in settings if n in index}, str(path))
+    try:
+        SamplingSettings(**(given.sampling or {}))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _is_part(value: Any, may_be_none: bool) -> bool:
+    if not isinstance(value, list) or len(value) != 2:
+        return False
+    return all(isinstance(word, str) for word in value) or (may_be_none and value == [None, None])
 
 
 def _names_part(index: dict[str, Any], part: str) -> bool:

@@ -36,8 +36,10 @@ def parse_any_json(text: str, where: Path | str) -> Any:
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise UserError(f"{where} cannot be read as JSON: {error.msg} at {place}") from error
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
         raise UserError(f"{where} cannot be read as JSON: {reason(error)}") from error
+    except ValueError as error:
+        raise UserError(f"{where} cannot be read as JSON: a number in it is too long") from error
 
 
 def parse_json(text: str, where: Path | str) -> dict[str, Any]:

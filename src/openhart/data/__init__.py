@@ -21,6 +21,8 @@ def open_dataset(path: str, *sizes: tuple[int, int], only: Mapping[str, Sequence
     Raises:
         UserError: there is nothing that can be read.
     """
+    if not path.strip() or "\0" in path:
+        raise UserError("name a folder of images, shards, or a data set that begins with hf:")
     if path.startswith("hf:"):
         from openhart.data.hugging_face import HuggingFaceImages
 

@@ -49,6 +49,9 @@ def decode_image(data: bytes, name: str) -> Image.Image:
         raise BrokenImageError(f"cannot read {name} as an image: {error}") from error
     except UnidentifiedImageError as error:  # its own message names the buffer
         raise BrokenImageError(f"cannot read {name} as an image: its format is not known") from error
+    except Image.DecompressionBombError as error:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise BrokenImageError(f"cannot read {name} as an image: it has more than {most:,} pixels") from error
     except Exception as error:  # decoders raise what they meet: struct.error, IndexError, zlib.error …
         raise BrokenImageError(f"cannot read {name} as an image: {reason(error)}") from error
 

@@ -91,6 +91,8 @@ def _record(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _parse(address: str) -> tuple[str, dict[str, str]]:
     name, _, query = address.removeprefix(PREFIX).partition("?")
+    if not name:
+        raise UserError(f"{address} names no data set: give a hub id or a folder after {PREFIX}")
     settings = dict(parse_qsl(query))
     if unknown := [setting for setting in settings if setting not in SETTINGS]:
         raise UserError(f"{address}: there is no setting {unknown[0]}; there are {', '.join(SETTINGS)}")
@@ -105,7 +107,7 @@ def _load(name: str, settings: dict[str, str]) -> tuple[Any, str]:
         raise UserError("Hugging Face data sets need a package: pip install 'openhart[hf]'") from error
     try:
         rows = datasets.load_dataset(name, settings.get("config"), split=settings.get("split", "train"))
-    except (OSError, RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except Exception as error:  # of the hub, of file formats, or of Arrow
         raise UserError(f"cannot load data set {name}: {reason(error)}") from error
     images = [column for column, kind in rows.features.items() if isinstance(kind, datasets.Image)]
     image = settings.get("image") or next(iter(images), "")

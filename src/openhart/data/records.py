@@ -41,6 +41,16 @@ def captions_of(record: Mapping[str, Any]) -> list[str]:
     return list(captions)
 
 
+def main_caption(record: Mapping[str, Any]) -> str:
+    """The caption that stands for a record: its text, or the first of its captions.
+
+    Raises:
+        UserError: it has none, or one that is no text.
+    """
+    captions = captions_of(record)
+    return record["text"] if isinstance(record.get("text"), str) else captions[0]
+
+
 def label_of(record: Mapping[str, Any], classes: int | None = None) -> int:
     """The class of a record.
 

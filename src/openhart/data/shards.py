@@ -3,6 +3,8 @@
 import copy
 import io
 import itertools
+import math
+import re
 import tarfile
 import warnings
 from collections.abc import Iterable, Iterator
@@ -20,6 +22,9 @@ from openhart.errors import UserError, reason
 from openhart.reading import parse_json
 
 SHUFFLED_AT_A_TIME = 1000
+MOST_SHARDS = 10**6
+LONGEST_CLASS = 16  # bytes
+RANGE = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})")
 
 
 class Shards(IterableDataset):
@@ -43,6 +48,8 @@ class Shards(IterableDataset):
         except ImportError as error:
             raise UserError("shards need more packages: pip install 'openhart[train]'") from error
         self.sizes = sizes
+        if math.prod(abs(int(last) - int(first)) + 1 for first, last in RANGE.findall(pattern)) > MOST_SHARDS:
+            raise UserError(f"{pattern} stands for more than {MOST_SHARDS:,} shards")
         self.urls = [url for part in expand_urls(pattern) for url in _matching(part)]
         _check(self.urls)
 
@@ -246,7 +253,7 @@ def _decode(sample: dict[str, Any], size: Size) -> tuple[torch.Tensor, dict[str,
 
 
 def _class_of(content: bytes) -> int:
-    if not content.strip().isdigit():
+    if not content.strip().isdigit() or len(content) > LONGEST_CLASS:
         raise UserError(f"its cls must be a whole number from 0 on, got {content[:40]!r}")
     return int(content)
 

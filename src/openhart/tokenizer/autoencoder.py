@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -9,8 +10,16 @@ GROUPS = 32
 EPSILON = 1e-6
 
 
-def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(GROUPS, channels, eps=EPSILON)
+class GroupNorm(nn.GroupNorm):
+    """Group normalization (arXiv 1803.08494) that also takes a map of one place, whatever the batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) → (B, C, h, w)."""
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+def _norm(channels: int) -> GroupNorm:
+    return GroupNorm(GROUPS, channels, eps=EPSILON)
 
 
 class ResidualBlock(nn.Module):

@@ -18,6 +18,8 @@ from openhart.errors import UserError
 from openhart.interrupts import outlive_interrupts
 from openhart.training.config import Data
 
+LARGEST_PRIME = 2**64 - 59  # below what a generator takes as its seed
+
 Batch = TypeVar("Batch")
 
 
@@ -201,7 +203,7 @@ def plainly(loader: Iterable[Batch]) -> Iterator[Batch]:
 
 def step_generator(seed: int, step: int) -> torch.Generator:
     """The source of choices that a step makes for all its samples, the same on every process."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 4_099)
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 4_099 % LARGEST_PRIME)
 
 
 def sample_generators(seed: int, first: int, count: int) -> list[torch.Generator]:
@@ -213,7 +215,8 @@ def sample_generators(seed: int, first: int, count: int) -> list[torch.Generator
         first: samples that the whole run saw before these.
         count: samples.
     """
-    return [torch.Generator().manual_seed(((seed + 1) << 40) + first + place) for place in range(count)]
+    start = ((seed + 1) << 40) + first
+    return [torch.Generator().manual_seed((start + place) % LARGEST_PRIME) for place in range(count)]
 
 
 def seed_dropout(seed: int, place: int) -> None:

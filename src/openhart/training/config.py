@@ -36,7 +36,9 @@ from openhart.errors import UserError, reason
 from openhart.generation import SamplingSettings
 from openhart.reading import read_text
 from openhart.scales import OptionalScales
+from openhart.tokenizer.model import HybridTokenizer
 from openhart.training.generator_settings import Augment, CodeLoss, EmbeddingLosses, NoisyContext
+from openhart.transformer.model import HartTransformer
 
 Rate = Annotated[Number, Field(gt=0, le=1)]
 Pixels = Annotated[int, Field(strict=True, ge=1, le=2**14)]
@@ -72,7 +74,7 @@ class Data(Section):
     augment: Augment | None = None
     copies: Width = 1
     batch_size: Width = 32
-    workers: Annotated[Natural, Field(le=1024)] = 1
+    workers: Annotated[Natural, Field(le=256)] = 1
 
     @field_validator("buckets")
     @classmethod
@@ -233,6 +235,12 @@ class TokenizerRecipe(Section):
     revival_memory: Below1 = 0.98
     initial: Place | None = None
 
+    @field_validator("model")
+    @classmethod
+    def _model_is_known(cls, value: dict[str, Any]) -> dict[str, Any]:
+        check_settings(HybridTokenizer, value, "model")
+        return value
+
     @model_validator(mode="after")
     def _codes_need_range(self) -> "TokenizerRecipe":
         if self.run.precision == "fp16":
@@ -346,6 +354,12 @@ class GeneratorRecipe(Section):
     sample_labels: list[Natural] = Field(default=[], max_length=SHOWN_SAMPLES)
     sampling: dict[str, Any] = {}
 
+    @field_validator("model")
+    @classmethod
+    def _model_is_known(cls, value: dict[str, Any]) -> dict[str, Any]:
+        check_settings(HartTransformer, value, "model")
+        return value
+
     @field_validator("sampling")
     @classmethod
     def _sampling_is_known(cls, value: dict[str, Any]) -> dict[str, Any]:
@@ -422,13 +436,19 @@ def build_model(kind: type[Model], settings: dict[str, Any]) -> Model:
 def _parse_yaml(text: str, where: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a ValueError is a date that cannot be
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UserError(f"{where} is not valid YAML: {error.problem}{place}") from error
+    except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{where} is not valid YAML: {reason(error)}") from error
+    except ValueError as error:
+        raise UserError(f"{where} is not valid YAML: a date or a tagged value is none") from error
 
 
 def _override(values: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
-    if not equals:
+    if not equals or not all(name.split(".")):
         raise UserError(f"an override is written section.name=value, got {override!r}")
     *sections, last = name.split(".")
     place: Any = values

@@ -1,6 +1,5 @@
 """A recipe weighed before it runs: parameters, tokens, FLOPs and memory of a step."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from torch import nn
 from openhart.conditioning.label import LabelEncoder
 from openhart.conditioning.text import DEFAULT_TEXT_ENCODER
 from openhart.errors import UserError
+from openhart.loading import read_config
 from openhart.scales import count_tokens
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.training.config import (
@@ -31,7 +31,7 @@ from openhart.training.costs import (
 from openhart.training.embedding_losses import build_alignment
 from openhart.training.lora import add_lora
 from openhart.training.losses import PatchDiscriminator
-from openhart.training.parts import build_head, transformer_settings
+from openhart.training.parts import build_head, transformer_settings, width_of
 from openhart.transformer.model import HartTransformer
 
 GIB = 2**30
@@ -165,7 +165,7 @@ def _weigh_generator(recipe: GeneratorRecipe, path: Path, gpus: int) -> Report:
     labels = None
     with torch.device("meta"):
         if recipe.conditioning.kind == "label":
-            width = recipe.model.get("width", 0)
+            width = width_of(recipe)
             if recipe.conditioning.num_classes is None:
                 raise UserError("conditioning.num_classes must be given for kind: label")
             labels = LabelEncoder(num_classes=recipe.conditioning.num_classes, dim=width)
@@ -214,8 +214,7 @@ def _tokenizer_without_weights(recipe: GeneratorRecipe, path: Path) -> HybridTok
     """The tokenizer of the folder, if it is there already, else of the recipe beside that makes it."""
     config = Path(recipe.tokenizer) / "config.json"
     if config.is_file():
-        values = json.loads(config.read_text())
-        settings = {name: value for name, value in values.items() if not name.startswith("_")}
+        settings = read_config(Path(recipe.tokenizer))
     else:
         settings = _maker_of(recipe.tokenizer, path).model
     with torch.device("meta"):
@@ -236,8 +235,7 @@ def _initial_config(recipe: GeneratorRecipe) -> dict[str, Any]:
     if not recipe.initial or not config.is_file():
         return {}
     filled = {"scales", "codebook_size", "code_dim"}
-    values = json.loads(config.read_text())
-    return {name: value for name, value in values.items() if name[0] != "_" and name not in filled}
+    return {name: value for name, value in read_config(config.parent).items() if name not in filled}
 
 
 def _context_dim(recipe: GeneratorRecipe) -> int:

@@ -40,7 +40,13 @@ from openhart.training.noisy_context import Exchange
 from openhart.training.optimizer import build_optimizer, rate_factor, set_rates
 from openhart.training.pace import Pace
 from openhart.training.parallel import Skips, syncing
-from openhart.training.parts import build_head, check_same_shape, transformer_settings
+from openhart.training.parts import (
+    build_head,
+    check_generator_fits,
+    check_same_shape,
+    transformer_settings,
+    width_of,
+)
 from openhart.training.sharding import ShardedState, WholeAverages, shard, whole
 from openhart.training.state import Checkpoints
 from openhart.transformer.model import HartTransformer
@@ -77,6 +83,7 @@ def _run(recipe: GeneratorRecipe, quiet: bool) -> tuple[Accelerator, Path]:
         context = _context_shape(recipe, conditions)
         with torch.device("meta"):  # says now if the recipe's model cannot be
             model, _ = _build_transformer(recipe, tokenizer, context)
+    check_generator_fits(recipe, model)
     for size in recipe.data.buckets:
         model.check_scales(tokenizer.at(size).quantizer.scales)
     has_head = recipe.residual is not None and (start is None or start.residual_head is not None)
@@ -192,7 +199,7 @@ def _prepare(
 
 def _context_shape(recipe: GeneratorRecipe, conditions: TextConditions | None) -> dict[str, int]:
     if conditions is None:
-        return {"context_dim": recipe.model.get("width", 0), "context_tokens": 1}
+        return {"context_dim": width_of(recipe), "context_tokens": 1}
     return conditions.shape()
 
 

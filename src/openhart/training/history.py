@@ -41,8 +41,8 @@ def forget_from(output: Path, step: int) -> None:
 
 def _step(line: str) -> float:
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):  # the last line of a killed run
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):  # the last line of a killed run
         return float("inf")
 
 

@@ -81,7 +81,7 @@ class TextConditions:
 
 
 def check_data(dataset: Any, kind: str, classes: int | None) -> None:
-    """Look for a caption or a label in every record that is known before reading, else in the first.
+    """Look for a caption or a label in every record that is known before reading, and read one sample.
 
     Args:
         dataset: images and records.
@@ -89,12 +89,11 @@ def check_data(dataset: Any, kind: str, classes: int | None) -> None:
         classes: how many classes there are; None for any number.
 
     Raises:
-        UserError: a record has none, or one that cannot be used.
+        UserError: a record has none, or one that cannot be used, or no image can be read.
     """
     if hasattr(dataset, "known_records"):
         check_records(dataset.known_records(), kind, classes)
-    else:
-        check_records([record for _, record in some_samples(dataset, 1)], kind, classes)
+    check_records([record for _, record in some_samples(dataset, 1)], kind, classes)
 
 
 def some_samples(dataset: Any, count: int) -> list[tuple[Tensor, dict[str, Any]]]:

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from openhart.checksums import write_checksums
 from openhart.errors import UserError
 from openhart.training.config import Lora
@@ -27,10 +29,16 @@ def add_lora(transformer: HartTransformer, settings: Lora) -> None:
         from peft import LoraConfig
     except ImportError as error:
         raise UserError("LoRA needs peft: pip install 'openhart[lora]'") from error
-    names = [name for name, _ in transformer.named_modules()]
     for target in settings.targets:
-        if not any(name == target or name.endswith(f".{target}") for name in names):
+        found = [
+            module
+            for name, module in transformer.named_modules()
+            if name == target or name.endswith(f".{target}")
+        ]
+        if not found:
             raise UserError(f"lora.targets: the transformer has no module {target}")
+        if not all(isinstance(module, nn.Linear) for module in found):
+            raise UserError(f"lora.targets: {target} is no linear map, as qkv, proj, gate, up and down are")
     transformer.requires_grad_(False)
     alpha: Any = settings.alpha  # peft scales by a fraction as well
     config = LoraConfig(r=settings.rank, lora_alpha=alpha, target_modules=settings.targets)

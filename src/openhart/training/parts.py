@@ -3,12 +3,18 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import nn
+
+from openhart.checks import check_settings
 from openhart.errors import UserError
+from openhart.memory import check_step, check_training
 from openhart.model_files import loading
 from openhart.residual.heads import TokenResidualHead, WideResidualHead
 from openhart.scales import parse_scales
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.training.config import GeneratorRecipe, ResidualHead, TokenizerRecipe, build_model
+from openhart.training.costs import Counter, generator_cost, kept_shares, tokenizer_phase_cost
 from openhart.transformer.model import HartTransformer
 
 HEADS = {"token": TokenResidualHead, "wide": WideResidualHead}
@@ -20,10 +26,61 @@ def build_tokenizer(recipe: TokenizerRecipe) -> HybridTokenizer:
     Raises:
         UserError: settings that cannot be, or that do not fit the weights of ``initial``.
     """
-    if not recipe.initial:
-        return build_model(HybridTokenizer, recipe.model)
-    with loading(recipe.initial):
-        return HybridTokenizer.from_pretrained(recipe.initial, **recipe.model)
+    if recipe.initial:
+        with loading(recipe.initial):
+            tokenizer = HybridTokenizer.from_pretrained(recipe.initial, **recipe.model)
+        _check_tokenizer_fits(recipe, tokenizer)
+        return tokenizer
+    with torch.device("meta"):
+        planned = build_model(HybridTokenizer, recipe.model)
+    _check_tokenizer_fits(recipe, planned)
+    return build_model(HybridTokenizer, recipe.model)
+
+
+def _check_tokenizer_fits(recipe: TokenizerRecipe, tokenizer: HybridTokenizer) -> None:
+    _check_weights_fit(tokenizer)
+    counter, clone = Counter(recipe.run.precision), without_weights(tokenizer)
+    costs = [tokenizer_phase_cost(counter, recipe, clone, phase) for phase in recipe.phases]
+    check_step(max(cost.kept for cost in costs), _device())
+
+
+def check_generator_fits(recipe: GeneratorRecipe, transformer: HartTransformer) -> None:
+    """Refuse to train a generator whose weights or activations would not fit the device.
+
+    Args:
+        recipe: how it is to be trained.
+        transformer: its own or, on the meta device, one of the same settings.
+
+    Raises:
+        UserError: it is too large, or its batches are.
+    """
+    _check_weights_fit(transformer)
+    clone = without_weights(transformer)
+    with torch.device("meta"):
+        head = build_head(recipe.residual, clone)
+    height, width = clone.scales[-1]
+    most = round(height * width * kept_shares(recipe.thinning)[1])
+    check_step(generator_cost(Counter(recipe.run.precision), recipe, clone, head, most).kept, _device())
+
+
+def _check_weights_fit(model: nn.Module) -> None:
+    if next(model.parameters()).is_meta:
+        check_training(sum(weight.numel() for weight in model.parameters()), _device())
+
+
+def without_weights(part: Any) -> Any:
+    """A model of the same settings on the meta device; None for None."""
+    with torch.device("meta"):
+        return None if part is None else type(part).from_config(part.config)
+
+
+def _device() -> torch.device:
+    return torch.accelerator.current_accelerator() or torch.device("cpu")
+
+
+def width_of(recipe: GeneratorRecipe) -> int:
+    """The transformer's width C, which is that of a label's context token."""
+    return check_settings(HartTransformer, recipe.model, "model")["width"]
 
 
 def transformer_settings(

@@ -102,6 +102,7 @@ def _run(recipe: TokenizerRecipe, quiet: bool) -> tuple[Accelerator, Path]:
     if recipe.data.buckets:
         raise UserError("a tokenizer learns on images of one size: leave data.buckets to the generator")
     dataset = open_dataset(recipe.data.train, size, only=recipe.data.only)
+    some_samples(dataset, 1)  # says now if nothing can be read
     held_out = open_dataset(recipe.data.test or recipe.data.train, size, only=recipe.data.only)
     perceptual = build_perceptual(recipe.losses.perceptual) if recipe.losses.perceptual else None
     accelerator, output = open_run(recipe, all_used=False)

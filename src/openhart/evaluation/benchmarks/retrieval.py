@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from openhart.data.images import ImageFolder
+from openhart.data.records import main_caption
 from openhart.errors import UserError
 from openhart.features import EfficientNetFeatures
 from openhart.pipeline import HartPipeline
@@ -19,23 +19,25 @@ def choose_things(records: Sequence[dict[str, Any]], count: int, seed: int) -> l
     """Indices of ``count`` records of different things on a white background, by chance.
 
     Raises:
-        UserError: the data set has too few things.
+        UserError: the data set has too few things, or a record without a caption.
     """
     order = torch.randperm(len(records), generator=torch.Generator().manual_seed(seed)).tolist()
     chosen: dict[str, int] = {}
     for index in order:
         record = records[index]
         if record.get("background", "white") == "white":
-            chosen.setdefault(record.get("thing", record["text"]), index)
+            chosen.setdefault(str(record.get("thing") or main_caption(record)), index)
         if len(chosen) == count:
             return list(chosen.values())
-    raise UserError(f"the data set has {len(chosen)} different things, {count} are needed")
+    raise UserError(
+        f"the data set has {len(chosen)} different things and {count} are to be chosen: lower the count"
+    )
 
 
 @torch.no_grad()
 def evaluate_retrieval(
     pipeline: HartPipeline,
-    dataset: ImageFolder,
+    dataset: Any,
     count: int = 256,
     batch_size: int = 16,
     seed: int = 0,
@@ -47,7 +49,7 @@ def evaluate_retrieval(
 
     Args:
         pipeline: makes the pictures.
-        dataset: each chosen record's ``text`` is a prompt.
+        dataset: an image folder or another map-style data set; each chosen record's caption is a prompt.
         count: prompts, and real images to be found among.
         batch_size: pictures at a time.
         seed: chooses the records, and seeds picture i with ``seed + i``.
@@ -59,10 +61,14 @@ def evaluate_retrieval(
         ``top1`` and ``top5``: share of pictures whose own real image is the nearest, or among the
         five nearest, by cosine of EfficientNet-Lite0's 1,280 features.
     """
-    chosen = choose_things(dataset.records, count, seed)
+    if not hasattr(dataset, "known_records"):
+        raise UserError("retrieval chooses its pictures by their records: give an image folder, not shards")
+    if pipeline.label_encoder is not None:
+        raise UserError("retrieval needs a model that takes prompts, this one takes classes")
+    chosen = choose_things(list(dataset.known_records()), count, seed)
     samples = [dataset[index] for index in chosen]
     real = torch.stack([image for image, _ in samples])
-    prompts = [record["text"] for _, record in samples]
+    prompts = [main_caption(record) for _, record in samples]
     pipeline.set_progress_bar_config(disable=True)
     made = []
     for start in tqdm(range(0, count, batch_size), desc="pictures", disable=quiet):
@@ -95,6 +101,7 @@ def _save_pairs(real: Tensor, pictures: Tensor, path: Path) -> None:
     from PIL import Image
 
     pairs = torch.cat([real, pictures], dim=3)
-    rows = [torch.cat(list(row), dim=2) for row in pairs.split(8) if len(row) == 8]
+    across = min(8, len(pairs))
+    rows = [torch.cat(list(row), dim=2) for row in pairs.split(across) if len(row) == across]
     sheet = ((torch.cat(rows, dim=1).clamp(-1, 1) + 1) * 127.5).round().byte()
     Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(path)

@@ -12,7 +12,7 @@ from typing import NoReturn
 LARGEST_SEED = 2**63 - 1
 SAMPLING = (
     "guidance_scale", "top_k", "top_p", "temperature", "smooth", "residual_steps",
-    "last_scale_steps", "residual_solver", "unguided_scales", "kept_tokens",
+    "last_scale_steps", "residual_solver", "residual_strength", "unguided_scales", "kept_tokens",
 )  # fmt: skip
 FLAGS = {
     **{name: "--" + name.replace("_", "-") for name in SAMPLING},

@@ -17,6 +17,8 @@ from openhart.training import generator, tokenizer
 from openhart.training.parallel import Skips
 from tests.training.corpus import draw_corpus, generator_recipe, logged, tokenizer_recipe, write_recipe
 
+pytestmark = pytest.mark.slow
+
 STEPS = 12
 
 

@@ -17,6 +17,8 @@ from openhart.training.generator_losses import Batch, GeneratorLosses
 from tests.tiny import tiny_head, tiny_transformer
 from tests.training.test_runs import generator_recipe, tokenizer_recipe, write_recipe
 
+pytestmark = pytest.mark.slow
+
 RECIPES = Path(__file__).parents[2] / "recipes"
 PUBLISHED = [path for folder in ("imagenet", "hart") for path in sorted((RECIPES / folder).glob("*.yaml"))]
 SCALES, WIDTH, BATCH = [1, 2, 4, 8, 12], 256, 4

@@ -46,6 +46,7 @@ def test_a_run_tells_its_pace(corpus, tmp_path):
     assert work[4] != pytest.approx(work[0])  # a frozen encoder, a discriminator
 
 
+@pytest.mark.slow
 def test_weights_and_biases_gets_numbers_and_pictures(corpus, tmp_path):
     pytest.importorskip("wandb")
     values = tokenizer_recipe(corpus, tmp_path / "run", (2, 1, 1), trackers=["wandb"], sample_every=2)

@@ -12,6 +12,8 @@ from openhart.training import generator
 from tests.training.corpus import generator_recipe, logged, write_recipe
 from tests.training.test_runs import corpus, trained_tokenizer
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("peft")
 __all__ = ["corpus", "trained_tokenizer"]
 

@@ -21,6 +21,8 @@ from tests.training.corpus import (
     write_recipe,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):

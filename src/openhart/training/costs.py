@@ -145,7 +145,7 @@ def ends_cost(counter: Counter, transformer: HartTransformer, batch: int, last_s
     def run() -> Tensor:
         embedded = transformer.context_embed(transformer.context_rms(context)).sum()
         logits = transformer.head(hidden).float()
-        loss = F.cross_entropy(logits.transpose(1, 2), wanted)
+        loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten())
         return embedded + transformer.word_embed(words.detach()).sum() + loss
 
     cost = counter.count(parts, run)

@@ -1,0 +1,133 @@
+"""How well a generator predicts real pictures scale by scale, and its residual head what codes leave."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from openhart.data import collate
+from openhart.generation import normal, sample_codes
+from openhart.pipeline import HartPipeline
+from openhart.residual.diffusion import SOLVERS, cosine_schedule
+from openhart.scales import split_by_scale
+
+
+@dataclass
+class Sums:
+    """Sums over samples; of codes one number a scale."""
+
+    samples: int = 0
+    losses: list[Tensor] = field(default_factory=list)
+    hits: list[Tensor] = field(default_factory=list)
+    residual: dict[str, Tensor] = field(default_factory=dict)
+
+
+@torch.no_grad()
+def evaluate_likelihood(
+    pipeline: HartPipeline, dataset: Dataset, batch_size: int = 32, seed: int = 0, quiet: bool = False
+) -> dict[str, Any]:
+    """Show a generator the codes of real pictures and compare its predictions (teacher forcing).
+
+    Args:
+        pipeline: the model.
+        dataset: map-style, of images (3, H, W) in [−1, 1] and records; of a record's captions, ``text``.
+        batch_size: pictures at a time.
+        seed: of the codes and residuals that are drawn.
+        quiet: show no progress bar.
+
+    Returns:
+        ``samples``; ``cross_entropy`` in nats and ``accuracy`` of the likeliest code, over all tokens, and
+        of each scale under ``scales``. With a residual head also ``residual``: of the last scale's codes that
+        the model draws itself, what they leave over is the truth and the head's residual the guess;
+        ``error``, squared, of ``sampled`` and ``mean`` residuals, 1 being that of no residual, and the
+        ``strength`` at which it would be smallest, with the error there.
+    """
+    sums = Sums()
+    loader = DataLoader(dataset, batch_size, collate_fn=collate)
+    for images, records in tqdm(loader, desc="likelihood", disable=quiet):
+        generators = [torch.Generator().manual_seed(seed + sums.samples + i) for i in range(len(images))]
+        _add(sums, pipeline, images, records, generators)
+    sizes = torch.tensor([h * w for h, w in pipeline.transformer.scales])
+    losses, hits = (torch.stack(part).sum(dim=0) / sums.samples for part in (sums.losses, sums.hits))
+    report: dict[str, Any] = {
+        "samples": sums.samples,
+        "cross_entropy": float(losses.sum() / sizes.sum()),
+        "accuracy": float(hits.sum() / sizes.sum()),
+        "scales": [
+            {"cross_entropy": float(loss / size), "accuracy": float(hit / size)}
+            for loss, hit, size in zip(losses, hits, sizes, strict=True)
+        ],
+    }
+    if sums.residual:
+        report["residual"] = {kind: _errors(found) for kind, found in sums.residual.items()}
+    return report
+
+
+def _add(
+    sums: Sums,
+    pipeline: HartPipeline,
+    images: Tensor,
+    records: list[dict[str, Any]],
+    generators: list[torch.Generator],
+) -> None:
+    tokenizer, transformer = pipeline.image_tokenizer, pipeline.transformer
+    quantized = tokenizer.quantize(tokenizer.encode(images.to(tokenizer.device)))
+    if pipeline.label_encoder is None:
+        condition = pipeline.encode_condition([record["text"] for record in records])
+    else:
+        condition = pipeline.encode_condition(class_labels=[record["label"] for record in records])
+    conditioning = transformer.prepare(*condition)
+    inputs = tokenizer.quantizer.code_inputs(quantized.codes)
+    hidden = transformer.forward_scales(inputs, conditioning)
+    logits = transformer.logits(hidden, conditioning)
+    codes = torch.cat(quantized.codes, dim=1)
+    loss = F.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="none").view(codes.shape)
+    hit = (logits.argmax(dim=-1) == codes).float()
+    for found, kept in ((loss, sums.losses), (hit, sums.hits)):
+        kept.append(torch.stack([part.sum() for part in split_by_scale(found, transformer.scales)]).cpu())
+    sums.samples += len(images)
+    if pipeline.residual_head is not None:
+        count = quantized.codes[-1].shape[1]
+        target = quantized.last_target.flatten(2).transpose(1, 2)
+        _add_residual(sums, pipeline, hidden[:, -count:], logits[:, -count:], target, generators)
+
+
+def _add_residual(
+    sums: Sums,
+    pipeline: HartPipeline,
+    hidden: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    generators: list[torch.Generator],
+) -> None:
+    settings, head = pipeline.sampling_settings(), pipeline.residual_head
+    drawn = sample_codes(logits / settings.temperature, generators, settings.top_k, settings.top_p)
+    embedding = pipeline.image_tokenizer.quantizer.lookup(drawn)
+    condition = pipeline.transformer.residual_condition(hidden, embedding)
+
+    def draw() -> Tensor:
+        return normal(target.shape[1:], generators).to(target.device)
+
+    for kind, name in (("sampled", settings.residual_solver), ("mean", "mean")):
+        solver = SOLVERS[name]
+        schedule = solver.respace(cosine_schedule(), settings.residual_steps)
+        size = pipeline.image_tokenizer.quantizer.size
+        found = solver.sample(head, condition, None, 0.0, draw(), draw, schedule, size)
+        guess, truth = head.from_units(found.float()), target - embedding
+        products = torch.stack([(truth * truth).sum(), (truth * guess).sum(), (guess * guess).sum()])
+        sums.residual[kind] = sums.residual.get(kind, torch.zeros(3)) + products.cpu()
+
+
+def _errors(products: Tensor) -> dict[str, float]:
+    """Of sums of truth², truth·guess and guess²: the relative error, and where it is smallest."""
+    truth, both, guess = products.tolist()
+    strength = min(max(both / guess, 0.0), 1.0) if guess else 0.0
+    return {
+        "error": (truth - 2 * both + guess) / truth,
+        "strength": strength,
+        "error_at_strength": (truth - 2 * strength * both + strength**2 * guess) / truth,
+    }

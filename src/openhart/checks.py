@@ -193,7 +193,7 @@ def parse_values(model: type[M], values: Mapping[str, Any], owner: str, strict: 
         UserError: one does not fit.
     """
     try:
-        return model.model_validate(dict(values), strict=strict)
+        return model.model_validate(dict(values), strict=strict or None)  # False would undo a field's own
     except ValidationError as error:
         raise UserError(sentence(error, owner)) from error
 

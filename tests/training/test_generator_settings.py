@@ -139,7 +139,7 @@ def test_a_cache_holds_the_copies_and_is_not_another_recipes(corpus, trained_tok
         ("data.copies=4", "give both"),
         ("data.augment={mirror: true}", "give both"),
         ("data={train: x, copies: 2, augment: {scale: [2, 1]}}", "smallest and largest"),
-        ("model.dropout=1", "dropout must lie"),
+        ("model.dropout=1", "dropout must be less"),
     ],
 )
 def test_a_bad_setting_is_told_in_a_sentence(corpus, trained_tokenizer, tmp_path, capsys, change, word):

@@ -70,9 +70,10 @@ def run(options: argparse.Namespace, name: str, seed: int, overrides: list[str])
 
 def measure(folder: Path, recipe: Any, data: Path, prompts: int) -> dict[str, Any]:
     """Figures of a trained pipeline on held-out pictures and captions, and retrieval."""
+    from openhart.evaluation.retrieval import evaluate_retrieval
+
     from openhart.data import open_dataset
     from openhart.evaluation.likelihood import evaluate_likelihood
-    from openhart.evaluation.retrieval import evaluate_retrieval
     from openhart.pipeline import HartPipeline
 
     pipeline = HartPipeline.from_pretrained(folder)

@@ -24,13 +24,13 @@ def test_a_dtype_may_be_named(text_model, name, dtype):
 
 REFUSED = [
     ({"revison": "main"}, "takes no revison"),
-    ({"custom_pipeline": "x"}, "takes no custom_pipeline"),
-    ({"trust_remote_code": True}, "takes no trust_remote_code"),
+    ({"custom_pipeline": "x"}, "custom_pipeline cannot be used"),
+    ({"trust_remote_code": True}, "trust_remote_code cannot be used"),
     ({"revision": "main"}, "goes with a hub id"),
     ({"dtype": "int8"}, "dtype must be"),
     ({"dtype": 3}, "dtype must be"),
     ({"variant": "fp16"}, "fp16"),
-    ({"use_safetensors": False}, "safetensors alone"),
+    ({"use_safetensors": False}, "must be True"),
     ({"transformer": None}, "transformer must be a model"),
     ({"sampling": {"warmth": 1}}, "no setting warmth"),
     ({"max_tokens": "8"}, "max_tokens must be a whole number"),
@@ -92,7 +92,7 @@ def test_weights_that_are_not_finite(copied, part, name, value):
     tensors = load_file(file)
     tensors[name].view(-1)[3] = value
     save_file(tensors, file)
-    with pytest.raises(UserError, match=f"{name} holds NaN or infinite"):
+    with pytest.raises(UserError, match=f"{name} has values that are NaN or infinite"):
         HartPipeline.from_pretrained(copied)
 
 

@@ -196,8 +196,9 @@ def test_metadata_of_any_bytes(tmp_path, content):
 FLAGS = [
     "--seed", "--label", "--height", "--width", "--top-k", "--top-p", "--temperature", "--guidance-scale",
     "--images-per-prompt", "--last-scale-steps", "--residual-steps", "--residual-solver", "--kept-tokens",
-    "--unguided-scales", "--device", "--dtype", "--weights", "--optimize", "--lora", "--model", "-o", "--only",
-    "--count", "--gpus", "--gpu-memory", "--plot", "--scales", "--instruction", "--size", "--styles",
+    "--unguided-scales", "--device", "--dtype", "--weights", "--optimize", "--lora", "--model", "-o",
+    "--only", "--count", "--gpus", "--gpu-memory", "--plot", "--scales", "--instruction", "--size",
+    "--styles",
 ]  # fmt: skip
 COMMANDS = [
     ["generate", "a"], ["reconstruct", "a.png"], ["info"], ["convert", "hart", "a", "b"], ["data", "emoji"],

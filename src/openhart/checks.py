@@ -94,7 +94,7 @@ def sentence(error: ValidationError, owner: str = "") -> str:
         owner: what the value is a part of, such as a file or a class.
     """
     first = error.errors(include_url=False)[0]
-    name = ".".join(str(part) for part in first["loc"])
+    name = ".".join(_shown(str(part)) for part in first["loc"])
     kind, found = first["type"], reprlib.repr(first["input"])
     if kind == "missing":
         problem = f"{name} is missing"
@@ -107,6 +107,11 @@ def sentence(error: ValidationError, owner: str = "") -> str:
     else:
         problem = f"{name} {first['msg'].replace('Input should', 'must', 1)}, got {found}"
     return f"{owner}: {problem}" if owner else problem
+
+
+def _shown(name: str) -> str:
+    """A name as it stands, or, where it would break the line, with its characters spelled out."""
+    return name if name.isprintable() else ascii(name)
 
 
 def _join(name: str, message: str) -> str:

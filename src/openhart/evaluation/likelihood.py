@@ -10,8 +10,9 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from openhart.data import collate
-from openhart.generation import normal, sample_codes
+from openhart.generation import sample_codes
 from openhart.pipeline import HartPipeline
+from openhart.randomness import SeededDraws
 from openhart.residual.diffusion import SOLVERS, cosine_schedule
 from openhart.scales import split_by_scale
 
@@ -82,7 +83,7 @@ def _add(
         condition = pipeline.encode_condition(class_labels=[record["label"] for record in records])
     conditioning = transformer.prepare(*condition)
     inputs = tokenizer.quantizer.code_inputs(quantized.codes)
-    hidden = transformer.forward_scales(inputs, conditioning)
+    hidden = transformer(inputs, conditioning=conditioning)
     logits = transformer.logits(hidden, conditioning)
     codes = torch.cat(quantized.codes, dim=1)
     loss = F.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="none").view(codes.shape)
@@ -109,8 +110,10 @@ def _add_residual(
     embedding = pipeline.image_tokenizer.quantizer.lookup(drawn)
     condition = pipeline.transformer.residual_condition(hidden, embedding)
 
+    draws = SeededDraws(generators)
+
     def draw() -> Tensor:
-        return normal(target.shape[1:], generators).to(target.device)
+        return draws.normal(target.shape[1:]).to(target.device)
 
     for kind, name in (("sampled", settings.residual_solver), ("mean", "mean")):
         solver = SOLVERS[name]

@@ -31,7 +31,11 @@ def build_norm(kind: str, width: int, eps: float) -> nn.Module:
 
 def modulate(norm: nn.Module, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """norm(x)·(1 + scale) + shift, (B, N, C) with scale and shift (B, 1, C) → (B, N, C)."""
-    if isinstance(norm, RMSNorm) and x.dtype == scale.dtype == torch.float32:
+    if (
+        isinstance(norm, RMSNorm)
+        and norm.weight.device == x.device  # a weight that is offloaded waits for the norm's own forward
+        and x.dtype == scale.dtype == torch.float32
+    ):
         return ScaledRMSNorm.apply(x, norm.weight * (1 + scale), shift, norm.eps)
     return norm(x) * (1 + scale) + shift
 

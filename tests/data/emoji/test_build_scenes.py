@@ -100,7 +100,11 @@ def test_things_that_few_styles_have_are_told(tmp_path, packages):
     ],
 )
 def test_wishes_that_cannot_be_are_told(tmp_path, packages, capsys, options, status, words):
-    assert main(arguments(packages, tmp_path / "scenes", *options)) == status
+    try:
+        code = main(arguments(packages, tmp_path / "scenes", *options))
+    except SystemExit as stop:  # as argparse ends
+        code = stop.code
+    assert code == status
     assert words in capsys.readouterr().err
     assert not Path(tmp_path / "scenes").exists()
 

@@ -25,6 +25,7 @@ SHUFFLED_AT_A_TIME = 1000
 MOST_SHARDS = 10**6
 LONGEST_CLASS = 16  # bytes
 RANGE = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})")
+META = re.compile(r"__[^/]*__($|/)")  # files about the archive itself
 
 
 class Shards(IterableDataset):
@@ -198,13 +199,37 @@ def read_shard(url: str) -> Iterator[dict[str, Any]]:
         UserError: it cannot be read.
     """
     import fsspec
-    from webdataset.tariterators import group_by_keys, tar_file_iterator
+    from webdataset.tariterators import group_by_keys
 
     try:
         with fsspec.open(url, "rb") as stream:
-            yield from group_by_keys(file | {"__url__": url} for file in tar_file_iterator(stream))
+            yield from group_by_keys(file | {"__url__": url} for file in _files(stream))
     except (OSError, EOFError, ValueError, tarfile.TarError) as error:
         raise UserError(f"cannot read shard {url}: {reason(error)}") from error
+
+
+def _files(stream: Any) -> Iterator[dict[str, Any]]:
+    """Name and bytes of each file in an archive, in the form that webdataset groups; what they are is left to
+    the caller."""
+    with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header) as archive:
+        for header in archive:
+            content = archive.extractfile(header) if header.isreg() else None
+            if content is not None and not META.match(header.name):
+                yield {"fname": header.name, "data": content.read()}
+            archive.members = []  # type: ignore[attr-defined] # else it keeps all headers
+
+
+class _Header(tarfile.TarInfo):
+    """A file's header, of which a damaged or missing one is an error; tarfile takes it for the end."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> "_Header":
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"it is damaged or cut short ({error})") from error
 
 
 def _matching(pattern: str) -> list[str]:

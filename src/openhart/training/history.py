@@ -1,6 +1,7 @@
 """What a run measured, one line a logged step in ``metrics.jsonl``, and curves of it."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +35,20 @@ def forget_from(output: Path, step: int) -> None:
     path = output / FILE
     if not path.exists():
         return
-    kept = [line for line in path.read_text().splitlines() if _step(line) < step]
+    kept = [line for line, told in _lines(path) if told["step"] < step]
     with written_whole(path) as whole:
         whole.write_text("".join(line + "\n" for line in kept))
 
 
-def _step(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):  # the last line of a killed run
-        return float("inf")
+def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The lines that tell of a step, as text and as what they say; a killed run's last may be cut."""
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            told = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(told, dict) and type(told.get("step")) is int:
+            yield line, {name: value for name, value in told.items() if type(value) in (int, float)}
 
 
 def read(output: Path) -> list[dict[str, Any]]:
@@ -55,10 +60,10 @@ def read(output: Path) -> list[dict[str, Any]]:
     path = output / FILE
     if not path.is_file():
         raise UserError(f"{output} has no {FILE}: no run has measured anything there")
-    lines = [line for line in path.read_text().splitlines() if _step(line) != float("inf")]
+    lines = [told for _, told in _lines(path)]
     if not lines:
         raise UserError(f"{path} is empty: the run has not logged a step yet")
-    return [json.loads(line) for line in lines]
+    return lines
 
 
 def plot(output: Path, path: Path) -> None:

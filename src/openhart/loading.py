@@ -7,6 +7,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import diffusers.utils
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
@@ -23,6 +24,7 @@ LOADING_OPTIONS = (
     "offload_state_dict", "quantization_config", "disable_mmap",
 )  # fmt: skip
 MODEL_OPTIONS = ("dtype", "torch_dtype", "subfolder", "ignore_mismatched_sizes", "output_loading_info")
+DTYPE_ARGUMENT = "dtype" if hasattr(diffusers.utils, "_resolve_dtype") else "torch_dtype"
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
 SHOWN = 3
 
@@ -101,8 +103,8 @@ class CheckedLoading:
         check_files(kwargs)
         refuse_code(kwargs)
         for name in {"dtype", "torch_dtype"} & kwargs.keys():
-            if not isinstance(kwargs[name], dict):
-                kwargs[name] = parse_dtype(kwargs[name])
+            value = kwargs.pop(name)
+            kwargs[DTYPE_ARGUMENT] = value if isinstance(value, dict) else parse_dtype(value)
         folder = Path(pretrained_model_name_or_path) / (kwargs.get("subfolder") or "")
         changed: list[Path] = []
         if Path(pretrained_model_name_or_path).is_dir() and not folder.is_dir():

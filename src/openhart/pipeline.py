@@ -22,6 +22,7 @@ from openhart.conditioning.text import empty_condition, encode_prompts, load_tex
 from openhart.errors import UserError
 from openhart.generation import KnownCodes, SamplingSettings, ScaleState, generate
 from openhart.loading import (
+    DTYPE_ARGUMENT,
     HUB_OPTIONS,
     LOADING_OPTIONS,
     check_files,
@@ -44,7 +45,6 @@ from openhart.transformer.model import HartTransformer
 Condition = tuple[Tensor, Tensor]
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-DTYPE_ARGUMENT = "dtype" if hasattr(diffusers.utils, "_resolve_dtype") else "torch_dtype"
 NEEDED_PARTS = ("image_tokenizer", "transformer")
 SAVING_OPTIONS = ("safe_serialization", "variant", "max_shard_size")
 

@@ -23,7 +23,7 @@ KNOWN_BY = {
     "data": COMMON | {"data"},
     "serving": {"serving", "pipeline", "errors"},
 }
-NOBODY_KNOWS = {"cli", "cli_commands", "serving"}
+NOBODY_KNOWS = {"cli", "cli_commands", "cli_evaluate", "serving"}
 
 
 def modules():

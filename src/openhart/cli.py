@@ -13,6 +13,7 @@ from typing import Any
 
 from openhart import __version__
 from openhart.cli_commands import COMMANDS, UsageError
+from openhart.cli_evaluate import add_evaluate, evaluate
 from openhart.errors import UserError
 
 # diffusers imports torchao wherever it is installed, and both then tell of parts that nobody here uses
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.overrides += rest
     _show_warnings_plainly()
     try:
-        COMMANDS[options.command](options)
+        {**COMMANDS, "evaluate": evaluate}[options.command](options)
     except UsageError as error:
         _complain(str(error))
         return 2
@@ -76,7 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_convert(commands)
     _add_data(commands)
     _add_train(commands)
-    _add_evaluate(commands)
+    add_evaluate(commands)
     return parser
 
 
@@ -180,24 +181,6 @@ def _add_train(commands: Any) -> None:
         "--gpu-memory", type=float, metavar="GIB", help="for --dry-run: fail if a step does not fit"
     )
     _add_quiet(parser)
-
-
-def _add_evaluate(commands: Any) -> None:
-    parser = commands.add_parser("evaluate", help="measure a model on a data set")
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="reconstruction|retrieval")
-    reconstruction = kinds.add_parser("reconstruction", help="what the image tokenizer keeps")
-    retrieval = kinds.add_parser("retrieval", help="do pictures show what their prompts name")
-    retrieval.add_argument("--count", type=_positive, default=256, help="prompts")
-    retrieval.add_argument("--seed", type=int, default=0)
-    retrieval.add_argument("--sheet", type=Path, help="a PNG of real and generated pairs")
-    for kind in (reconstruction, retrieval):
-        kind.add_argument("data", help="image folder or shards")
-        kind.add_argument(
-            "--only", action="append", default=[], metavar="FIELD=VALUE[,VALUE]", help="records to keep"
-        )
-        kind.add_argument("-o", "--output", type=Path, help="a JSON file")
-        _add_model(kind)
-        _add_quiet(kind)
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:

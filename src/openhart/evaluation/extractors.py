@@ -5,11 +5,15 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from openhart.errors import UserError
+from openhart.evaluation.checker.oklab import to_oklab
 
 SPATIAL_CHANNELS = 7
+DIRECTIONS = 9
+MIDDLE = (0.7, 0.0, 0.0)
 Floats = NDArray[np.floating]
 
 
@@ -45,6 +49,46 @@ class EfficientNetExtractor:
         """See :class:`Extractor`."""
         batch = torch.from_numpy(images.copy()).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
         return self.network.pooled(batch).cpu().numpy(), None
+
+
+class GradientExtractor:
+    """Directions of edges and layout of colours: no network, so nothing can have been trained towards it.
+
+    Histograms of oriented gradients (Dalal and Triggs 2005: 9 directions, cells of 8 pixels, L2-normalised)
+    of the picture at 64 pixels, and the mean Oklab colour of 8 × 8 fields, each of unit length.
+    """
+
+    name = "oriented gradients and colour layout at 64 pixels"
+    softmax_weight: Floats | None = None
+
+    @torch.no_grad()
+    def __call__(self, images: NDArray[np.uint8]) -> tuple[Floats, Floats | None]:
+        """See :class:`Extractor`; (B, 768)."""
+        batch = torch.from_numpy(images.copy()).permute(0, 3, 1, 2).float() / 255
+        small = F.interpolate(batch, size=(64, 64), mode="bilinear", antialias=True).clamp(0, 1)
+        levels = (small.permute(0, 2, 3, 1) * 255).round().byte().numpy()
+        lab = torch.from_numpy(to_oklab(levels)).float().permute(0, 3, 1, 2)
+        colours = F.avg_pool2d(lab, 8)
+        colours = (colours - colours.new_tensor(MIDDLE)[:, None, None]).flatten(1)
+        edges = _gradient_histograms(lab[:, :1])
+        features = torch.cat([F.normalize(edges), F.normalize(colours)], dim=1)
+        return features.numpy(), None
+
+
+def _gradient_histograms(lightness: torch.Tensor) -> torch.Tensor:
+    """(B, 1, 64, 64) → (B, 9 · 8 · 8), each cell's histogram normalised with its neighbours'."""
+    padded = F.pad(lightness, (1, 1, 1, 1), mode="replicate")
+    x = padded[:, 0, 1:-1, 2:] - padded[:, 0, 1:-1, :-2]
+    y = padded[:, 0, 2:, 1:-1] - padded[:, 0, :-2, 1:-1]
+    position = torch.atan2(y, x) / torch.pi % 1 * DIRECTIONS
+    first = position.floor().long() % DIRECTIONS
+    share = (position - position.floor())[:, None]
+    strength = torch.hypot(x, y)[:, None]
+    votes = F.one_hot(first, DIRECTIONS).movedim(-1, 1) * (1 - share)
+    votes = votes + F.one_hot((first + 1) % DIRECTIONS, DIRECTIONS).movedim(-1, 1) * share
+    cells = F.avg_pool2d(votes * strength, 8)
+    energy = F.avg_pool2d(cells.square().sum(dim=1, keepdim=True), 3, 1, 1)
+    return (cells / (energy.sqrt() + 0.01)).flatten(1)
 
 
 class InceptionExtractor:

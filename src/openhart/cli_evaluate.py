@@ -57,12 +57,11 @@ def _add_checker(kinds: Any) -> None:
     checker = kinds.add_parser(
         "checker",
         help="train the detector of drawn things, and measure it",
-        epilog="example: openhart evaluate checker scenes/train -o checker --model runs/emoji/tokenizer",
+        epilog="example: openhart evaluate checker scenes -o checker",
     )
-    checker.add_argument("scenes", type=Path, help="a folder of openhart data scenes")
+    checker.add_argument("scenes", type=Path, help="a folder that openhart data scenes made")
     checker.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     checker.add_argument("--held-out", type=int, default=400, metavar="N", help="scenes to measure it on")
-    checker.add_argument("--epochs", type=int, default=10)
     checker.add_argument("--seed", type=int, default=0)
     _add_model(checker)
     composition = kinds.add_parser(
@@ -185,9 +184,7 @@ def _checker(options: Namespace) -> dict[str, Any] | None:
     from openhart.model_files import load_image_tokenizer
 
     tokenizer = load_image_tokenizer(options.model)
-    checker = train_checker(
-        options.scenes, tokenizer, options.held_out, options.epochs, options.seed, options.quiet
-    )
+    checker = train_checker(options.scenes, tokenizer, options.held_out, options.seed, options.quiet)
     save_checker(checker, options.output)
     return {"checker": str(options.output), "accuracy": checker.accuracy}
 

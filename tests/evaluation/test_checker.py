@@ -26,7 +26,7 @@ def scenes(tmp_path_factory):
 @pytest.fixture(scope="module")
 def checker(scenes):
     examples = make_examples(read_scenes(scenes), quiet=True)
-    classifier = train_classifier(examples, things_of(read_scenes(scenes)), epochs=15, quiet=True)
+    classifier = train_classifier(examples, things_of(read_scenes(scenes)))
     return make_checker(classifier, train_colours(examples), "test")
 
 
@@ -125,7 +125,7 @@ def test_a_checker_is_read_as_it_was_written(checker, tmp_path):
 
 
 def test_a_checker_is_made_from_a_folder(scenes):
-    checker = train_checker(scenes, tiny_tokenizer(), held_out=40, epochs=1, quiet=True)
+    checker = train_checker(scenes, tiny_tokenizer(), held_out=40, quiet=True)
     assert checker.detector.classifier.things == tuple(sorted(THINGS))
     for kind in ("real", "reconstructed"):
         assert sum(task["accepts_right"]["count"] for task in checker.accuracy[kind].values()) == 40

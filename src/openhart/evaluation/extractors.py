@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from openhart.errors import UserError
 from openhart.evaluation.checker.oklab import to_oklab
+from openhart.evaluation.gradients import oriented_gradients
 
 SPATIAL_CHANNELS = 7
-DIRECTIONS = 9
 MIDDLE = (0.7, 0.0, 0.0)
 Floats = NDArray[np.floating]
 
@@ -54,8 +54,8 @@ class EfficientNetExtractor:
 class GradientExtractor:
     """Directions of edges and layout of colours: no network, so nothing can have been trained towards it.
 
-    Histograms of oriented gradients (Dalal and Triggs 2005: 9 directions, cells of 8 pixels, L2-normalised)
-    of the picture at 64 pixels, and the mean Oklab colour of 8 × 8 fields, each of unit length.
+    Histograms of oriented gradients (9 directions, cells of 8 pixels) of the picture at 64 pixels, and the
+    mean Oklab colour of 8 × 8 fields, each of unit length.
     """
 
     name = "oriented gradients and colour layout at 64 pixels"
@@ -70,25 +70,9 @@ class GradientExtractor:
         lab = torch.from_numpy(to_oklab(levels)).float().permute(0, 3, 1, 2)
         colours = F.avg_pool2d(lab, 8)
         colours = (colours - colours.new_tensor(MIDDLE)[:, None, None]).flatten(1)
-        edges = _gradient_histograms(lab[:, :1])
+        edges = oriented_gradients(lab[:, :1], 8)
         features = torch.cat([F.normalize(edges), F.normalize(colours)], dim=1)
         return features.numpy(), None
-
-
-def _gradient_histograms(lightness: torch.Tensor) -> torch.Tensor:
-    """(B, 1, 64, 64) → (B, 9 · 8 · 8), each cell's histogram normalised with its neighbours'."""
-    padded = F.pad(lightness, (1, 1, 1, 1), mode="replicate")
-    x = padded[:, 0, 1:-1, 2:] - padded[:, 0, 1:-1, :-2]
-    y = padded[:, 0, 2:, 1:-1] - padded[:, 0, :-2, 1:-1]
-    position = torch.atan2(y, x) / torch.pi % 1 * DIRECTIONS
-    first = position.floor().long() % DIRECTIONS
-    share = (position - position.floor())[:, None]
-    strength = torch.hypot(x, y)[:, None]
-    votes = F.one_hot(first, DIRECTIONS).movedim(-1, 1) * (1 - share)
-    votes = votes + F.one_hot((first + 1) % DIRECTIONS, DIRECTIONS).movedim(-1, 1) * share
-    cells = F.avg_pool2d(votes * strength, 8)
-    energy = F.avg_pool2d(cells.square().sum(dim=1, keepdim=True), 3, 1, 1)
-    return (cells / (energy.sqrt() + 0.01)).flatten(1)
 
 
 class InceptionExtractor:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from openhart.data.images import ImageFolder
@@ -17,6 +16,7 @@ from openhart.errors import UserError
 from openhart.evaluation.checker.oklab import to_oklab
 from openhart.evaluation.checker.segments import background_of
 from openhart.evaluation.extractors import EfficientNetExtractor, GradientExtractor
+from openhart.evaluation.linear import fit_linear
 from openhart.evaluation.metrics.intervals import share_interval
 from openhart.evaluation.metrics.pixels import to_bytes
 from openhart.evaluation.pictures import Images, generate, pooled_features, reconstruct
@@ -84,21 +84,11 @@ def learn_styles(dataset: ImageFolder, records: Sequence[Record]) -> Recognise:
     styles = sorted({record["style"] for record in records})
     if len(styles) < 2:
         raise UserError("the data set must hold at least two styles")
-    features, scale = style_features(_images(dataset, records)), 1.0
+    features = style_features(_images(dataset, records))
     mean, scale = features.mean(axis=0), features.std(axis=0) + 1e-3
     inputs = torch.from_numpy((features - mean) / scale).float()
     labels = torch.tensor([styles.index(record["style"]) for record in records])
-    layer = torch.nn.Linear(inputs.shape[1], len(styles))
-    torch.nn.init.zeros_(layer.weight)
-    optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=100, line_search_fn="strong_wolfe")
-
-    def loss() -> torch.Tensor:
-        optimizer.zero_grad()
-        value = F.cross_entropy(layer(inputs), labels) + DECAY * layer.weight.square().sum()
-        value.backward()
-        return value
-
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    layer = fit_linear(inputs, labels, len(styles), DECAY)
 
     @torch.no_grad()
     def recognise(pictures: Images) -> list[str]:

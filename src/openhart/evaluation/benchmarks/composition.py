@@ -121,6 +121,11 @@ def score_composition(
         raise UserError(f"the checker does not know {', '.join(unknown[:5])}: train one on scenes with it")
     rows = list(score_samples(samples, checker.detector, checker.colours, CHECKER_THRESHOLDS, quiet))
     result = geneval_result(rows, checker.detector, checker.colours, CHECKER_THRESHOLDS, name="composition")
-    doubtful = [tag for tag, shares in checker.accuracy.items() if shares["accuracy"] < TRUSTED]
+    doubtful = [
+        f"{tag} on {kind} scenes"
+        for kind, tasks in checker.accuracy.items()
+        for tag, shares in tasks.items()
+        if shares["accuracy"] < TRUSTED
+    ]
     details = {**result.details, "checker_accuracy": checker.accuracy, "checker_below_95_percent": doubtful}
     return Result(result.benchmark, result.figures, result.made_by, details), rows

@@ -7,7 +7,6 @@ colours.
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import binary_erosion
@@ -59,20 +58,3 @@ class HueColours:
         picture = np.array(image.convert("RGB"))
         histograms = np.stack([colour_histogram(picture, mask) for mask in objects.masks])
         return [COLOURS[index] for index in self.classifier(torch.from_numpy(histograms)).argmax(1).tolist()]
-
-
-def fit_colours(histograms: NDArray[np.float32], labels: NDArray[np.int_], decay: float = 1e-4) -> nn.Linear:
-    """Multinomial logistic regression: (N, 78) and positions in GenEval's colours (N,) → its layer."""
-    classifier = nn.Linear(BINS, len(COLOURS))
-    nn.init.zeros_(classifier.weight)
-    inputs, targets = torch.from_numpy(histograms), torch.from_numpy(labels)
-    optimizer = torch.optim.LBFGS(classifier.parameters(), max_iter=200, line_search_fn="strong_wolfe")
-
-    def loss() -> torch.Tensor:
-        optimizer.zero_grad()
-        value = F.cross_entropy(classifier(inputs), targets) + decay * classifier.weight.square().sum()
-        value.backward()
-        return value
-
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
-    return classifier.requires_grad_(False)

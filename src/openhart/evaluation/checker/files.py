@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from openhart.errors import UserError
@@ -20,7 +21,7 @@ WEIGHTS, DESCRIPTION = "checker.safetensors", "checker.json"
 
 @dataclass(frozen=True)
 class Checker:
-    """Detector and colour namer, and how often they are right on real scenes, per task."""
+    """Detector and colour namer, and how often they are right: by kind of scenes, then by task."""
 
     detector: SceneDetector
     colours: HueColours
@@ -73,5 +74,5 @@ def load_checker(folder: Path) -> Checker:
         raise UserError(
             f"there is no checker in {folder}: make one with openhart evaluate checker"
         ) from error
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"the checker in {folder} cannot be loaded: {error}") from error

@@ -17,7 +17,7 @@ from openhart.evaluation.pictures import reconstruct
 
 
 def train_checker(
-    folder: Path, tokenizer: Any, held_out: int = 400, epochs: int = 10, seed: int = 0, quiet: bool = False
+    folder: Path, tokenizer: Any, held_out: int = 400, seed: int = 0, quiet: bool = False
 ) -> Checker:
     """Train a checker on most scenes of a folder and measure it on the others.
 
@@ -25,8 +25,7 @@ def train_checker(
         folder: of ``openhart data scenes``.
         tokenizer: an image tokenizer through which the held-out scenes are also seen.
         held_out: scenes of several things, or of one with a colour, to measure on.
-        epochs: passes over the training scenes.
-        seed: of the division and of all training.
+        seed: of the division and of the softening.
         quiet: show no progress bar.
 
     Returns:
@@ -45,7 +44,7 @@ def train_checker(
         raise UserError(f"{folder} has {len(known)} scenes of known things: {2 * held_out} are needed")
     measured, learned = known[:held_out], known[held_out:]
     examples = make_examples(learned, seed, quiet)
-    classifier = train_classifier(examples, things, epochs, seed, quiet)
+    classifier = train_classifier(examples, things)
     name = f"checker of {len(things)} things, {len(learned)} scenes, seed {seed}"
     checker = make_checker(classifier, train_colours(examples), name)
     accuracy = {

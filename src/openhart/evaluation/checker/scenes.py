@@ -43,21 +43,29 @@ class Scene:
 
 
 def read_scenes(folder: Path) -> list[Scene]:
-    """Read ``metadata.jsonl`` of a folder of scenes.
+    """Read ``metadata.jsonl`` of a folder of scenes, or of all folders in it (``train`` and ``unseen``).
 
     Raises:
         UserError: there is none, or its records name no objects.
     """
-    path = folder / "metadata.jsonl"
+    inside = sorted(path.parent for path in folder.glob("*/metadata.jsonl"))
+    folders = [folder] if (folder / "metadata.jsonl").is_file() or not inside else inside
+    records = [(place, record) for place in folders for record in _read_records(place / "metadata.jsonl")]
+    try:
+        names = _everyday_names([record for _, record in records])
+        return [_scene(place, record, names) for place, record in records]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder} holds no scenes: each record needs file_name, tag and objects") from error
+
+
+def _read_records(path: Path) -> list[dict[str, Any]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-        records = [json.loads(line) for line in lines if line.strip()]
-        names = _everyday_names(records)
-        return [_scene(folder, record, names) for record in records]
+        return [json.loads(line) for line in lines if line.strip()]
     except FileNotFoundError as error:
         raise UserError(f"there is no {path}: make scenes with openhart data scenes FOLDER") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} holds no scenes: each record needs file_name, tag and objects") from error
+    except ValueError as error:
+        raise UserError(f"{path} must hold one JSON object per line: {error}") from error
 
 
 def _everyday_names(records: list[dict[str, Any]]) -> dict[str, str]:

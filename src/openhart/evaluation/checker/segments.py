@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import linkage
-from scipy.ndimage import binary_fill_holes, distance_transform_edt, gaussian_filter, label
+from scipy.ndimage import binary_fill_holes, distance_transform_edt, gaussian_filter, label, maximum_filter
 from scipy.spatial.distance import squareform
 
 from openhart.evaluation.checker.oklab import to_oklab
@@ -22,6 +22,8 @@ LEVELS = 16
 SMOOTHING = 0.6
 LEAST_CONTRAST = 0.035
 NOISE_FACTOR = 2.0
+EDGE = 5
+LEAST_OF_NEARBY = 0.3
 SMALLEST_PIECE = 0.0008
 SMALLEST_PART = 0.003
 NECK = 4
@@ -59,13 +61,18 @@ def background_of(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def foreground(picture: NDArray[np.uint8]) -> Mask:
-    """Which pixels (H, W) differ from the background, or are enclosed by such."""
+    """Which pixels (H, W) differ from the background, or are enclosed by such.
+
+    What is faint beside something strong is the soft edge of that, and is left out.
+    """
     ground = to_oklab(background_of(picture))
     smooth = gaussian_filter(to_oklab(picture), (SMOOTHING, SMOOTHING, 0))
     distance = np.linalg.norm(smooth - ground, axis=2)
     border = np.concatenate([distance[:BORDER].ravel(), distance[-BORDER:].ravel()])
     noise = float(np.median(border))
-    mask: Mask = binary_fill_holes(distance > max(LEAST_CONTRAST, NOISE_FACTOR * noise))
+    nearby = maximum_filter(distance, EDGE)
+    least = np.maximum(max(LEAST_CONTRAST, NOISE_FACTOR * noise), LEAST_OF_NEARBY * nearby)
+    mask: Mask = binary_fill_holes(distance > least)
     return mask
 
 
@@ -82,6 +89,8 @@ def find_pieces(picture: NDArray[np.uint8]) -> tuple[list[Mask], Gaps]:
     numbers, _ = label(foreground(picture), structure=NEIGHBOURS)
     levels = _levels(numbers > 0)
     seeds = [seed for start in _largest(numbers) for seed in _seeds(start, levels, 0)]
+    if not seeds:
+        return [], np.zeros((0, 0))
     seeds = sorted(seeds, key=lambda seed: -int(seed.mask.sum()))[:MOST_PIECES]
     pieces = _grow(seeds, numbers)
     return pieces, _gaps(seeds, pieces, levels)

@@ -1,27 +1,27 @@
 """Training the checker on scenes: groups of pieces, labelled, softened about as much as a decoder does."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from tqdm.auto import tqdm
 
 from openhart.errors import UserError
-from openhart.evaluation.checker.classifier import ThingClassifier, augment, to_input
-from openhart.evaluation.checker.colours import colour_histogram, fit_colours
+from openhart.evaluation.checker.classifier import ThingClassifier, shape_features
+from openhart.evaluation.checker.colours import colour_histogram
 from openhart.evaluation.checker.crops import cut_out
 from openhart.evaluation.checker.scenes import NONE, UNCERTAIN, Scene, match
 from openhart.evaluation.checker.segments import find_pieces, group_pieces
 from openhart.evaluation.geneval_rules import COLOURS
+from openhart.evaluation.linear import fit_linear
 
 MOST_BLUR = 1.2
 MOST_NOISE = 5.0
-FEWEST_EXAMPLES = 4
-Soften = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+THINGS_DECAY = 3e-5
+COLOURS_DECAY = 1e-4
 
 
 @dataclass(frozen=True)
@@ -63,46 +63,29 @@ def make_examples(scenes: Sequence[Scene], seed: int = 0, quiet: bool = False) -
     return Examples(np.stack(crops), tuple(names), np.stack(histograms), tuple(colours))
 
 
-def train_classifier(
-    examples: Examples, things: Sequence[str], epochs: int = 10, seed: int = 0, quiet: bool = False
-) -> ThingClassifier:
-    """Train a classifier of things with AdamW, a linear decay and heavy augmentation.
+def train_classifier(examples: Examples, things: Sequence[str]) -> ThingClassifier:
+    """Fit a classifier of things on all examples and their mirror images.
 
     Args:
         examples: of :func:`make_examples`; other things than ``things`` are left out.
         things: what it shall know.
-        epochs: passes over the examples.
-        seed: of initial weights, order and augmentation.
-        quiet: show no progress bar.
     """
-    numbers = {name: number for number, name in enumerate(things)} | {None: len(things)}
+    numbers: dict[str | None, int] = {name: number for number, name in enumerate(things)}
+    numbers[None] = len(things)
     used = [index for index, name in enumerate(examples.names) if name in numbers]
-    crops = torch.from_numpy(examples.crops[used])
+    crops = examples.crops[used]
     labels = torch.tensor([numbers[examples.names[index]] for index in used])
-    generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        classifier = ThingClassifier(things)
-        optimizer = torch.optim.AdamW(classifier.parameters(), lr=3e-3, weight_decay=0.05)
-        batches = epochs * (len(crops) // 64 + 1)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, batches, pct_start=0.2)
-        for _ in tqdm(range(epochs), desc="epochs", disable=quiet):
-            classifier.train()
-            for part in torch.randperm(len(crops), generator=generator).tensor_split(len(crops) // 64 + 1):
-                logits = classifier(augment(to_input(crops[part]), generator))
-                loss = F.cross_entropy(logits, labels[part], label_smoothing=0.02)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-    return classifier.eval().requires_grad_(False)
+    features = torch.cat([shape_features(crops), shape_features(crops[:, :, ::-1].copy())])
+    classifier = ThingClassifier(things)
+    classifier.layer = fit_linear(features, labels.repeat(2), len(numbers), THINGS_DECAY)
+    return classifier
 
 
 def train_colours(examples: Examples) -> torch.nn.Linear:
     """Fit the colour classifier on the things that were given a colour."""
     known = [index for index, colour in enumerate(examples.colours) if colour in COLOURS]
-    labels = np.array([COLOURS.index(examples.colours[index]) for index in known])
-    return fit_colours(examples.histograms[known], labels)
+    labels = torch.tensor([COLOURS.index(examples.colours[index]) for index in known])
+    return fit_linear(torch.from_numpy(examples.histograms[known]), labels, len(COLOURS), COLOURS_DECAY)
 
 
 def things_of(scenes: Sequence[Scene]) -> list[str]:

@@ -27,7 +27,7 @@ KNOWN_BY = {
     "data": COMMON | {"data"},
     "serving": {"serving", "pipeline", "errors"},
 }
-NOBODY_KNOWS = {"cli", "cli_checks", "cli_commands", "serving"}
+NOBODY_KNOWS = {"cli", "cli_checks", "cli_commands", "cli_evaluate", "serving"}
 
 
 def modules():

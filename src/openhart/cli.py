@@ -28,6 +28,7 @@ from openhart.cli_checks import (
     whole,
 )
 from openhart.cli_commands import COMMANDS
+from openhart.cli_evaluate import add_evaluate, evaluate
 from openhart.errors import UserError, reason
 from openhart.interrupts import Stopped, sigterm_interrupts
 
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _show_warnings_plainly()
         with sigterm_interrupts():
-            COMMANDS[options.command](options)
+            {**COMMANDS, "evaluate": evaluate}[options.command](options)
         if sys.stdout is not None:
             sys.stdout.flush()
     except (UsageError, UserError) as error:
@@ -114,7 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_convert(commands)
     _add_data(commands)
     _add_train(commands)
-    _add_evaluate(commands)
+    add_evaluate(commands)
     return parser
 
 
@@ -239,24 +240,6 @@ def _add_train(commands: Any) -> None:
         "--gpu-memory", type=positive, metavar="GIB", help="for --dry-run: fail if a step does not fit"
     )
     _add_quiet(parser)
-
-
-def _add_evaluate(commands: Any) -> None:
-    parser = commands.add_parser("evaluate", help="measure a model on a data set")
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="reconstruction|retrieval")
-    reconstruction = kinds.add_parser("reconstruction", help="what the image tokenizer keeps")
-    retrieval = kinds.add_parser("retrieval", help="do pictures show what their prompts name")
-    retrieval.add_argument("--count", type=whole(1, MANY), default=256, help="prompts")
-    retrieval.add_argument("--seed", type=whole(0, LARGEST_SEED - MANY), default=0)
-    retrieval.add_argument("--sheet", type=place, help="a PNG of real and generated pairs")
-    for kind in (reconstruction, retrieval):
-        kind.add_argument("data", type=named, help="image folder or shards")
-        kind.add_argument(
-            "--only", action="append", default=[], metavar="FIELD=VALUE[,VALUE]", help="records to keep"
-        )
-        kind.add_argument("-o", "--output", type=place, help="a JSON file")
-        _add_model(kind)
-        _add_quiet(kind)
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:

@@ -1,6 +1,5 @@
 """What each command does; heavy imports wait until what was asked for is known to make sense."""
 
-import json
 import re
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -365,62 +364,6 @@ def _need_extra(extra: str, *packages: str) -> None:
         raise UserError(f"{', '.join(missing)} missing: pip install 'openhart[{extra}]'")
 
 
-def evaluate(options: Namespace) -> None:
-    """``openhart evaluate``: figures of a model on a data set, as JSON."""
-    _need_extra("eval", "torchmetrics", "efficientnet_lite_pytorch")
-    sheet = getattr(options, "sheet", None)
-    if sheet is not None:
-        _check_image_path(sheet)
-    for path in (options.output, sheet):
-        if path is not None and path.is_dir():
-            raise UsageError(f"{path} is a folder, a file is needed")
-        if path is not None and (path.is_file() or not path.exists()):
-            check_writable(path.parent)
-    report = _reconstruction(options) if options.kind == "reconstruction" else _retrieval(options)
-    text = json.dumps(report, indent=2)
-    if options.output is not None:
-        with written_whole(options.output) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
-    if not options.quiet:
-        print(text)
-
-
-def _only(options: Namespace) -> dict[str, list[str]]:
-    pairs = [text.partition("=") for text in options.only]
-    for field, equals, values in pairs:
-        if not (field and equals and values):
-            raise UsageError("--only is written FIELD=VALUE or FIELD=VALUE,VALUE, as in --only style=noto")
-    only: dict[str, list[str]] = {}
-    for field, _, values in pairs:
-        only.setdefault(field, []).extend(values.split(","))
-    return only
-
-
-def _reconstruction(options: Namespace) -> dict[str, Any]:
-    from openhart.data import open_dataset
-    from openhart.evaluation.benchmarks.reconstruction import evaluate_reconstruction
-    from openhart.model_files import load_image_tokenizer
-
-    tokenizer = load_image_tokenizer(options.model)
-    dataset = open_dataset(options.data, tokenizer.image_size, only=_only(options))
-    tokenizer.to(_device(None))
-    return evaluate_reconstruction(tokenizer, dataset, quiet=options.quiet)
-
-
-def _retrieval(options: Namespace) -> dict[str, Any]:
-    from openhart.data import open_dataset
-    from openhart.evaluation.benchmarks.retrieval import evaluate_retrieval
-    from openhart.pipeline import HartPipeline
-
-    pipeline = HartPipeline.from_pretrained(options.model).to(_device(None))
-    dataset = open_dataset(options.data, pipeline.image_tokenizer.image_size, only=_only(options))
-    settings = {"count": options.count, "seed": options.seed, "quiet": options.quiet}
-    if options.sheet is None:
-        return evaluate_retrieval(pipeline, dataset, **settings)
-    with written_whole(options.sheet) as temporary:
-        return evaluate_retrieval(pipeline, dataset, save_to=temporary, **settings)
-
-
 COMMANDS: dict[str, Callable[[Namespace], None]] = {
     "generate": generate,
     "reconstruct": reconstruct,
@@ -428,5 +371,4 @@ COMMANDS: dict[str, Callable[[Namespace], None]] = {
     "convert": convert,
     "data": data,
     "train": train,
-    "evaluate": evaluate,
 }

@@ -5,11 +5,15 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from openhart.errors import UserError
+from openhart.evaluation.checker.oklab import to_oklab
+from openhart.evaluation.gradients import oriented_gradients
 
 SPATIAL_CHANNELS = 7
+MIDDLE = (0.7, 0.0, 0.0)
 Floats = NDArray[np.floating]
 
 
@@ -45,6 +49,30 @@ class EfficientNetExtractor:
         """See :class:`Extractor`."""
         batch = torch.from_numpy(images.copy()).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
         return self.network.pooled(batch).cpu().numpy(), None
+
+
+class GradientExtractor:
+    """Directions of edges and layout of colours: no network, so nothing can have been trained towards it.
+
+    Histograms of oriented gradients (9 directions, cells of 8 pixels) of the picture at 64 pixels, and the
+    mean Oklab colour of 8 × 8 fields, each of unit length.
+    """
+
+    name = "oriented gradients and colour layout at 64 pixels"
+    softmax_weight: Floats | None = None
+
+    @torch.no_grad()
+    def __call__(self, images: NDArray[np.uint8]) -> tuple[Floats, Floats | None]:
+        """See :class:`Extractor`; (B, 768)."""
+        batch = torch.from_numpy(images.copy()).permute(0, 3, 1, 2).float() / 255
+        small = F.interpolate(batch, size=(64, 64), mode="bilinear", antialias=True).clamp(0, 1)
+        levels = (small.permute(0, 2, 3, 1) * 255).round().byte().numpy()
+        lab = torch.from_numpy(to_oklab(levels)).float().permute(0, 3, 1, 2)
+        colours = F.avg_pool2d(lab, 8)
+        colours = (colours - colours.new_tensor(MIDDLE)[:, None, None]).flatten(1)
+        edges = oriented_gradients(lab[:, :1], 8)
+        features = torch.cat([F.normalize(edges), F.normalize(colours)], dim=1)
+        return features.numpy(), None
 
 
 class InceptionExtractor:

@@ -1,0 +1,62 @@
+"""From a folder of scenes to a checker whose accuracy on other scenes is known."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from openhart.data.images import to_tensor
+from openhart.errors import UserError
+from openhart.evaluation.checker.accuracy import measure_checker
+from openhart.evaluation.checker.files import Checker, make_checker
+from openhart.evaluation.checker.scenes import read_scenes
+from openhart.evaluation.checker.train import make_examples, things_of, train_classifier, train_colours
+from openhart.evaluation.pictures import reconstruct
+
+
+def train_checker(
+    folder: Path, tokenizer: Any, held_out: int = 400, seed: int = 0, quiet: bool = False
+) -> Checker:
+    """Train a checker on most scenes of a folder and measure it on the others.
+
+    Args:
+        folder: of ``openhart data scenes``.
+        tokenizer: an image tokenizer through which the held-out scenes are also seen.
+        held_out: scenes of several things, or of one with a colour, to measure on.
+        seed: of the division and of the softening.
+        quiet: show no progress bar.
+
+    Returns:
+        the checker; its ``accuracy`` has ``real`` scenes and ``reconstructed`` ones.
+
+    Raises:
+        UserError: there are too few scenes.
+    """
+    scenes = read_scenes(folder)
+    things = things_of(scenes)
+    order = np.random.default_rng(seed).permutation(len(scenes))
+    known = [
+        scenes[index] for index in order if {thing.name for thing in scenes[index].things} <= set(things)
+    ]
+    if len(known) < 2 * held_out:
+        raise UserError(f"{folder} has {len(known)} scenes of known things: {2 * held_out} are needed")
+    measured, learned = known[:held_out], known[held_out:]
+    examples = make_examples(learned, seed, quiet)
+    classifier = train_classifier(examples, things)
+    name = f"checker of {len(things)} things, {len(learned)} scenes, seed {seed}"
+    checker = make_checker(classifier, train_colours(examples), name)
+    accuracy = {
+        "real": measure_checker(checker, measured, seed=seed, quiet=quiet),
+        "reconstructed": measure_checker(checker, measured, _through(tokenizer), seed, quiet),
+    }
+    return make_checker(classifier, checker.colours.classifier, name, accuracy)
+
+
+def _through(tokenizer: Any) -> Any:
+    def show(picture: Image.Image) -> Image.Image:
+        tensor: torch.Tensor = to_tensor(picture, tokenizer.image_size)[None]
+        return Image.fromarray(reconstruct(tokenizer, tensor)[0])
+
+    return show

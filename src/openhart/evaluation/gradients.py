@@ -1,0 +1,31 @@
+"""Histograms of oriented gradients (Dalal and Triggs 2005): shapes without a network."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+DIRECTIONS = 9
+FLOOR = 0.01
+
+
+def oriented_gradients(lightness: Tensor, cell: int) -> Tensor:
+    """Strength of edges by direction in cells, each relative to its neighbourhood's.
+
+    Args:
+        lightness: (B, 1, H, W) in [0, 1].
+        cell: side of a cell in pixels.
+
+    Returns:
+        (B, 9 · H / cell · W / cell); directions are taken without their sign.
+    """
+    padded = F.pad(lightness, (1, 1, 1, 1), mode="replicate")
+    x = padded[:, 0, 1:-1, 2:] - padded[:, 0, 1:-1, :-2]
+    y = padded[:, 0, 2:, 1:-1] - padded[:, 0, :-2, 1:-1]
+    position = torch.atan2(y, x) / torch.pi % 1 * DIRECTIONS
+    first = position.floor().long() % DIRECTIONS
+    share = (position - position.floor())[:, None]
+    votes = F.one_hot(first, DIRECTIONS).movedim(-1, 1) * (1 - share)
+    votes = votes + F.one_hot((first + 1) % DIRECTIONS, DIRECTIONS).movedim(-1, 1) * share
+    cells = F.avg_pool2d(votes * torch.hypot(x, y)[:, None], cell)
+    energy = F.avg_pool2d(cells.square().sum(dim=1, keepdim=True), 3, 1, 1)
+    return (cells / (energy.sqrt() + FLOOR)).flatten(1)

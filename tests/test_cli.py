@@ -213,6 +213,74 @@ def test_info(capsys, text_model, tmp_path):
         assert part in stdout
 
 
+def test_prompts_may_stand_between_options(capsys, text_model, tmp_path):
+    common = ("--model", text_model, "-o", tmp_path, "--quiet")
+    assert run(capsys, "generate", "a", "--seed", 1, "b", "--top-k", 5, "c d", *common, "--", "-e")[0] == 0
+    assert {path.stem for path in tmp_path.iterdir()} == {"a", "b", "c-d", "e"}
+    fails(capsys, 2, "unrecognized arguments: --sede", "generate", "a", "--sede", 1, "b", *common)
+    fails(capsys, 2, "UTF-8", "generate", "a", "--seed", 1, "\udcff", *common)
+
+
+def test_wrong_usage_is_one_line(capsys):
+    assert len(fails(capsys, 2, "--seed", "generate", "a", "--seed", "x").splitlines()) == 1
+
+
+def test_messages_name_flags(capsys, text_model, label_model, tmp_path):
+    common = ("--model", text_model, "-o", tmp_path / "out")
+    for flags, word in (
+        (["--height", 33], "--height and --width must be multiples of 8"),
+        (["--unguided-scales", 9], "--unguided-scales and --kept-tokens must not exceed"),
+        (["--height", 60_000, "--width", 60_000], "at most"),
+    ):
+        fails(capsys, 1, word, "generate", "a", *common, *flags)
+    fails(capsys, 1, "instead of --label", "generate", "--label", 1, *common)
+    assert not (tmp_path / "out").exists()
+
+
+def test_many_images_of_one_prompt_are_named_at_once():
+    from openhart.cli_commands import distinct
+
+    names = list(distinct(["a", "a-2"], 20_000))
+    assert len(set(names)) == 40_000
+    assert names[:2] == ["a", "a-2"]
+
+
+def test_a_mistake_of_our_own_is_told_as_such(capsys, text_model, tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("openhart.pipeline.HartPipeline.__call__", broken)
+    arguments = ("generate", "a", "--model", text_model, "-o", tmp_path)
+    fails(capsys, 1, "mistake of OpenHART, not yours", *arguments)
+    monkeypatch.setenv("OPENHART_TRACEBACK", "1")
+    with pytest.raises(ZeroDivisionError):
+        run(capsys, *arguments)
+
+
+@pytest.mark.slow
+def test_streams_that_cannot_show_a_character_or_are_closed(text_model, tmp_path):
+    def command(arguments, **options):
+        environment = {**os.environ, "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
+        return subprocess.run(
+            [sys.executable, "-m", "openhart", *map(str, arguments)],
+            env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True, check=False, **options,
+        )  # fmt: skip
+
+    done = command(["generate", "crème", "--model", text_model], stdout=subprocess.PIPE)
+    assert (done.returncode, done.stdout[:12]) == (0, r"cr\xe8me.png")
+    assert (tmp_path / "crème.png").is_file()
+    with Path("/dev/full").open("w") as full:
+        done = command(["info", text_model], stdout=full)
+    assert (done.returncode, done.stderr) == (1, "openhart: No space left on device\n")
+
+
+@pytest.mark.slow
+def test_nothing_alarming_is_printed_by_an_import():
+    code = "from openhart import HartPipeline; HartPipeline.from_pretrained()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_control_c(text_model, tmp_path):
     command = [
         sys.executable, "-u", "-m", "openhart", "generate", "a cat", "--images-per-prompt", "2000",

@@ -121,10 +121,11 @@ def _image_paths(options: Namespace, names: list[str]) -> list[Path]:
         _check_image_path(output)
         return [output]
     check_writable(output)
-    return [output / f"{name}.png" for name in _distinct(names, each)]
+    return [output / f"{name}.png" for name in distinct(names, each)]
 
 
-def _distinct(names: list[str], each: int) -> Iterator[str]:
+def distinct(names: list[str], each: int) -> Iterator[str]:
+    """Each name as often as asked for, numbered where it, or that of its previews, is taken."""
     taken: set[str] = set()
     numbers: dict[str, int] = {}
     for name in (name for name in names for _ in range(each)):

@@ -6,8 +6,12 @@ LONGEST_REASON = 200
 class UserError(ValueError):
     """A request that cannot be met, told in one sentence: what is wrong and what would be right.
 
-    The command line prints the sentence alone; Python callers may catch it as a ``ValueError``.
+    The command line prints the sentence alone; Python callers may catch it as a ``ValueError``. Line breaks
+    in what it quotes become spaces.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
 
 
 def reason(error: BaseException) -> str:

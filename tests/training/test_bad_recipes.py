@@ -29,7 +29,10 @@ def places(corpus, text_model, label_model, tmp_path_factory):
     lines = [json.loads(line) for line in (corpus / "metadata.jsonl").read_text().splitlines()]
     del lines[3]["text"]
     (root / "captionless" / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    return {"ROOT": str(root), "TEXT": str(text_model), "LABEL": str(label_model)}
+    shutil.copytree(corpus, root / "unreadable")
+    for image in (root / "unreadable").glob("*.png"):
+        image.write_bytes(b"no picture")
+    return {"ROOT": str(root), "CORPUS": str(corpus), "TEXT": str(text_model), "LABEL": str(label_model)}
 
 
 ON_CPU = pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU")
@@ -47,6 +50,32 @@ GENERATOR = [
     ({"model": {}, "initial": "TEXT", "conditioning": {"max_tokens": 9}}, "max_tokens"),
     ({"model": {}, "initial": "ROOT/empty"}, "is no model"),
     ({"lora": {"rank": 4}}, "name it as initial"),
+    (
+        {
+            "model": {},
+            "initial": "TEXT",
+            "lora": {"targets": ["blocks.0"]},
+            "conditioning": {"max_tokens": 8},
+        },
+        "no linear map",
+    ),
+    ({"steps": 10**9}, "at most 100000000"),
+    ({"steps": True}, "must be a whole number"),
+    ({"optimizer": {"learning_rate": float("inf")}}, "must be a finite number"),
+    ({"optimizer": {"learning_rate": 1e30}}, "at most 1"),
+    ({"thinning": {"mean": 50, "deviation": 0.01}}, "more than 4 deviations"),
+    ({"sampling": {"warmth": 1}}, "no setting warmth"),
+    ({"sampling": {"top_k": "many"}}, "top_k must be a whole number"),
+    ({"model": {"width": 65536, "num_heads": 1024, "depth": 1000}}, "lower its width or depth"),
+    ({"data": {"train": "CORPUS", "workers": 0, "batch_size": 65536}}, "lower data.batch_size"),
+    ({"data": {"train": "", "workers": 0}}, "must name a file or a folder"),
+    ({"data": {"train": "ROOT/unreadable", "workers": 0}}, "no image can be read"),
+    ({"conditioning": {"max_tokens": 600}}, "do not fit the text encoder"),
+    (
+        {"conditioning": {"kind": "label", "num_classes": 3}, "sample_prompts": []},
+        "num_classes is 3",
+    ),
+    ({"cache": ""}, "the name of a folder"),
     ({"tokenizer": "ROOT/empty"}, "no image tokenizer"),
     ({"data": {"train": "ROOT/captionless", "workers": 0}}, "has no caption"),
     ({"data": {"train": "ROOT/empty", "workers": 0}}, "has no images"),
@@ -66,6 +95,10 @@ GENERATOR = [
 ]
 TOKENIZER = [
     ({"run.speed": 3}, "run.speed"),
+    ({"run.output": ""}, "must name a file or a folder"),
+    ({"run.seed": -1}, "run.seed must be at least 0"),
+    ({"losses.l1": float("nan")}, "must be a finite number"),
+    ({"model.scales": [1, 2, 1000]}, "lower data.batch_size"),
     ({"run.precision": "fp16"}, "bf16"),
     ({"data.train": "ROOT/empty"}, "has no images"),
     ({"initial": "TEXT/image_tokenizer", "model.scales": [1, 8, 4]}, "largest"),

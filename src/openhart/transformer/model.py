@@ -360,7 +360,7 @@ class HartTransformer(CheckedLoading, ModelMixin, ConfigMixin, PeftAdapterMixin)
         scales = self.check_scales(scales)
         weight, heads = self.word_embed.weight, self.config.num_heads
         device, dtype = device or weight.device, weight.dtype
-        if torch.is_autocast_enabled(device.type):
+        if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
             dtype = torch.get_autocast_dtype(device.type)
         positions = self.config.context_tokens + count_tokens(scales) - 1
         shape = (len(self.blocks), 2, batch, heads, positions, self.config.width // heads)

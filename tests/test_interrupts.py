@@ -25,7 +25,6 @@ def test_no_temporary_file_stays(tmp_path, number):
 
     def write():
         with folder_written_whole(tmp_path / "old") as folder, written_whole(tmp_path / "b.txt") as path:
-            folder.mkdir()
             (folder / "a.txt").write_text("half")
             path.write_text("half")
             send(number)
@@ -39,7 +38,6 @@ def test_no_temporary_file_stays(tmp_path, number):
 def test_a_folder_takes_the_place_of_another_whole(tmp_path):
     (tmp_path / "new" / "stale").mkdir(parents=True)
     with folder_written_whole(tmp_path / "new") as folder:
-        folder.mkdir()
         (folder / "a.txt").write_text("whole")
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["new", "new/a.txt"]
 

@@ -23,7 +23,8 @@ def train_checker(
 
     Args:
         folder: of ``openhart data scenes``.
-        tokenizer: an image tokenizer through which the held-out scenes are also seen.
+        tokenizer: an image tokenizer; a third of the training scenes, and all held-out ones once more, are
+            seen as it decodes them.
         held_out: scenes of several things, or of one with a colour, to measure on.
         seed: of the division and of the softening.
         quiet: show no progress bar.
@@ -43,13 +44,14 @@ def train_checker(
     if len(known) < 2 * held_out:
         raise UserError(f"{folder} has {len(known)} scenes of known things: {2 * held_out} are needed")
     measured, learned = known[:held_out], known[held_out:]
-    examples = make_examples(learned, seed, quiet)
+    decoded = _through(tokenizer)
+    examples = make_examples(learned, seed, quiet, decoded)
     classifier = train_classifier(examples, things)
     name = f"checker of {len(things)} things, {len(learned)} scenes, seed {seed}"
     checker = make_checker(classifier, train_colours(examples), name)
     accuracy = {
         "real": measure_checker(checker, measured, seed=seed, quiet=quiet),
-        "reconstructed": measure_checker(checker, measured, _through(tokenizer), seed, quiet),
+        "reconstructed": measure_checker(checker, measured, decoded, seed, quiet),
     }
     return make_checker(classifier, checker.colours.classifier, name, accuracy)
 

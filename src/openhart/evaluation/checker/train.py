@@ -1,11 +1,12 @@
 """Training the checker on scenes: groups of pieces, labelled, softened about as much as a decoder does."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 from tqdm.auto import tqdm
 
@@ -22,6 +23,9 @@ MOST_BLUR = 1.2
 MOST_NOISE = 5.0
 THINGS_DECAY = 3e-5
 COLOURS_DECAY = 1e-4
+
+
+Show = Callable[[Image.Image], Image.Image]
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,27 @@ def soften(picture: NDArray[np.uint8], random: np.random.Generator) -> NDArray[n
     return (blurred + random.normal(0, noise, picture.shape)).round().clip(0, 255).astype(np.uint8)
 
 
-def make_examples(scenes: Sequence[Scene], seed: int = 0, quiet: bool = False) -> Examples:
-    """Groups of pieces of softened scenes; groups of which it is uncertain what they are are left out."""
+def make_examples(
+    scenes: Sequence[Scene], seed: int = 0, quiet: bool = False, decoded: Show | None = None
+) -> Examples:
+    """Groups of pieces of softened scenes; groups of which it is uncertain what they are are left out.
+
+    Args:
+        scenes: real ones.
+        seed: of the softening.
+        quiet: show no progress bar.
+        decoded: a picture as an image tokenizer decodes it; every third scene is seen so, and not softened.
+
+    Raises:
+        UserError: the scenes have no things, or none with a colour.
+    """
     random = np.random.default_rng(seed)
     crops, names, histograms, colours = [], [], [], []
-    for scene in tqdm(scenes, desc="examples", disable=quiet):
-        picture = soften(np.array(scene.picture()), random)
+    for number, scene in enumerate(tqdm(scenes, desc="examples", disable=quiet)):
+        if decoded is not None and number % 3 == 0:
+            picture = np.array(decoded(scene.picture()))
+        else:
+            picture = soften(np.array(scene.picture()), random)
         for group in group_pieces(*find_pieces(picture)):
             found = match(group, scene.things)
             if found == UNCERTAIN:

@@ -19,7 +19,7 @@ import torch
 from shapes import Shape, build
 from torch import Tensor
 
-from openhart.pipeline import HartPipeline
+from openhart.pipelines.hart import HartPipeline
 from openhart.randomness import SeededDraws
 
 GUIDANCE = 4.0
@@ -171,7 +171,7 @@ def made_for(device: str) -> Iterator[None]:
 
 def random_weights(shape: Shape) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Our random weights under the released names: of the tokenizer, and of all the rest."""
-    from openhart.checkpoints import keys
+    from openhart.conversion import keys
 
     pipeline = build(shape)
     phis = r"quant_resi.qresi_ls.\1"

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from openhart.conditioning.label import LabelEncoder
-from openhart.pipeline import HartPipeline
+from openhart.pipelines.hart import HartPipeline
 from openhart.residual.heads import TokenResidualHead
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.transformer.model import HartTransformer

@@ -24,7 +24,7 @@ import yaml
 from generation import machine
 
 from openhart.tokenizer.model import HybridTokenizer
-from openhart.training.history import read
+from openhart.training.run.history import read
 
 SCALES = [1, 2, 3, 4, 5, 6, 8, 10, 13, 16]
 CHOICES = {

@@ -9,7 +9,7 @@ import torch
 
 from openhart.conditioning.label import LabelEncoder
 from openhart.conditioning.text import DEFAULT_TEXT_ENCODER, load_text_encoder
-from openhart.pipeline import HartPipeline
+from openhart.pipelines.hart import HartPipeline
 from tests.tiny import shaken, tiny_head, tiny_tokenizer, tiny_transformer
 
 torch.set_num_threads(1)

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from openhart import __version__
+from openhart.atomic import written_whole
 from openhart.cli import main
-from openhart.output import written_whole
 
 
 @pytest.fixture
@@ -249,7 +249,7 @@ def test_a_mistake_of_our_own_is_told_as_such(capsys, text_model, tmp_path, monk
     def broken(*_, **__):
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr("openhart.pipeline.HartPipeline.__call__", broken)
+    monkeypatch.setattr("openhart.pipelines.hart.HartPipeline.__call__", broken)
     arguments = ("generate", "a", "--model", text_model, "-o", tmp_path)
     fails(capsys, 1, "mistake of OpenHART, not yours", *arguments)
     monkeypatch.setenv("OPENHART_TRACEBACK", "1")

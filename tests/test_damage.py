@@ -11,7 +11,7 @@ from openhart.checksums import FILE, write_checksums
 from openhart.cli import main
 from openhart.errors import UserError
 from openhart.model_files import LORA_FILE, load_image_tokenizer, load_lora
-from openhart.pipeline import HartPipeline
+from openhart.pipelines.hart import HartPipeline
 from openhart.tokenizer.model import HybridTokenizer
 from tests.damage import damages, flipped
 from tests.tiny import tiny_tokenizer, tiny_transformer

@@ -12,8 +12,8 @@ import openhart
 ROOT = Path(openhart.__file__).parent
 PARTS = {"tokenizer", "conditioning", "transformer", "residual"}
 COMMON = {
-    "arithmetic", "chatter", "checks", "checksums", "errors", "features", "hub", "interrupts", "loading",
-    "output", "randomness", "reading", "safety", "scales", "sinusoids",
+    "arithmetic", "chatter", "checks", "checksums", "atomic", "errors", "hub", "interrupts", "loading",
+    "perceptual", "randomness", "reading", "safety", "scales", "sinusoids",
 }  # fmt: skip
 KNOWN_BY = {
     **{part: {part} | COMMON for part in PARTS},
@@ -22,10 +22,10 @@ KNOWN_BY = {
     "model_files": PARTS | COMMON,
     "acceleration": PARTS | COMMON | {"acceleration"},
     "memory": PARTS | COMMON,
-    "pipeline": PARTS | COMMON | {"generation", "model_files", "acceleration", "memory"},
-    "checkpoints": PARTS | COMMON | {"checkpoints", "pipeline", "model_files"},
+    "pipelines": PARTS | COMMON | {"generation", "model_files", "acceleration", "memory"},
+    "conversion": PARTS | COMMON | {"conversion", "pipelines", "model_files"},
     "data": COMMON | {"data"},
-    "serving": {"serving", "pipeline", "errors"},
+    "serving": {"serving", "pipelines", "errors"},
 }
 NOBODY_KNOWS = {"cli", "cli_checks", "cli_commands", "cli_evaluate", "serving"}
 

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from openhart import interrupts
+from openhart.atomic import folder_written_whole, written_whole
 from openhart.interrupts import PendingStop, Stopped, sigterm_interrupts
-from openhart.output import folder_written_whole, written_whole
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from openhart.errors import UserError
-from openhart.pipeline import HartPipeline
+from openhart.pipelines.hart import HartPipeline
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.transformer.model import HartTransformer
 from tests.tiny import tiny_transformer

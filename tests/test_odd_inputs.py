@@ -24,7 +24,7 @@ from openhart.data.records import check_records
 from openhart.errors import UserError
 from openhart.generation import SamplingSettings
 from openhart.loading import read_config
-from openhart.pipeline import HartPipeline
+from openhart.pipelines.hart import HartPipeline
 from openhart.residual.heads import TokenResidualHead
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.training.config import GeneratorRecipe, TokenizerRecipe, load_recipe

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from openhart.errors import UserError
 from openhart.generation import KnownCodes
-from openhart.pipeline import HartPipeline
+from openhart.pipelines.hart import HartPipeline
 from openhart.randomness import expand_generators
 from tests.conftest import TOKENS
 from tests.tiny import tiny_head, tiny_tokenizer, tiny_transformer

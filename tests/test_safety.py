@@ -9,14 +9,14 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from openhart.checkpoints.hart import convert_hart
-from openhart.checkpoints.var import convert_var
 from openhart.cli import main
 from openhart.conditioning.text import load_text_encoder
+from openhart.conversion.hart import convert_hart
+from openhart.conversion.var import convert_var
 from openhart.data import open_dataset
 from openhart.errors import UserError
 from openhart.model_files import LORA_FILE, load_image_tokenizer, load_lora
-from openhart.pipeline import HartPipeline
+from openhart.pipelines.hart import HartPipeline
 from openhart.tokenizer.model import HybridTokenizer
 from tests.data.shard_files import shard_bytes
 from tests.hostile import pickled, python_code, saved_by_torch

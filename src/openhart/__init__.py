@@ -8,7 +8,7 @@ from openhart.chatter import leave_out_notices
 if TYPE_CHECKING:
     from openhart.conditioning.label import LabelEncoder
     from openhart.errors import UserError
-    from openhart.pipeline import HartPipeline
+    from openhart.pipelines.hart import HartPipeline
     from openhart.residual.heads import TokenResidualHead, WideResidualHead
     from openhart.tokenizer.model import HybridTokenizer
     from openhart.transformer.model import HartTransformer
@@ -29,7 +29,7 @@ __all__ = [
 leave_out_notices()
 
 _HOMES = {
-    "HartPipeline": "pipeline",
+    "HartPipeline": "pipelines.hart",
     "HartTransformer": "transformer.model",
     "HybridTokenizer": "tokenizer.model",
     "LabelEncoder": "conditioning.label",

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from openhart.atomic import check_writable, written_whole
 from openhart.cli_checks import SAMPLING, UsageError, in_flags
 from openhart.errors import UserError
-from openhart.output import check_writable, written_whole
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 IMAGES_AT_A_TIME = 8
@@ -28,7 +28,7 @@ def generate(options: Namespace) -> None:
 
     device, dtype = _device(options.device), getattr(torch, options.dtype)
     from openhart.model_files import load_lora
-    from openhart.pipeline import HartPipeline
+    from openhart.pipelines.hart import HartPipeline
 
     pipeline = HartPipeline.from_pretrained(options.model, dtype=dtype)
     _check_kind(pipeline, options)
@@ -241,7 +241,7 @@ def info(options: Namespace) -> None:
     from openhart.checks import check_settings
     from openhart.loading import read_config
     from openhart.model_files import find_model, read_index, read_licence, read_parts
-    from openhart.pipeline import check_index_settings
+    from openhart.pipelines.hart import check_index_settings
     from openhart.scales import parse_scales
     from openhart.tokenizer.model import HybridTokenizer
 
@@ -270,7 +270,7 @@ def convert(options: Namespace) -> None:
     """``openhart convert``: released weights to a model folder."""
     check_writable(options.target)
     if options.kind == "hart":
-        from openhart.checkpoints.hart import convert_hart
+        from openhart.conversion.hart import convert_hart
 
         convert_hart(
             options.source,
@@ -280,7 +280,7 @@ def convert(options: Namespace) -> None:
             instruction=options.instruction,
         )
     else:
-        from openhart.checkpoints.var import convert_var
+        from openhart.conversion.var import convert_var
 
         convert_var(options.vae, options.transformer, options.target, scales=options.scales)
     print(options.target)
@@ -314,7 +314,7 @@ def _cache(options: Namespace) -> None:
     recipe = _recipe(options, "generator")
     if isinstance(recipe.cache, str):
         check_writable(Path(recipe.cache))
-    from openhart.training.generator_data import fill_cache
+    from openhart.training.generator.data import fill_cache
 
     folder, count = fill_cache(options.recipe, options.overrides, quiet=options.quiet)
     if not options.quiet:
@@ -332,14 +332,14 @@ def train(options: Namespace) -> None:
     if options.plot:
         if options.plot.suffix.lower() not in (".png", ".pdf", ".svg"):
             raise UsageError(f"--plot must name a file that ends in .png, .pdf or .svg, got {options.plot}")
-        from openhart.training.history import plot
+        from openhart.training.run.history import plot
 
         plot(Path(recipe.run.output), options.plot)
         return
     if options.kind == "tokenizer":
-        from openhart.training.tokenizer import train as run
+        from openhart.training.tokenizer.train import train as run
     else:
-        from openhart.training.generator import train as run
+        from openhart.training.generator.train import train as run
     folder = run(options.recipe, options.overrides, quiet=options.quiet)
     if not options.quiet:
         print(folder)

@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from openhart.atomic import check_writable, written_whole
 from openhart.cli_checks import LARGEST_SEED, UsageError, named, place, whole
 from openhart.cli_commands import _check_image_path, _device, _need_extra
 from openhart.errors import UserError
-from openhart.output import check_writable, written_whole
 
 if TYPE_CHECKING:
     from openhart.evaluation.result import Result
@@ -132,7 +132,7 @@ def _on_model(options: Namespace) -> dict[str, Any]:
     from openhart.evaluation.benchmarks.attributes import evaluate_attributes
     from openhart.evaluation.benchmarks.residual import evaluate_residual
     from openhart.evaluation.benchmarks.retrieval import evaluate_retrieval
-    from openhart.pipeline import HartPipeline
+    from openhart.pipelines.hart import HartPipeline
 
     pipeline = HartPipeline.from_pretrained(options.model).to(_device(None))
     dataset = open_dataset(options.data, pipeline.image_tokenizer.image_size, only=only)
@@ -206,7 +206,7 @@ def _composition(options: Namespace) -> dict[str, Any]:
     from openhart.evaluation.benchmarks.composition import make_samples, read_prompts, score_composition
     from openhart.evaluation.checker.files import load_checker
     from openhart.evaluation.pictures import generate
-    from openhart.pipeline import HartPipeline
+    from openhart.pipelines.hart import HartPipeline
 
     prompts, checker = read_prompts(options.prompts), load_checker(options.checker)
     pipeline = HartPipeline.from_pretrained(options.model).to(_device(None))

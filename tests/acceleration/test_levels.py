@@ -5,7 +5,7 @@ import torch
 
 from openhart.acceleration.levels import LEVELS
 from openhart.errors import UserError
-from openhart.pipeline import HartPipeline
+from openhart.pipelines.hart import HartPipeline
 
 
 def picture(pipeline, **call):

@@ -6,7 +6,7 @@ import torch
 from openhart.acceleration.quantized import quantize_weights
 from openhart.cli import main
 from openhart.errors import UserError
-from openhart.pipeline import HartPipeline
+from openhart.pipelines.hart import HartPipeline
 from tests.tiny import random_context, shaken, tiny_transformer
 
 pytest.importorskip("torchao")

@@ -9,7 +9,7 @@ from PIL import Image
 from openhart.data import open_dataset
 from openhart.data.shards import Shards
 from openhart.errors import UserError
-from openhart.training.batches import StreamedBatches
+from openhart.training.run.batches import StreamedBatches
 from tests.data.shard_files import shard_bytes
 
 SIZES = [(8, 8), (4, 12), (12, 4)]

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from openhart.data import open_dataset
-from openhart.data.broken import Sturdy
+from openhart.data.skipping import Sturdy
 from openhart.errors import UserError
 
 SIZE = (8, 8)

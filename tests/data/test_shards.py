@@ -13,7 +13,7 @@ from PIL import Image
 from openhart.data import open_dataset
 from openhart.data.shards import Shards, ShardStream
 from openhart.errors import UserError
-from openhart.training.batches import StreamedBatches
+from openhart.training.run.batches import StreamedBatches
 from tests.data.shard_files import shard_bytes
 
 SIZE = (8, 8)

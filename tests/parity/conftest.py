@@ -4,9 +4,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from openhart.checkpoints.hart import convert_hart
-from openhart.checkpoints.var import convert_var
-from openhart.pipeline import HartPipeline
+from openhart.conversion.hart import convert_hart
+from openhart.conversion.var import convert_var
+from openhart.pipelines.hart import HartPipeline
 
 RECORDED = Path(__file__).parent
 HART = RECORDED / "hart-t2i-tiny"

@@ -12,9 +12,10 @@ import torch
 from accelerate import Accelerator
 
 from openhart.errors import UserError
-from openhart.pipeline import HartPipeline
-from openhart.training import generator, tokenizer
-from openhart.training.parallel import Skips
+from openhart.pipelines.hart import HartPipeline
+from openhart.training.generator import train as generator
+from openhart.training.run.distributed import Skips
+from openhart.training.tokenizer import train as tokenizer
 from tests.training.corpus import draw_corpus, generator_recipe, logged, tokenizer_recipe, write_recipe
 
 pytestmark = pytest.mark.slow

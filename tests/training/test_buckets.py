@@ -10,11 +10,14 @@ from PIL import Image, ImageDraw
 
 from openhart.cli import main
 from openhart.data import open_dataset
-from openhart.data.sizes import BUCKET
+from openhart.data.aspect import BUCKET
 from openhart.errors import UserError
-from openhart.pipeline import HartPipeline
-from openhart.training import cache, generator, generator_data, tokenizer
-from openhart.training.batches import EndlessBatches, IndexedBatches
+from openhart.pipelines.hart import HartPipeline
+from openhart.training.encoding import disk as cache
+from openhart.training.generator import data as generator_data
+from openhart.training.generator import train as generator
+from openhart.training.run.batches import EndlessBatches, IndexedBatches
+from openhart.training.tokenizer import train as tokenizer
 from tests.data.shard_files import shard_bytes
 from tests.training.corpus import draw_corpus, generator_recipe, logged, tokenizer_recipe, write_recipe
 

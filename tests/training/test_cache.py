@@ -8,8 +8,12 @@ import torch
 
 from openhart.cli import main
 from openhart.errors import UserError
-from openhart.pipeline import HartPipeline
-from openhart.training import cache, generator, generator_data, latents, tokenizer
+from openhart.pipelines.hart import HartPipeline
+from openhart.training.encoding import disk as cache
+from openhart.training.encoding import memory as latents
+from openhart.training.generator import data as generator_data
+from openhart.training.generator import train as generator
+from openhart.training.tokenizer import train as tokenizer
 from tests.training.corpus import draw_corpus, generator_recipe, logged, tokenizer_recipe, write_recipe
 
 

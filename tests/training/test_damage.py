@@ -11,12 +11,14 @@ import torch
 from openhart.checksums import record_of
 from openhart.cli import main
 from openhart.data import open_dataset
-from openhart.data.broken import BROKEN
+from openhart.data.skipping import BROKEN
 from openhart.errors import UserError
-from openhart.pipeline import HartPipeline
-from openhart.training import generator, generator_data, tokenizer
-from openhart.training.plain_state import load_state, save_state
-from openhart.training.state import MANIFEST
+from openhart.pipelines.hart import HartPipeline
+from openhart.training.generator import data as generator_data
+from openhart.training.generator import train as generator
+from openhart.training.run.checkpoint import MANIFEST
+from openhart.training.run.plain_state import load_state, save_state
+from openhart.training.tokenizer import train as tokenizer
 from tests.damage import damages, flipped
 from tests.data.shard_files import shard_bytes
 from tests.hostile import pickled, saved_by_torch

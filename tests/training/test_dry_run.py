@@ -13,7 +13,7 @@ from openhart.cli import main
 from openhart.scales import split_by_scale
 from openhart.training.config import GeneratorRecipe
 from openhart.training.dry_run import dry_run
-from openhart.training.generator_losses import Batch, GeneratorLosses
+from openhart.training.generator.losses import Batch, GeneratorLosses
 from tests.tiny import tiny_head, tiny_transformer
 from tests.training.test_runs import generator_recipe, tokenizer_recipe, write_recipe
 

@@ -5,8 +5,9 @@ import torch
 from safetensors.torch import load_file
 
 from openhart.cli import main
-from openhart.pipeline import HartPipeline
-from openhart.training import generator, generator_data
+from openhart.pipelines.hart import HartPipeline
+from openhart.training.generator import data as generator_data
+from openhart.training.generator import train as generator
 from tests.training.corpus import generator_recipe, logged, write_recipe
 from tests.training.test_runs import corpus, stop_at, trained_tokenizer
 

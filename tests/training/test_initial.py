@@ -2,7 +2,7 @@
 
 import torch
 
-from openhart.training.initial import with_scales
+from openhart.transformer.resize import with_scales
 from tests.tiny import CONTEXT, random_context, tiny_transformer
 
 SMALL, LARGE = [1, 2, 3, 4], [1, 2, 4, 6]

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from openhart.cli import main
-from openhart.pipeline import HartPipeline
+from openhart.pipelines.hart import HartPipeline
 from openhart.tokenizer.model import HybridTokenizer
-from openhart.training import generator, tokenizer
+from openhart.training.generator import train as generator
+from openhart.training.tokenizer import train as tokenizer
 from tests.training.corpus import draw_corpus, generator_recipe, logged, tokenizer_recipe, write_recipe
 
 STEPS = 16

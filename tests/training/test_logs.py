@@ -9,7 +9,9 @@ import torch
 from accelerate import Accelerator
 
 from openhart.cli import main
-from openhart.training import history, pace, tokenizer
+from openhart.training.run import history
+from openhart.training.run import throughput as pace
+from openhart.training.tokenizer import train as tokenizer
 from tests.training.corpus import draw_corpus, tokenizer_recipe, write_recipe
 
 
@@ -63,7 +65,7 @@ def test_weights_and_biases_gets_numbers_and_pictures(corpus, tmp_path):
 
 
 def test_a_tracker_that_is_not_installed_is_told(corpus, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("openhart.training.loop.find_spec", lambda _: None)
+    monkeypatch.setattr("openhart.training.run.loop.find_spec", lambda _: None)
     recipe = write_recipe(tmp_path / "r.yaml", tokenizer_recipe(corpus, tmp_path / "run"))
     assert main(["train", "tokenizer", str(recipe), "run.trackers=[wandb]"]) == 1
     assert "pip install wandb" in capsys.readouterr().err

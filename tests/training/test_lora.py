@@ -7,8 +7,8 @@ import yaml
 from openhart.cli import main
 from openhart.errors import UserError
 from openhart.model_files import load_lora
-from openhart.pipeline import HartPipeline
-from openhart.training import generator
+from openhart.pipelines.hart import HartPipeline
+from openhart.training.generator import train as generator
 from tests.training.corpus import generator_recipe, logged, write_recipe
 from tests.training.test_runs import corpus, trained_tokenizer
 

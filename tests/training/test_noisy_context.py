@@ -5,11 +5,11 @@ import torch
 
 from openhart.data import collate
 from openhart.scales import split_by_scale
-from openhart.training import generator_data
 from openhart.training.config import GeneratorRecipe, load_recipe
-from openhart.training.generator_settings import NoisyContext
-from openhart.training.latents import Latents, encode_images
-from openhart.training.noisy_context import Exchange, clean_context, features_of, noisy_context
+from openhart.training.encoding.memory import Latents, encode_images
+from openhart.training.generator import data as generator_data
+from openhart.training.generator.noisy_context import Exchange, clean_context, features_of, noisy_context
+from openhart.training.generator.settings import NoisyContext
 from tests.tiny import tiny_tokenizer
 from tests.training.corpus import draw_corpus, generator_recipe, write_recipe
 

@@ -9,9 +9,11 @@ import yaml
 from PIL import Image
 
 from openhart.errors import UserError
-from openhart.pipeline import HartPipeline
-from openhart.training import generator, history, tokenizer
-from openhart.training.batches import EndlessBatches
+from openhart.pipelines.hart import HartPipeline
+from openhart.training.generator import train as generator
+from openhart.training.run import history
+from openhart.training.run.batches import EndlessBatches
+from openhart.training.tokenizer import train as tokenizer
 from tests.training.corpus import (
     draw_corpus,
     generator_recipe,

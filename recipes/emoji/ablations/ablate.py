@@ -47,9 +47,9 @@ def main() -> None:
 
 def run(options: argparse.Namespace, name: str, seed: int, overrides: list[str]) -> None:
     """Train one setting with one seed, measure it, and keep the figures."""
-    from openhart.training import generator
     from openhart.training.config import GeneratorRecipe, load_recipe
-    from openhart.training.generator_data import fill_cache
+    from openhart.training.generator import train as generator
+    from openhart.training.generator.data import fill_cache
 
     data, cache = options.output / "data", options.output / "cache"
     changed = any(text.startswith("data.") for text in overrides)
@@ -74,7 +74,7 @@ def measure(folder: Path, recipe: Any, data: Path, prompts: int) -> dict[str, An
 
     from openhart.data import open_dataset
     from openhart.evaluation.likelihood import evaluate_likelihood
-    from openhart.pipeline import HartPipeline
+    from openhart.pipelines.hart import HartPipeline
 
     pipeline = HartPipeline.from_pretrained(folder)
     size, only = pipeline.image_tokenizer.image_size, recipe.data.only

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset
 
+from openhart.data.aspect import Size, nearest_size
 from openhart.data.shards import ShardStream
-from openhart.data.sizes import Size, nearest_size
 
 WINDOW = 16
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from openhart.data.sizes import FORMATS
+from openhart.data.aspect import FORMATS
 from openhart.errors import UserError, reason
 
 DEEP_FORMATS = ("PNG", "PPM")  # which Pillow hands out as mode I, though they hold 16 bits

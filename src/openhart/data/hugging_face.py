@@ -9,9 +9,9 @@ from urllib.parse import parse_qsl
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from openhart.data.aspect import BUCKET, Size, log_aspect, nearest_size
 from openhart.data.decoding import BrokenImageError, decode_image, read_image
 from openhart.data.images import to_tensor
-from openhart.data.sizes import BUCKET, Size, log_aspect, nearest_size
 from openhart.errors import UserError, reason
 
 PREFIX = "hf:"

@@ -10,9 +10,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from openhart.data.aspect import BUCKET, Size, log_aspect, nearest_size
 from openhart.data.decoding import on_white, read_image
 from openhart.data.records import without_ours
-from openhart.data.sizes import BUCKET, Size, log_aspect, nearest_size
 from openhart.errors import UserError
 from openhart.reading import parse_json, read_text
 

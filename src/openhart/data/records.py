@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from openhart.checks import check_text
-from openhart.data.sizes import BUCKET
+from openhart.data.aspect import BUCKET
 from openhart.errors import UserError
 
 BROKEN = "in_place_of"

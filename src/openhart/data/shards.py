@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from openhart.data.broken import MOST_IN_A_ROW, noted
+from openhart.data.aspect import BUCKET, Size, log_aspect, nearest_size
 from openhart.data.decoding import BrokenImageError, decode_image
 from openhart.data.images import IMAGE_KINDS, to_tensor
 from openhart.data.records import without_ours
-from openhart.data.sizes import BUCKET, Size, log_aspect, nearest_size
+from openhart.data.skipping import MOST_IN_A_ROW, noted
 from openhart.errors import UserError, reason
 from openhart.reading import parse_json
 

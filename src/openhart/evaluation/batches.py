@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from openhart.atomic import written_whole
 from openhart.errors import UserError
 from openhart.evaluation.metrics.frechet import Statistics
 from openhart.evaluation.metrics.resizing import to_array
-from openhart.output import written_whole
 
 IMAGES = "arr_0"
 Images = NDArray[np.uint8]

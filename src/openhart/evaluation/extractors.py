@@ -40,7 +40,7 @@ class EfficientNetExtractor:
     softmax_weight: Floats | None = None
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
-        from openhart.features import EfficientNetFeatures
+        from openhart.perceptual import EfficientNetFeatures
 
         self.network, self.device = EfficientNetFeatures().to(device), device
 

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from openhart.data import collate
 from openhart.generation import sample_codes
-from openhart.pipeline import HartPipeline
+from openhart.pipelines.hart import HartPipeline
 from openhart.randomness import SeededDraws
 from openhart.residual.diffusion import SOLVERS, cosine_schedule
 from openhart.scales import split_by_scale

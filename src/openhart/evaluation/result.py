@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from openhart.atomic import written_whole
 from openhart.errors import UserError
-from openhart.output import written_whole
 
 FORMAT = 1
 

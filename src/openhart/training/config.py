@@ -37,7 +37,7 @@ from openhart.generation import SamplingSettings
 from openhart.reading import read_text
 from openhart.scales import OptionalScales
 from openhart.tokenizer.model import HybridTokenizer
-from openhart.training.generator_settings import Augment, CodeLoss, EmbeddingLosses, NoisyContext
+from openhart.training.generator.settings import Augment, CodeLoss, EmbeddingLosses, NoisyContext
 from openhart.transformer.model import HartTransformer
 
 Rate = Annotated[Number, Field(gt=0, le=1)]
@@ -328,7 +328,7 @@ class GeneratorRecipe(Section):
     tokenizer and the condition encoder; one given all the same must agree. ``scales`` replaces the
     tokenizer's own, for another resolution. ``initial`` names a pipeline to start from; its scales may
     be others. ``lora`` trains adapters of it alone. ``noise``, ``embedding_losses`` and ``code_loss`` change
-    what is learned (:mod:`openhart.training.generator_settings`). ``cache`` names a folder that
+    what is learned (:mod:`openhart.training.generator.settings`). ``cache`` names a folder that
     ``openhart data cache`` filled; true encodes the data in memory before the first step, false each batch.
     ``sample_prompts``, or ``sample_labels`` for classes, are what the log shows every ``run.sample_every``
     steps.

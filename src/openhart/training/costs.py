@@ -24,11 +24,11 @@ from openhart.training.config import (
     Thinning,
     TokenizerRecipe,
 )
-from openhart.training.decoder_inputs import DecoderInputs
-from openhart.training.embedding_losses import build_alignment
-from openhart.training.generator_settings import EmbeddingLosses
-from openhart.training.losses import PatchDiscriminator
-from openhart.training.reconstruction import Reconstruction
+from openhart.training.generator.embedding_losses import build_alignment
+from openhart.training.generator.settings import EmbeddingLosses
+from openhart.training.tokenizer.decoder_inputs import DecoderInputs
+from openhart.training.tokenizer.losses import PatchDiscriminator
+from openhart.training.tokenizer.reconstruction import Reconstruction
 from openhart.transformer.attention import block_causal
 from openhart.transformer.layers import LinearModulation
 from openhart.transformer.model import HartTransformer

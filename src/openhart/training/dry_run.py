@@ -13,6 +13,7 @@ from openhart.errors import UserError
 from openhart.loading import read_config
 from openhart.scales import count_tokens
 from openhart.tokenizer.model import HybridTokenizer
+from openhart.training.build import build_head, transformer_settings, width_of
 from openhart.training.config import (
     GeneratorRecipe,
     Run,
@@ -28,10 +29,9 @@ from openhart.training.costs import (
     kept_shares,
     tokenizer_phase_cost,
 )
-from openhart.training.embedding_losses import build_alignment
+from openhart.training.generator.embedding_losses import build_alignment
 from openhart.training.lora import add_lora
-from openhart.training.losses import PatchDiscriminator
-from openhart.training.parts import build_head, transformer_settings, width_of
+from openhart.training.tokenizer.losses import PatchDiscriminator
 from openhart.transformer.model import HartTransformer
 
 GIB = 2**30

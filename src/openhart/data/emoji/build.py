@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 from tqdm.auto import tqdm
 
+from openhart.atomic import check_new_folder, folder_written_whole
 from openhart.data.emoji.colours import BACKGROUNDS
 from openhart.data.emoji.common import unseen_combinations
 from openhart.data.emoji.drawing import OVERSAMPLING, draw, fit, require_renderer
@@ -20,7 +21,6 @@ from openhart.data.emoji.icons import Icon, is_held_out, may_be_mirrored, stable
 from openhart.data.emoji.library import Library, read_library
 from openhart.data.emoji.packages import DEFAULT_STYLES, check_styles, write_licences
 from openhart.errors import UserError
-from openhart.output import check_new_folder, folder_written_whole
 
 COLOURED_ONE_IN = 3
 FILLED = 0.875

@@ -10,6 +10,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from openhart.atomic import check_new_folder, folder_written_whole
 from openhart.data.emoji.drawing import require_renderer
 from openhart.data.emoji.library import read_library
 from openhart.data.emoji.mixture import training_scenes, unseen_scenes
@@ -19,7 +20,6 @@ from openhart.data.emoji.scenes import Scene, compose, facts
 from openhart.data.emoji.sentences import requirements, scene_captions
 from openhart.data.emoji.sprites import Sprites
 from openhart.errors import UserError
-from openhart.output import check_new_folder, folder_written_whole
 
 SCENE_STYLES = ("fluent-3d", "fluent-flat", "noto")
 

@@ -21,7 +21,7 @@ from openhart.evaluation.metrics.intervals import share_interval
 from openhart.evaluation.metrics.pixels import to_bytes
 from openhart.evaluation.pictures import Images, generate, pooled_features, reconstruct
 from openhart.evaluation.result import Figure, Result
-from openhart.pipeline import HartPipeline
+from openhart.pipelines.hart import HartPipeline
 
 LEARNED_FROM = 600
 KEPT_ASIDE = 150

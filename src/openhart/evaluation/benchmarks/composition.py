@@ -13,13 +13,13 @@ from typing import Any
 from PIL import Image
 from tqdm.auto import tqdm
 
+from openhart.atomic import written_whole
 from openhart.errors import UserError
 from openhart.evaluation.benchmarks.geneval import find_samples, geneval_result, score_samples
 from openhart.evaluation.checker.accuracy import CHECKER_THRESHOLDS
 from openhart.evaluation.checker.files import Checker
 from openhart.evaluation.pictures import BATCH, Images
 from openhart.evaluation.result import Result
-from openhart.output import written_whole
 
 SETTINGS = "settings.json"
 TRUSTED = 0.95

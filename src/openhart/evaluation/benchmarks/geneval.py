@@ -12,12 +12,12 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm.auto import tqdm
 
+from openhart.atomic import written_whole
 from openhart.errors import UserError
 from openhart.evaluation.detections import ColourNamer, Detector
 from openhart.evaluation.geneval_rules import Thresholds, judge, keep
 from openhart.evaluation.metrics.intervals import bootstrap_interval
 from openhart.evaluation.result import Figure, Result
-from openhart.output import written_whole
 
 PROMPTS, IMAGES_PER_PROMPT = 553, 4
 SAMPLE = re.compile(r"\d+\.png")  # matched from the start, not to the end

@@ -17,7 +17,7 @@ from openhart.evaluation.metrics.kernel import kernel_distance
 from openhart.evaluation.metrics.pixels import to_bytes
 from openhart.evaluation.pictures import Images, generate, pooled_features
 from openhart.evaluation.result import Figure, Result
-from openhart.pipeline import HartPipeline
+from openhart.pipelines.hart import HartPipeline
 
 KINDS = ("with residual", "without residual")
 

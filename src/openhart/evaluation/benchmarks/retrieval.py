@@ -19,7 +19,7 @@ from openhart.evaluation.metrics.pixels import to_bytes
 from openhart.evaluation.metrics.retrieval import RANKS, retrieval_ranks
 from openhart.evaluation.pictures import Images, generate, pairs_sheet, pooled_features, reconstruct
 from openhart.evaluation.result import Figure, Result
-from openhart.pipeline import HartPipeline
+from openhart.pipelines.hart import HartPipeline
 
 
 def choose_things(records: Sequence[dict[str, Any]], count: int, seed: int) -> list[int]:

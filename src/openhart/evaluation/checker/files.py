@@ -9,12 +9,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from openhart.atomic import written_whole
 from openhart.errors import UserError
 from openhart.evaluation.checker.classifier import ThingClassifier
 from openhart.evaluation.checker.colours import BINS, HueColours
 from openhart.evaluation.checker.detector import SceneDetector
 from openhart.evaluation.geneval_rules import COLOURS
-from openhart.output import written_whole
 
 WEIGHTS, DESCRIPTION = "checker.safetensors", "checker.json"
 

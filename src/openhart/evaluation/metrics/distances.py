@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openhart.errors import UserError
-from openhart.features import EfficientNetFeatures
+from openhart.perceptual import EfficientNetFeatures
 
 KID_SUBSETS = 50
 KID_SUBSET = 100

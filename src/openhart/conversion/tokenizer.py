@@ -1,0 +1,67 @@
+"""Released image tokenizers, HART's and VAR's: one layout, with or without a configuration."""
+
+from collections.abc import Sequence
+
+from openhart.conversion.folder import build
+from openhart.conversion.keys import tokenizer_rules
+from openhart.conversion.weights import Checkpoint
+from openhart.tokenizer.model import HybridTokenizer
+
+IGNORED = r"disc\..*|(vae\.)?quantize\.ema_vocab_hit_SV"
+
+
+def build_tokenizer(
+    checkpoint: Checkpoint,
+    prefix: str,
+    scales: Sequence[int],
+    phi_ratio: float,
+    normalize_codes: bool,
+    hybrid: bool,
+) -> HybridTokenizer:
+    """The image tokenizer in a checkpoint; its shape is read off the tensors.
+
+    Args:
+        checkpoint: the released tensors.
+        prefix: what comes before every name.
+        scales: sides of the code maps.
+        phi_ratio: weight r of the convolution in φ, where there are any.
+        normalize_codes: nearest code by cosine similarity.
+        hybrid: whether a residual completes the last scale.
+
+    Raises:
+        UserError: tensors that are missing, unknown or of another shape.
+    """
+    phis, phi_count = _find_phis(checkpoint, prefix)
+    base, channels = checkpoint[f"{prefix}encoder.conv_in.weight"].shape[:2]
+    levels = checkpoint.count(f"{prefix}encoder.down.")
+    widths = [
+        len(checkpoint[f"{prefix}encoder.down.{level}.block.0.conv1.weight"]) for level in range(levels)
+    ]
+    codes, code_dim = checkpoint[f"{prefix}quantize.embedding.weight"].shape
+    config = {
+        "in_channels": channels,
+        "base_channels": base,
+        "channel_multipliers": [width // base for width in widths],
+        "encoder_blocks": checkpoint.count(f"{prefix}encoder.down.0.block."),
+        "decoder_blocks": checkpoint.count(f"{prefix}decoder.up.0.block."),
+        "code_dim": code_dim,
+        "codebook_size": codes,
+        "scales": list(scales),
+        "phi_count": phi_count,
+        "phi_ratio": phi_ratio if phi_count else 0.0,
+        "normalize_codes": normalize_codes,
+        "quant_kernel": checkpoint[f"{prefix}quant_conv.weight"].shape[-1],
+        "hybrid": hybrid,
+    }
+    tokenizer = build(HybridTokenizer, config, checkpoint, tokenizer_rules(levels, phis, prefix))
+    checkpoint.check_all_placed()
+    return tokenizer
+
+
+def _find_phis(checkpoint: Checkpoint, prefix: str) -> tuple[str, int]:
+    """Released name of the φ convolutions, and how many: one, shared ones, or one a scale."""
+    if f"{prefix}quantize.quant_resi.qresi.weight" in checkpoint:
+        return "quant_resi.qresi", 1
+    if shared := checkpoint.count(f"{prefix}quantize.quant_resi.qresi_ls."):
+        return r"quant_resi.qresi_ls.\1", shared
+    return r"quant_resi.\1", checkpoint.count(f"{prefix}quantize.quant_resi.")

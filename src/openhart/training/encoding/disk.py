@@ -1,0 +1,309 @@
+"""Codes, targets and text states of a data set on disk, so that training a generator runs no encoder.
+
+A cache is a folder: ``cache.json`` says what it was made of and, once whole, how many samples it has;
+``part-N.safetensors`` and ``part-N.jsonl`` hold them: a shard, or a stretch of a data set read by number.
+"""
+
+import hashlib
+import itertools
+import json
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+from tqdm.auto import tqdm
+
+from openhart.data.aspect import BUCKET, Size
+from openhart.data.records import PLACE, captions_of, label_of
+from openhart.data.shards import Shards
+from openhart.data.skipping import BrokenImages, Sturdy
+from openhart.errors import UserError
+from openhart.interrupts import outlive_interrupts
+from openhart.tokenizer.model import HybridTokenizer
+from openhart.training.config import Conditioning, GeneratorRecipe
+from openhart.training.encoding.files import (
+    ABOUT,
+    PartTensors,
+    read_about,
+    read_records,
+    records_path,
+    tensors_path,
+    write_about,
+    write_part,
+)
+from openhart.training.encoding.memory import TextConditions, encode_images
+from openhart.training.run.batches import plainly
+
+SAMPLES_A_PART = 2048
+CAPTIONS_AT_A_TIME = 64
+
+
+class LatentCache(Dataset):
+    """A whole cache, its parts mapped into memory as they are touched.
+
+    Args:
+        folder: where it lies.
+        wanted: what it must have been made of, as :func:`describe` says.
+
+    Raises:
+        UserError: there is none, it is damaged or not whole, or it was made of something else.
+    """
+
+    def __init__(self, folder: Path, wanted: dict[str, Any]) -> None:
+        about = read_about(folder)
+        check_same(folder, about, wanted)
+        if "samples" not in about:
+            raise UserError(f"the cache {folder} is not whole: finish it with `openhart data cache RECIPE`")
+        self.folder, self.context = folder, about["context"]
+        parts = [read_records(folder, part) for part in range(about["parts"])]
+        self.starts = list(itertools.accumulate((len(lines) for lines in parts), initial=0))[:-1]
+        self.lines = list(itertools.chain.from_iterable(parts))
+        self.rows = None
+        if wanted["data"]["buckets"]:
+            self.rows = [row for lines in parts for row in _rows(lines)]
+        self.part = lru_cache(about["parts"])(partial(PartTensors, folder))
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, index: int) -> tuple[tuple[Tensor, Tensor], dict[str, Any]]:
+        number = bisect_right(self.starts, index) - 1
+        row = index - self.starts[number]
+        part, record, ending = self.part(number), json.loads(self.lines[index]), ""
+        if self.rows is not None:
+            record[BUCKET], row = self.rows[index]
+            ending = _ending(record[BUCKET])
+        return (part.row("codes" + ending, row), part.row("targets" + ending, row)), record
+
+    def known_records(self) -> Iterator[dict[str, Any]]:
+        """What is known of every sample without its tensors."""
+        return map(json.loads, self.lines)
+
+    def bucket(self, index: int) -> Size | None:
+        """The size of a sample, where there are several."""
+        return None if self.rows is None else self.rows[index][0]
+
+    def condition(self, record: dict[str, Any], choice: int) -> tuple[Tensor, Tensor]:
+        """Context (T, D) and mask (T,) of one of a record's captions."""
+        number, rows = record[PLACE]
+        part = self.part(number)
+        return part.row("context", rows[choice]), part.row("mask", rows[choice])
+
+
+class CachedConditions(TextConditions):
+    """Context tokens out of a cache; the text encoder is loaded only for sample pictures."""
+
+    def __init__(self, settings: Conditioning, cache: LatentCache) -> None:
+        super().__init__(settings)
+        self.cache = cache
+
+    def shape(self) -> dict[str, int]:
+        """Channels and positions of the context."""
+        return self.cache.context
+
+    def of(self, records: Sequence[dict[str, Any]], choices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """One caption of each record → context (B, T, D), mask (B, T)."""
+        pairs = [self.cache.condition(*pair) for pair in zip(records, choices, strict=True)]
+        context, mask = (torch.stack(column) for column in zip(*pairs, strict=True))
+        return context.float(), mask
+
+
+def describe(recipe: GeneratorRecipe, tokenizer: HybridTokenizer) -> dict[str, Any]:
+    """What a cache for this recipe is made of; two caches of the same description are interchangeable."""
+    text = {"text_encoder", "max_tokens", "instruction"} if recipe.conditioning.kind == "text" else set()
+    copies = recipe.data.model_dump(mode="json", include={"augment", "copies"}, exclude_defaults=True)
+    return {
+        "tokenizer": digest(tokenizer),
+        "scales": [list(size) for size in tokenizer.quantizer.scales],
+        "data": recipe.data.model_dump(mode="json", include={"train", "only", "buckets"}) | copies,
+        "conditioning": recipe.conditioning.model_dump(include={"kind"} | text),
+    }
+
+
+def check_same(folder: Path, about: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Hold what a cache was made of against what is wanted.
+
+    Raises:
+        UserError: they differ.
+    """
+    for name, value in wanted.items():
+        if about.get(name) != value:
+            if name == "tokenizer":
+                raise UserError(f"the cache {folder} was made by another tokenizer: name another folder")
+            raise UserError(
+                f"the cache {folder} was made with {name} {about.get(name)}, the recipe has {value}: name "
+                "another folder"
+            )
+
+
+def digest(tokenizer: HybridTokenizer) -> str:
+    """SHA-256 of a tokenizer's weights."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tokenizer.state_dict().items()):
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+@torch.no_grad()
+def make_cache(
+    folder: Path,
+    about: dict[str, Any],
+    dataset: Any,
+    tokenizer: HybridTokenizer,
+    conditions: TextConditions | None,
+    batch_size: int,
+    workers: int,
+    quiet: bool = False,
+) -> int:
+    """Encode a data set into a folder; a cache that was begun is finished. Several processes share the parts.
+
+    Args:
+        folder: where to.
+        about: what it is made of, as :func:`describe` says.
+        dataset: images and records.
+        tokenizer: the image tokenizer.
+        conditions: encodes captions, or None if records have labels.
+        batch_size: images encoded at a time.
+        workers: processes that read images for each that encodes.
+        quiet: show no progress bar.
+
+    Returns:
+        Number of samples.
+
+    Raises:
+        UserError: the folder holds a cache of something else, or a record lacks its caption or label.
+        OSError: it cannot be written.
+    """
+    state = PartialState()
+    known = read_about(folder) if (folder / ABOUT).is_file() else about
+    check_same(folder, known, about)
+    if "samples" in known:
+        return known["samples"]
+    state.wait_for_everyone()  # before one of them writes what all have looked at
+    if state.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_about(folder, about)
+    state.wait_for_everyone()
+    parts, broken = _parts(dataset), BrokenImages()
+    mine = range(state.process_index, len(parts), state.num_processes)
+    rest = [number for number in mine if not tensors_path(folder, number).is_file()]
+    with tqdm(desc="encoding", total=_total(parts, rest), disable=quiet or not state.is_main_process) as bar:
+        for number in rest:
+            samples = plainly(_one_by_one(parts[number], workers))
+            tensors, records = _encoded(samples, tokenizer, batch_size, bar)
+            broken.note(records)
+            _finish_part(folder, number, tensors, records, conditions)
+    state.wait_for_everyone()
+    count = sum(len(records_path(folder, number).read_bytes().splitlines()) for number in range(len(parts)))
+    if not count:
+        raise UserError("the data set has no samples")
+    if state.is_main_process:
+        context = conditions.shape() if conditions else None
+        write_about(folder, about | {"samples": count, "parts": len(parts), "context": context})
+    return count
+
+
+def _one_by_one(part: Any, workers: int) -> DataLoader:
+    """A part's images and records."""
+    return DataLoader(part, batch_size=None, num_workers=workers, worker_init_fn=outlive_interrupts)
+
+
+def _parts(dataset: Any) -> list[Any]:
+    """A data set cut into what is encoded and kept together."""
+    if isinstance(dataset, Shards):
+        return dataset.one_by_one()
+    starts = range(0, len(dataset), SAMPLES_A_PART)
+    ranges = [range(start, min(start + SAMPLES_A_PART, len(dataset))) for start in starts]
+    return [Subset(Sturdy(dataset), places) for places in ranges]
+
+
+def _total(parts: list[Any], numbers: list[int]) -> int | None:
+    """Samples in some of the parts, if that is known."""
+    if any(isinstance(part, Shards) for part in parts):
+        return None
+    return sum(len(parts[number]) for number in numbers)
+
+
+def _encoded(
+    samples: Iterator[Any], tokenizer: HybridTokenizer, batch_size: int, bar: Any
+) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """Codes and targets of a part, those of a size together, and records in their order."""
+    records: list[dict[str, Any]] = []
+    waiting: dict[Size | None, list[Tensor]] = {}
+    encoded: dict[Size | None, list[tuple[Tensor, Tensor]]] = {}
+
+    def encode(size: Size | None) -> None:
+        images = torch.stack(waiting.pop(size)).to(tokenizer.device)
+        codes, targets = encode_images(tokenizer.at((images.shape[-2], images.shape[-1])), images)
+        encoded.setdefault(size, []).append((codes.to(torch.int32).cpu(), targets.to(torch.bfloat16).cpu()))
+        bar.update(len(images))
+
+    for image, record in samples:
+        records.append(record)
+        size = _size(record)
+        waiting.setdefault(size, []).append(image)
+        if len(waiting[size]) == batch_size:
+            encode(size)
+    for size in list(waiting):
+        encode(size)
+    tensors: dict[str, Tensor] = {}
+    for size, pairs in encoded.items():
+        codes, targets = (torch.cat(column) for column in zip(*pairs, strict=True))
+        tensors |= {"codes" + _ending(size): codes, "targets" + _ending(size): targets}
+    return tensors, records
+
+
+def _rows(lines: list[bytes]) -> list[tuple[Size, int]]:
+    """Size of each of a part's samples, and its row among those of this size."""
+    found: list[tuple[Size, int]] = []
+    rows: Counter[Size] = Counter()
+    for size in (_size(json.loads(line)) for line in lines):
+        assert size is not None
+        found.append((size, rows[size]))
+        rows[size] += 1
+    return found
+
+
+def _size(record: dict[str, Any]) -> Size | None:
+    """What an image was cut to, if there were several sizes; JSON and loaders make a list of it."""
+    return (record[BUCKET][0], record[BUCKET][1]) if BUCKET in record else None
+
+
+def _ending(size: Size | None) -> str:
+    """What a tensor's name adds to tell of images of this size, where there are several."""
+    return "" if size is None else f".{size[0]}x{size[1]}"
+
+
+def _finish_part(
+    folder: Path,
+    number: int,
+    tensors: dict[str, Tensor],
+    records: list[dict[str, Any]],
+    conditions: TextConditions | None,
+) -> None:
+    if conditions is None:
+        for record in records:
+            label_of(record)
+    else:
+        rows: dict[str, int] = {}
+        for record in records:
+            places = [rows.setdefault(caption, len(rows)) for caption in captions_of(record)]
+            record[PLACE] = [number, places]
+        tensors |= _states(list(rows), conditions) if rows else {}
+    write_part(folder, number, tensors, records)
+
+
+def _states(captions: list[str], conditions: TextConditions) -> dict[str, Tensor]:
+    """Context of captions; its padding too, which the transformer sees."""
+    starts = range(0, len(captions), CAPTIONS_AT_A_TIME)
+    pairs = [conditions(captions[start : start + CAPTIONS_AT_A_TIME]) for start in starts]
+    context, mask = (torch.cat(column) for column in zip(*pairs, strict=True))
+    return {"context": context.to(torch.bfloat16), "mask": mask}

@@ -1,0 +1,164 @@
+"""What the generator learns from: codes, the last scale's target and context tokens of each sample.
+
+The encoders are frozen, so a map-style data set is encoded once and kept; a stream is encoded batch by batch.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+from tqdm.auto import tqdm
+
+from openhart.conditioning.text import encode_prompts, load_text_encoder
+from openhart.data import collate
+from openhart.data.aspect import BUCKET, Size
+from openhart.data.records import captions_of, check_records
+from openhart.data.skipping import BrokenImages, Sturdy
+from openhart.interrupts import outlive_interrupts
+from openhart.tokenizer.model import HybridTokenizer
+from openhart.training.config import Conditioning
+
+KEPT_CAPTIONS = 200_000
+
+
+@torch.no_grad()
+def encode_images(tokenizer: HybridTokenizer, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Images (B, 3, H, W) → codes of all scales in a row (B, L), last target (B, P², z)."""
+    quantized = tokenizer.quantize(tokenizer.encode(images))
+    return torch.cat(quantized.codes, dim=1), quantized.last_target.flatten(2).transpose(1, 2)
+
+
+class TextConditions:
+    """Captions → context tokens; each caption is encoded once and kept.
+
+    Args:
+        settings: names the text encoder, its positions T and the instruction put before each caption.
+    """
+
+    def __init__(self, settings: Conditioning) -> None:
+        self.settings = settings
+        self.device = torch.device("cpu")
+        self.known: dict[str, tuple[Tensor, Tensor]] = {}
+
+    @cached_property
+    def parts(self) -> tuple[Any, nn.Module]:
+        """The text encoder's tokenizer and the encoder, frozen."""
+        text_tokenizer, text_encoder = load_text_encoder(self.settings.text_encoder)
+        return text_tokenizer, text_encoder.requires_grad_(False)
+
+    def shape(self) -> dict[str, int]:
+        """Channels and positions of the context."""
+        context, _ = self([""])
+        return {"context_dim": context.shape[-1], "context_tokens": context.shape[1]}
+
+    def of(self, records: Sequence[dict[str, Any]], choices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """One caption of each record → context (B, T, D), mask (B, T)."""
+        return self([captions_of(record)[choice] for record, choice in zip(records, choices, strict=True)])
+
+    def __call__(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """B captions → context (B, T, D), mask (B, T)."""
+        new = sorted(set(captions) - self.known.keys())
+        if new:
+            if len(self.known) > KEPT_CAPTIONS:
+                self.known.clear()
+                new = sorted(set(captions))
+            context, mask = self._encode(new)
+            rows = zip(context.to(torch.bfloat16).cpu(), mask.cpu(), strict=True)
+            self.known |= dict(zip(new, rows, strict=True))
+        contexts, masks = zip(*(self.known[caption] for caption in captions), strict=True)
+        return torch.stack(contexts).float(), torch.stack(masks)
+
+    def _encode(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        text_tokenizer, text_encoder = self.parts
+        settings = self.settings
+        return encode_prompts(
+            text_tokenizer, text_encoder.to(self.device), captions, settings.max_tokens, settings.instruction
+        )
+
+
+def check_data(dataset: Any, kind: str, classes: int | None) -> None:
+    """Look for a caption or a label in every record that is known before reading, and read one sample.
+
+    Args:
+        dataset: images and records.
+        kind: ``text`` or ``label``.
+        classes: how many classes there are; None for any number.
+
+    Raises:
+        UserError: a record has none, or one that cannot be used, or no image can be read.
+    """
+    if hasattr(dataset, "known_records"):
+        check_records(dataset.known_records(), kind, classes)
+    check_records([record for _, record in some_samples(dataset, 1)], kind, classes)
+
+
+def some_samples(dataset: Any, count: int) -> list[tuple[Tensor, dict[str, Any]]]:
+    """At most ``count`` samples, spread over a data set; of a stream, the first."""
+    if isinstance(dataset, IterableDataset):
+        return list(itertools.islice(dataset, count))
+    stride = max(len(dataset) // count, 1)
+    sturdy = Sturdy(dataset)
+    return [sturdy[index] for index in range(0, len(dataset), stride)[:count]]
+
+
+class Latents(Dataset):
+    """A data set encoded once: targets in bfloat16, records as they were.
+
+    Args:
+        tokenizer: the trained image tokenizer.
+        dataset: map-style, of images and records.
+        batch_size: images encoded at a time.
+        workers: processes that read images.
+        quiet: show no progress bar.
+    """
+
+    def __init__(
+        self,
+        tokenizer: HybridTokenizer,
+        dataset: Any,
+        batch_size: int,
+        workers: int,
+        quiet: bool = False,
+    ) -> None:
+        self.codes: dict[int, Tensor] = {}
+        self.targets: dict[int, Tensor] = {}
+        self.records: list[dict[str, Any]] = [{}] * len(dataset)
+        sturdy, broken = Sturdy(dataset), BrokenImages()
+        order = sorted(range(len(sturdy)), key=lambda index: str(sturdy.bucket(index)))
+        groups = [list(group) for _, group in itertools.groupby(order, sturdy.bucket)]
+        loader = DataLoader(
+            sturdy,
+            batch_sampler=[part for group in groups for part in _batched(group, batch_size)],
+            num_workers=workers,
+            collate_fn=collate,
+            worker_init_fn=outlive_interrupts,
+            generator=torch.Generator(),  # so that weights start alike however the data was read
+        )
+        places = iter(order)
+        for images, records in tqdm(loader, desc="encoding", disable=quiet):
+            sized = tokenizer.at(tuple(images.shape[-2:]))
+            codes, targets = encode_images(sized, images.to(tokenizer.device))
+            broken.note(records)
+            rows = zip(codes.to(torch.int32).cpu(), targets.to(torch.bfloat16).cpu(), records, strict=True)
+            for row in rows:
+                place = next(places)
+                self.codes[place], self.targets[place], self.records[place] = row
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[tuple[Tensor, Tensor], dict[str, Any]]:
+        return (self.codes[index], self.targets[index]), self.records[index]
+
+    def bucket(self, index: int) -> Size | None:
+        """The size of a sample, where there are several."""
+        return self.records[index].get(BUCKET)
+
+
+def _batched(values: list[int], size: int) -> Iterator[list[int]]:
+    """Parts of at most ``size`` values; itertools has this from Python 3.12 on."""
+    return (values[start : start + size] for start in range(0, len(values), size))

@@ -1,0 +1,154 @@
+"""What the generator learns by: cross-entropy of codes and diffusion of the residual (HART, section 3.2)."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from openhart.conditioning.label import LabelEncoder
+from openhart.generation import sample_codes
+from openhart.residual.diffusion import cosine_schedule, diffusion_loss
+from openhart.residual.heads import TokenResidualHead
+from openhart.scales import Scales
+from openhart.training.config import GeneratorRecipe
+from openhart.training.generator.code_loss import SoftTargets, cross_entropies, token_weights
+from openhart.training.generator.embedding_losses import build_alignment, codes_before
+from openhart.training.run.batches import drawn
+from openhart.transformer.model import HartTransformer
+
+
+class GeneratorLosses(nn.Module):
+    """The generator's losses as one forward, for any wrapper.
+
+    Args:
+        transformer: predicts codes.
+        residual_head: predicts the residual, or None.
+        label_encoder: classes to context, or None for text.
+        recipe: how the losses are made.
+        soft: targets that spread over near codes, or None for the codes themselves.
+    """
+
+    def __init__(
+        self,
+        transformer: HartTransformer,
+        residual_head: TokenResidualHead | None,
+        label_encoder: LabelEncoder | None,
+        recipe: GeneratorRecipe,
+        soft: SoftTargets | None = None,
+    ) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.residual_head = residual_head
+        self.label_encoder = label_encoder
+        self.code_loss, self.settings, self.soft = recipe.code_loss, recipe.residual, soft
+        self.schedule = cosine_schedule()
+        self.alignment = build_alignment(recipe.embedding_losses, transformer)
+
+    def forward(self, batch: "Batch") -> dict[str, Tensor]:
+        """Losses of one batch; its generators draw codes, noise and times.
+
+        Returns:
+            ``loss`` and its parts: cross-entropy over all tokens and of each scale, diffusion, embeddings.
+        """
+        transformer = self.transformer
+        context, mask = batch.context, batch.mask
+        if self.label_encoder is not None:
+            context, mask = self.label_encoder(context)
+        conditioning = transformer.prepare(context, mask, batch.scales)
+        observed = None if self.alignment is None else self.alignment.observer()
+        hidden = transformer(
+            batch.scale_inputs,
+            keep=batch.keep,
+            scales=batch.scales,
+            conditioning=conditioning,
+            observe=observed,
+        )
+        logits = transformer.logits(hidden, conditioning).float()
+        wanted = torch.cat([*batch.codes[:-1], _kept(batch.codes[-1], batch.keep)], dim=1)
+        loss, report = self._codes(batch, logits, wanted)
+        if self.alignment is not None and observed is not None:
+            *between, last = codes_before(batch.codes, batch.scales)
+            current = torch.cat([*between, _kept(last, batch.keep)], dim=1)
+            losses = self.alignment(observed, current, wanted, batch.codebook)
+            report |= {f"embedding/{name}": part.detach() for name, part in losses.items()}
+            loss = loss + self.alignment.weighted(losses)
+        if self.residual_head is not None and self.settings is not None:
+            count = wanted.shape[1] - sum(batch.sizes[:-1])
+            report |= self._residual(batch, hidden[:, -count:], logits[:, -count:])
+            loss = loss + self.settings.weight * report["diffusion"]
+        return report | {"loss": loss}
+
+    def _codes(self, batch: "Batch", logits: Tensor, wanted: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What is trained on, and the plain cross-entropies that are reported."""
+        hard, soft = cross_entropies(logits, wanted, self.soft)
+        sizes = [*batch.sizes[:-1], wanted.shape[1] - sum(batch.sizes[:-1])]
+        loss = (soft * token_weights(sizes, self.code_loss).to(soft.device)).sum(dim=1).mean()
+        report = {"cross_entropy": hard.mean()}
+        for index, part in enumerate(hard.split(sizes, dim=1)):
+            report[f"cross_entropy/scale_{index + 1}"] = part.mean().detach()
+        return loss, report
+
+    def _residual(self, batch: "Batch", hidden: Tensor, logits: Tensor) -> dict[str, Tensor]:
+        settings, head = self.settings, self.residual_head
+        assert settings is not None
+        assert head is not None
+        codes = sample_codes(
+            logits.detach(),
+            batch.generators,
+            top_k=settings.condition_top_k,
+            top_p=settings.condition_top_p,
+        )
+        embedding = batch.codebook[codes]
+        target = head.to_units(_kept(batch.last_target, batch.keep) - embedding)
+        if settings.clip is not None:
+            target = target.clamp(-settings.clip, settings.clip)
+        condition = self.transformer.residual_condition(hidden, embedding)
+        times = partial(torch.randint, len(self.schedule))
+        size = (settings.repeats, target.shape[1] if settings.kind == "token" else 1)
+        t = drawn(lambda *size, generator: times(size, generator=generator), size, batch.generators)
+        noise = drawn(torch.randn, (settings.repeats, *target.shape[1:]), batch.generators)
+        t, noise = (part.transpose(0, 1).flatten(0, 1).to(target.device) for part in (t, noise))
+        mse, bound = diffusion_loss(head, target, condition, t, noise, self.schedule, size=batch.scales[-1])
+        return {
+            "diffusion": (mse + bound).mean(),
+            "diffusion/mse": mse.mean().detach(),
+            "diffusion/bound": bound.mean().detach(),
+        }
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the losses look at.
+
+    Attributes:
+        codes: one tensor a scale, (B, h_k·w_k).
+        scale_inputs: (B, Σ_{k≥2} h_k·w_k, z).
+        last_target: (B, P², z), the features minus all scales but the last.
+        context: (B, T, D), or class labels (B,).
+        mask: (B, T) bool; ignored with labels.
+        keep: (B, P²) bool, tokens of the last scale that stay, or None for all.
+        codebook: (V, z), frozen.
+        scales: height and width of each.
+        generators: a source of random choices a sample.
+    """
+
+    codes: list[Tensor]
+    scale_inputs: Tensor
+    last_target: Tensor
+    context: Tensor
+    mask: Tensor
+    keep: Tensor | None
+    codebook: Tensor
+    scales: Scales
+    generators: list[torch.Generator]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Tokens of each scale."""
+        return [codes.shape[1] for codes in self.codes]
+
+
+def _kept(tokens: Tensor, keep: Tensor | None) -> Tensor:
+    """Rows of (B, P², …) that stay, (B, n, …)."""
+    return tokens if keep is None else tokens[keep].unflatten(0, (len(tokens), -1))

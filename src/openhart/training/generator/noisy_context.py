@@ -1,0 +1,122 @@
+"""Noisy context: what the transformer sees is partly wrong, and what it learns is how to go on from there.
+
+At use, every scale stands on codes that the model drew itself. Training shows it wrong codes of the coarser
+scales; the codes that are right after them, and the residual's target, are quantized anew from what the wrong
+ones leave over (Infinity, arXiv 2412.04431, section 3.3). Without that, exchanges hardly help there.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from openhart.tokenizer.quantizer import MultiScaleQuantizer
+from openhart.training.generator.code_loss import nearest_codes
+from openhart.training.generator.settings import NoisyContext
+from openhart.training.run.batches import drawn
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a generator sees of a sample, and what it learns to predict from it.
+
+    Attributes:
+        codes: one tensor a scale, (B, h_k·w_k): the codes to predict.
+        inputs: (B, Σ_{k≥2} h_k·w_k, z), features so far at scales 2 … K.
+        last_target: (B, P², z), the features minus all scales but the last.
+    """
+
+    codes: list[Tensor]
+    inputs: Tensor
+    last_target: Tensor
+
+
+class Exchange:
+    """Draws which codes are exchanged, and for which; each sample from its own generator.
+
+    Args:
+        codebook: (V, z).
+        settings: which codes may take a code's place, and at which scales.
+    """
+
+    def __init__(self, codebook: Tensor, settings: NoisyContext) -> None:
+        self.settings, self.size = settings, len(codebook)
+        self.near: Tensor | None = None
+        if settings.neighbours is not None and settings.neighbours < self.size - 1:
+            self.near = nearest_codes(codebook, settings.neighbours + 1)[1][:, 1:]
+
+    def __call__(
+        self, codes: Tensor, strength: Tensor, generators: Sequence[torch.Generator]
+    ) -> tuple[Tensor, Tensor]:
+        """Exchange each code of (B, n) with probability ``strength`` (B,); and say which samples changed."""
+        count = codes.shape[1:]
+        chosen = drawn(torch.rand, count, generators) < strength[:, None]
+        picks = drawn(torch.rand, count, generators).to(codes.device)
+        if self.near is None:
+            others = (codes + 1 + (picks * (self.size - 1)).long()) % self.size
+        else:
+            near = self.near.to(codes.device)
+            others = near[codes, (picks * near.shape[1]).long()]
+        chosen = chosen.to(codes.device)
+        return torch.where(chosen, others, codes), chosen.any(dim=1)
+
+
+def clean_context(quantizer: MultiScaleQuantizer, codes: list[Tensor], last_target: Tensor) -> Seen:
+    """What is seen and predicted under plain teacher forcing."""
+    return Seen(codes, quantizer.code_inputs(codes), last_target)
+
+
+def features_of(quantizer: MultiScaleQuantizer, codes: Sequence[Tensor], last_target: Tensor) -> Tensor:
+    """The continuous features that codes and last target were made of, (B, z, P, P).
+
+    Args:
+        quantizer: made the codes.
+        codes: one tensor a scale, (B, h_k·w_k).
+        last_target: (B, P², z), the features minus all scales but the last.
+    """
+    f_hat = quantizer.empty(len(last_target), last_target.device)
+    for index, found in enumerate(codes[:-1]):
+        f_hat = quantizer.add_scale(f_hat, quantizer.lookup(found), index)
+    return f_hat + last_target.transpose(1, 2).unflatten(2, quantizer.size)
+
+
+def noisy_context(
+    quantizer: MultiScaleQuantizer,
+    codes: list[Tensor],
+    last_target: Tensor,
+    exchange: Exchange,
+    strength: float,
+    generators: Sequence[torch.Generator],
+) -> Seen:
+    """Exchange codes of the coarser scales and quantize what is left over anew, scale by scale.
+
+    A sample's scales up to its first exchange stay what they were to the bit.
+
+    Args:
+        quantizer: made the codes.
+        codes: one tensor a scale, (B, h_k·w_k).
+        last_target: (B, P², z).
+        exchange: which codes become which.
+        strength: s; a sample's codes are exchanged with probability p ~ U(0, s).
+        generators: a source of random choices a sample.
+    """
+    features = features_of(quantizer, codes, last_target)
+    shares = strength * drawn(torch.rand, (1,), generators)[:, 0]
+    touched = torch.zeros(len(shares), dtype=torch.bool, device=features.device)
+    last = len(codes) - 1
+    f_hat, wanted, inputs = quantizer.empty(len(features), features.device), [], []
+    for index, given in enumerate(codes):
+        again = quantizer.nearest(quantizer.next_input(features - f_hat, index))
+        wanted.append(torch.where(touched[:, None], again, given))
+        if index == last:
+            break
+        shown = wanted[index]
+        if index < (exchange.settings.scales or last):
+            shown, changed = exchange(shown, shares, generators)
+            touched = touched | changed
+        f_hat = quantizer.add_scale(f_hat, quantizer.lookup(shown), index)
+        inputs.append(quantizer.next_input(f_hat, index + 1))
+    left = (features - f_hat).flatten(2).transpose(1, 2)
+    context = torch.cat(inputs, dim=1) if inputs else features.new_zeros(len(features), 0, features.shape[1])
+    return Seen(wanted, context, torch.where(touched[:, None, None], left, last_target))

@@ -1,0 +1,123 @@
+"""What a run measured, one line a logged step in ``metrics.jsonl``, and curves of it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from openhart.atomic import written_whole
+from openhart.errors import UserError
+
+FILE = "metrics.jsonl"
+PANELS = {  # title: beginnings of the metrics' names
+    "loss": ("loss", "cross_entropy", "diffusion", "embedding/", "likeness", "quantization", "discriminator"),
+    "loss of each scale": ("cross_entropy/",),
+    "PSNR": ("psnr",),
+    "share of codes used, each scale": ("codes_used/", "codes_alive"),
+    "perplexity of each scale": ("perplexity/",),
+    "gradient norm": ("gradient_norm",),
+    "learning rate": ("learning_rate",),
+    "samples a second": ("samples_per_second",),
+    "share of the machine's matmul rate": ("mfu",),
+    "most memory held, GiB": ("peak_gib",),
+}
+SMOOTHED_OVER = 40
+
+
+def append(output: Path, step: int, values: dict[str, float]) -> None:
+    """Add a step's numbers to a run's history."""
+    with (output / FILE).open("a") as file:
+        file.write(json.dumps({"step": step} | values) + "\n")
+
+
+def forget_from(output: Path, step: int) -> None:
+    """Drop what a run measured from ``step`` on, since it will measure it again."""
+    path = output / FILE
+    if not path.exists():
+        return
+    kept = [line for line, told in _lines(path) if told["step"] < step]
+    with written_whole(path) as whole:
+        whole.write_text("".join(line + "\n" for line in kept))
+
+
+def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The lines that tell of a step, as text and as what they say; a killed run's last may be cut."""
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            told = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(told, dict) and type(told.get("step")) is int:
+            yield line, {name: value for name, value in told.items() if type(value) in (int, float)}
+
+
+def read(output: Path) -> list[dict[str, Any]]:
+    """A run's history, step by step.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = output / FILE
+    if not path.is_file():
+        raise UserError(f"{output} has no {FILE}: no run has measured anything there")
+    lines = [told for _, told in _lines(path)]
+    if not lines:
+        raise UserError(f"{path} is empty: the run has not logged a step yet")
+    return lines
+
+
+def plot(output: Path, path: Path) -> None:
+    """Draw a run's curves, a panel a kind of number.
+
+    Raises:
+        UserError: nothing was measured, or matplotlib is missing.
+    """
+    history = read(output)
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise UserError("curves need matplotlib: pip install matplotlib") from error
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    names = sorted({name for line in history for name in line} - {"step"})
+    panels = {
+        title: [name for name in names if _belongs(name, beginnings)] for title, beginnings in PANELS.items()
+    }
+    panels = {title: chosen for title, chosen in panels.items() if chosen}
+    rows = (len(panels) + 1) // 2
+    figure, grid = pyplot.subplots(rows, 2, figsize=(11, 2.8 * rows), squeeze=False, layout="constrained")
+    for axes, (title, chosen) in zip(grid.flat, panels.items(), strict=False):
+        shades = pyplot.get_cmap("viridis" if len(chosen) > 4 else "tab10")
+        for place, name in enumerate(chosen):
+            points = [(line["step"], line[name]) for line in history if name in line]
+            colour = shades(place / len(chosen)) if len(chosen) > 4 else shades(place)
+            steps, values = zip(*points, strict=True)
+            axes.plot(steps, values, color=colour, alpha=0.25, lw=0.8)
+            axes.plot(steps, _smooth(values), color=colour, lw=1.5, label=name.split("/")[-1])
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("step", fontsize=8)
+        if len(chosen) > 1:
+            axes.legend(fontsize=7, ncols=2)
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.remove()
+    with written_whole(path) as whole:
+        figure.savefig(whole, dpi=110)
+    pyplot.close(figure)
+
+
+def _belongs(name: str, beginnings: tuple[str, ...]) -> bool:
+    return any(
+        name.startswith(beginning) if beginning.endswith("/") else name == beginning
+        for beginning in beginnings
+    )
+
+
+def _smooth(values: tuple[float, ...]) -> list[float]:
+    """A running mean, over a fortieth of the curve."""
+    share = 1 / max(len(values) / SMOOTHED_OVER, 1)
+    mean, smoothed = values[0], []
+    for value in values:
+        mean += share * (value - mean)
+        smoothed.append(mean)
+    return smoothed

@@ -23,7 +23,7 @@ from openhart import HartPipeline
 from openhart.data.images import ImageFolder
 from openhart.evaluation.benchmarks.retrieval import choose_things, retrieval_accuracy
 from openhart.evaluation.metrics.distances import SetComparison
-from openhart.generation import KnownCodes
+from openhart.generation.states import KnownCodes
 
 BATCH = 16
 SOLVERS = [("ddpm", 8), ("ddpm", 4), ("dpm++", 8), ("dpm++", 4)]

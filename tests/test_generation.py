@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from openhart.conditioning.text import empty_condition
 from openhart.errors import UserError
-from openhart.generation import SamplingSettings, generate, most_distinct, truncate
+from openhart.generation.logits import truncate
+from openhart.generation.next_scale import generate, most_distinct
+from openhart.generation.settings import SamplingSettings
 from openhart.randomness import SeededDraws, draw_codes
 from tests.tiny import random_context, tiny_head, tiny_tokenizer, tiny_transformer
 

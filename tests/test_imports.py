@@ -18,7 +18,7 @@ COMMON = {
 KNOWN_BY = {
     **{part: {part} | COMMON for part in PARTS},
     **dict.fromkeys(COMMON, COMMON),
-    "generation": PARTS | COMMON,
+    "generation": PARTS | COMMON | {"generation"},
     "model_files": PARTS | COMMON,
     "acceleration": PARTS | COMMON | {"acceleration"},
     "memory": PARTS | COMMON,

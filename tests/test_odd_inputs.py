@@ -22,7 +22,7 @@ from openhart.conditioning.label import LabelEncoder
 from openhart.data.images import ImageFolder
 from openhart.data.records import check_records
 from openhart.errors import UserError
-from openhart.generation import SamplingSettings
+from openhart.generation.settings import SamplingSettings
 from openhart.loading import read_config
 from openhart.pipelines.hart import HartPipeline
 from openhart.residual.heads import TokenResidualHead

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from openhart.errors import UserError
-from openhart.generation import KnownCodes
+from openhart.generation.states import KnownCodes
 from openhart.pipelines.hart import HartPipeline
 from openhart.randomness import expand_generators
 from tests.conftest import TOKENS

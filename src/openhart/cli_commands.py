@@ -95,7 +95,7 @@ def _sampling(options: Namespace) -> dict[str, Any]:
     values["use_residual"] = False if options.no_residual else None
     given = {name: value for name, value in values.items() if value is not None}
     if given:
-        from openhart.generation import SamplingSettings
+        from openhart.generation.settings import SamplingSettings
 
         try:
             SamplingSettings(**given)

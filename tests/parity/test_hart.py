@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from openhart.conditioning.text import empty_condition
-from openhart.generation import SamplingSettings, generate
+from openhart.generation.next_scale import generate
+from openhart.generation.settings import SamplingSettings
 from openhart.randomness import SeededDraws
 from openhart.residual.diffusion import cosine_schedule, diffusion_loss
 from tests.parity.compare import assert_near, assert_same, numbered

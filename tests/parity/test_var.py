@@ -2,7 +2,8 @@
 
 import torch
 
-from openhart.generation import SamplingSettings, generate
+from openhart.generation.next_scale import generate
+from openhart.generation.settings import SamplingSettings
 from openhart.randomness import SeededDraws
 from tests.parity.compare import assert_near, assert_same, numbered
 

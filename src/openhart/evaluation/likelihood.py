@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from openhart.data import collate
-from openhart.generation import sample_codes
+from openhart.generation.logits import sample_codes
 from openhart.pipelines.hart import HartPipeline
 from openhart.randomness import SeededDraws
 from openhart.residual.diffusion import SOLVERS, cosine_schedule

@@ -21,7 +21,9 @@ from openhart.checksums import check_checksums, tell_changed, write_checksums
 from openhart.conditioning.label import LabelEncoder
 from openhart.conditioning.text import empty_condition, encode_prompts, load_text_encoder
 from openhart.errors import UserError
-from openhart.generation import KnownCodes, SamplingSettings, ScaleState, generate
+from openhart.generation.next_scale import generate
+from openhart.generation.settings import SamplingSettings
+from openhart.generation.states import KnownCodes, ScaleState
 from openhart.loading import (
     DTYPE_ARGUMENT,
     HUB_OPTIONS,
@@ -302,7 +304,7 @@ class HartPipeline(DiffusionPipeline):
             generator: one, which gives each image a seed in order; or one per image, so that it is
                 the same alone or in any batch; None for images that differ with each call.
             draws: draws codes and noise in place of ``generator``; see :class:`openhart.randomness.Draws`.
-            known_codes: codes that are given instead of drawn; see :class:`openhart.generation.KnownCodes`.
+            known_codes: given instead of drawn; see :class:`openhart.generation.states.KnownCodes`.
             output_type: ``pil``; ``np``, (B, H, W, 3) in [0, 1]; ``pt``, (B, 3, H, W) in [0, 1]; or
                 ``latent``, features (B, z, P, P).
             return_dict: an object with ``images``, or a tuple.

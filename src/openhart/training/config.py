@@ -33,7 +33,7 @@ from openhart.checks import (
     parse_values,
 )
 from openhart.errors import UserError, reason
-from openhart.generation import SamplingSettings
+from openhart.generation.settings import SamplingSettings
 from openhart.reading import read_text
 from openhart.scales import OptionalScales
 from openhart.tokenizer.model import HybridTokenizer

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from openhart.conditioning.label import LabelEncoder
-from openhart.generation import sample_codes
+from openhart.generation.logits import sample_codes
 from openhart.residual.diffusion import cosine_schedule, diffusion_loss
 from openhart.residual.heads import TokenResidualHead
 from openhart.scales import Scales

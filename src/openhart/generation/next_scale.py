@@ -13,9 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from openhart.checks import Flag, Natural, Number, checked_dataclass, listed
 from openhart.errors import UserError
-from openhart.randomness import Draws, draw_codes
+from openhart.generation.logits import guide, gumbel_softmax, truncate
+from openhart.generation.settings import SamplingSettings
+from openhart.generation.states import KnownCodes, ScaleState
+from openhart.randomness import Draws
 from openhart.residual.diffusion import SOLVERS, cosine_schedule
 from openhart.scales import Scales
 from openhart.tokenizer.quantizer import MultiScaleQuantizer
@@ -24,105 +26,6 @@ from openhart.transformer.conditioning import Conditioning
 from openhart.transformer.model import HartTransformer
 
 LATE_SCALE = 7
-
-
-@checked_dataclass("sampling")
-@dataclass(frozen=True)
-class SamplingSettings:
-    """How codes and residual are drawn.
-
-    Args:
-        guidance_scale: guidance of the last scale, growing linearly from 0; 0 turns it off.
-        top_k: codes that may be drawn, the likeliest; 0 for all. 1 is greedy.
-        late_top_k: the same from the eighth scale on; None for ``top_k``. HART: 600, then 300.
-        top_p: share of probability that may be drawn; 0 or 1 for all.
-        temperature: divides the scores.
-        smooth: embed each token by a Gumbel-softmax mixture of codes instead of one code.
-        last_scale_holds_back: the last scale is guided as the one before it, as HART does.
-        last_scale_steps: steps in which the last scale is decoded, in random order (MaskGIT).
-        use_residual: add the residual; without it the picture is the codes' alone.
-        residual_steps: diffusion steps of the residual.
-        residual_solver: how they are taken: ``ddpm``, as HART does; ``dpm++``, good in fewer; or ``mean``, as
-            ``dpm++`` from zero noise: the residual to be expected, the same for every seed.
-        residual_strength: share λ of the sampled residual that is added, from 0 (none) to 1.
-        unguided_scales: how many of the last scales go without guidance, at half the work.
-        kept_tokens: share of the tokens worked out at each of the last scales, the last one last; the
-            others take the state of the scale before.
-
-    Raises:
-        UserError: a value that cannot be.
-    """
-
-    guidance_scale: Number = 4.0
-    top_k: Natural = 600
-    late_top_k: Natural | None = None
-    top_p: Number = 0.0
-    temperature: Number = 1.0
-    smooth: Flag = False
-    last_scale_holds_back: Flag = True
-    last_scale_steps: Natural = 1
-    use_residual: Flag = True
-    residual_steps: Natural = 8
-    residual_solver: str = "ddpm"
-    residual_strength: Number = 1.0
-    unguided_scales: Natural = 0
-    kept_tokens: Sequence[Number] = ()
-
-    def __post_init__(self) -> None:
-        ranges = (
-            ("guidance_scale", 0, 1000),
-            ("top_p", 0, 1),
-            ("temperature", 1e-3, 1000),
-            ("last_scale_steps", 1, 10_000),
-            ("residual_steps", 1, 1000),
-            ("residual_strength", 0, 1),
-        )
-        for name, least, most in ranges:
-            if not least <= getattr(self, name) <= most:
-                raise UserError(f"{name} must lie in {least} … {most}, got {getattr(self, name)}")
-        if self.residual_solver not in SOLVERS:
-            raise UserError(f"residual_solver must be {listed(SOLVERS)}, got {self.residual_solver!r}")
-        if not all(0 < share <= 1 for share in self.kept_tokens):
-            raise UserError(f"kept_tokens must lie in (0, 1], got {list(self.kept_tokens)}")
-        if self.last_scale_steps > 1 and self.kept_tokens:
-            raise UserError("kept_tokens cannot be combined with last_scale_steps")
-
-
-@dataclass(frozen=True)
-class ScaleState:
-    """Where generation stands after a scale.
-
-    Attributes:
-        scale_index: k, from 0.
-        codes: (B, h_k·w_k), the codes drawn.
-        f_hat: (B, z, P, P), features so far; after the last scale, with the residual.
-        residual: (B, P², z), what was added after the last scale, if anything was.
-    """
-
-    scale_index: int
-    codes: Tensor
-    f_hat: Tensor
-    residual: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class KnownCodes:
-    """Codes that generation takes as given.
-
-    Attributes:
-        codes: per scale, (B, h_k·w_k), row-major.
-        masks: per scale, (B, h_k·w_k) bool, true where the code is given; elsewhere it is drawn.
-    """
-
-    codes: Sequence[Tensor]
-    masks: Sequence[Tensor]
-
-    def at(self, index: int, places: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Codes and mask of a scale, (B, n) each, or of its tokens at some places (B, n)."""
-        codes, mask = self.codes[index], self.masks[index]
-        if places is None:
-            return codes, mask
-        return codes.take_along_dim(places, dim=1), mask.take_along_dim(places, dim=1)
 
 
 @dataclass(frozen=True)
@@ -284,7 +187,7 @@ def _choose(parts: Parts, logits: Tensor, index: int, places: Tensor | None = No
         codes = torch.where(given[1], given[0], codes)
     if not settings.smooth:
         return codes, parts.quantizer.lookup(codes)
-    weights = _gumbel_softmax(logits, _progress(settings, index, parts.last + 1), parts.draws)
+    weights = gumbel_softmax(logits, _progress(settings, index, parts.last + 1), parts.draws)
     table = parts.quantizer.table(logits.device)
     mixed = weights.to(table.dtype) @ table
     if given is not None:
@@ -364,48 +267,3 @@ def _residual(parts: Parts, head: Any, condition: Tensor) -> Tensor:
     size = parts.quantizer.size
     found = solver.sample(head, with_condition, without, guidance, draw(), draw, schedule, size)
     return head.from_units(found)
-
-
-def guide(logits: Tensor, guidance: float) -> Tensor:
-    """Classifier-free guidance: (1 + g)·cond − g·uncond of the batch's two halves."""
-    conditional, unconditional = logits.chunk(2)
-    return (1 + guidance) * conditional - guidance * unconditional
-
-
-def truncate(logits: Tensor, top_k: int, top_p: float) -> Tensor:
-    """Leave only the ``top_k`` likeliest codes, and of these the nucleus that holds ``top_p``.
-
-    Args:
-        logits: (B, N, V).
-        top_k: 0 for all.
-        top_p: 0 or 1 for all.
-
-    Returns:
-        (B, N, V), −∞ where a code must not be drawn.
-    """
-    size = logits.shape[-1]
-    kept = min(top_k, size) if top_k else size
-    nucleus = 0 < top_p < 1
-    if kept == size and not nucleus:
-        return logits
-    values, indices = logits.topk(kept, dim=-1, sorted=nucleus)
-    if nucleus:
-        shares = values.softmax(dim=-1)
-        before = shares.cumsum(dim=-1) - shares
-        outside = before >= top_p
-        outside[..., 0] = False
-        values = values.masked_fill(outside, -math.inf)
-    return torch.full_like(logits, -math.inf).scatter(-1, indices, values)
-
-
-def sample_codes(logits: Tensor, generators: Sequence[torch.Generator], top_k: int, top_p: float) -> Tensor:
-    """Truncate and draw, (B, N, V) → (B, N)."""
-    return draw_codes(truncate(logits, top_k, top_p), generators)
-
-
-def _gumbel_softmax(logits: Tensor, ratio: float, draws: Draws) -> Tensor:
-    """Nearly one-hot weights over codes, sharper with each scale (HART's and VAR's smooth mode)."""
-    temperature = max(0.27 * (1 - 0.95 * ratio), 0.005)
-    uniform = draws.uniform(logits.shape[1:]).to(logits.device)
-    gumbel = -(-uniform.clamp_min(1e-20).log()).clamp_min(1e-20).log()
-    return ((logits * (1 + ratio) + gumbel) / temperature).softmax(dim=-1)

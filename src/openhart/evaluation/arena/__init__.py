@@ -1,0 +1,1 @@
+"""A blind pairwise comparison of folders of images by people."""

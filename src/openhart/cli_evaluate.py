@@ -205,7 +205,7 @@ def _composition(options: Namespace) -> dict[str, Any]:
     check_writable(options.samples)
     from openhart.evaluation.benchmarks.composition import make_samples, read_prompts, score_composition
     from openhart.evaluation.checker.files import load_checker
-    from openhart.evaluation.pictures import generate
+    from openhart.evaluation.images import generate
     from openhart.pipelines.hart import HartPipeline
 
     prompts, checker = read_prompts(options.prompts), load_checker(options.checker)
@@ -224,9 +224,9 @@ def _composition(options: Namespace) -> dict[str, Any]:
 
 
 def _imagenet(options: Namespace) -> dict[str, Any]:
-    from openhart.evaluation.batches import read_batch_file
     from openhart.evaluation.benchmarks.imagenet import evaluate_adm, evaluate_mar
-    from openhart.evaluation.extractors import EfficientNetExtractor, Extractor, InceptionExtractor
+    from openhart.evaluation.networks.extractors import EfficientNetExtractor, Extractor, InceptionExtractor
+    from openhart.evaluation.npz_files import read_batch_file
 
     sample, reference = read_batch_file(options.sample), read_batch_file(options.reference)
     device = _device(None)
@@ -245,7 +245,7 @@ def _imagenet(options: Namespace) -> dict[str, Any]:
 def _pack(options: Namespace) -> None:
     from openhart.data.decoding import read_image
     from openhart.data.images import IMAGE_KINDS
-    from openhart.evaluation.batches import write_sample_batch
+    from openhart.evaluation.npz_files import write_sample_batch
 
     if not options.folder.is_dir():
         raise UserError(f"there is no folder {options.folder}")
@@ -270,8 +270,9 @@ def _geneval(options: Namespace) -> dict[str, Any]:
         summary_text,
         write_rows,
     )
-    from openhart.evaluation.clip_colours import ClipColours
-    from openhart.evaluation.hub_models import CLIP, DETECTOR, TransformersClip, TransformersMask2Former
+    from openhart.evaluation.geneval.clip_colours import ClipColours
+    from openhart.evaluation.networks.clip import CLIP, TransformersClip
+    from openhart.evaluation.networks.mask2former import DETECTOR, TransformersMask2Former
 
     samples, device = find_samples(options.folder), _device(None)
     detector = TransformersMask2Former(options.detector or DETECTOR, device)

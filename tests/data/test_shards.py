@@ -108,7 +108,8 @@ def test_shards_at_a_url():
         assert [record["text"] for _, record in samples] == ["0-0", "0-1", "1-0", "1-1"]
 
 
-def test_a_pattern_with_a_star(pattern, tmp_path):
+@pytest.mark.usefixtures("pattern")
+def test_a_pattern_with_a_star(tmp_path):
     assert len(list(open_dataset(str(tmp_path / "*.tar"), SIZE))) == len(EVERY)
     with pytest.raises(UserError, match="there is no shard"):
         open_dataset(str(tmp_path / "other-*.tar"), SIZE)

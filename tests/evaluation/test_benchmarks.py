@@ -13,10 +13,10 @@ from openhart.errors import UserError
 from openhart.evaluation.benchmarks.attributes import evaluate_attributes
 from openhart.evaluation.benchmarks.residual import distance_figures, evaluate_residual
 from openhart.evaluation.benchmarks.retrieval import evaluate_retrieval
-from openhart.evaluation.extractors import GradientExtractor
+from openhart.evaluation.images import pooled_features
 from openhart.evaluation.metrics.intervals import bootstrap_error_interval, bootstrap_interval, share_interval
 from openhart.evaluation.metrics.retrieval import retrieval_ranks
-from openhart.evaluation.pictures import pooled_features
+from openhart.evaluation.networks.extractors import GradientExtractor
 from tests.evaluation.shapes import GROUNDS, THINGS, draw_scene
 
 pytest.importorskip("efficientnet_lite_pytorch")
@@ -71,6 +71,7 @@ class Memory:
         pass
 
     def __call__(self, prompts, generator, output_type, use_residual=True):
+        assert output_type == "pt"
         assert len(generator) == len(prompts)
         first = next(iter(self.pictures.values()))
         images = torch.stack([first if self.blind else self.pictures[prompt] for prompt in prompts])

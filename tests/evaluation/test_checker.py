@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from openhart.data.oklab import to_oklab
 from openhart.errors import UserError
 from openhart.evaluation.benchmarks.composition import make_samples, read_prompts, score_composition
 from openhart.evaluation.checker.accuracy import CHECKER_THRESHOLDS, measure_checker, wrong_prompt
 from openhart.evaluation.checker.files import load_checker, make_checker, save_checker
 from openhart.evaluation.checker.make import train_checker
-from openhart.evaluation.checker.oklab import to_oklab
 from openhart.evaluation.checker.scenes import read_scenes
 from openhart.evaluation.checker.segments import background_of, find_pieces, group_pieces
 from openhart.evaluation.checker.train import make_examples, things_of, train_classifier, train_colours
-from openhart.evaluation.geneval_rules import judge
+from openhart.evaluation.geneval.rules import judge
 from tests.evaluation.shapes import COLOURS, GROUNDS, THINGS, draw_scene, write_scenes
 from tests.tiny import tiny_tokenizer
 
@@ -137,7 +137,7 @@ def test_folders_without_scenes(tmp_path):
     with pytest.raises(UserError, match="openhart data scenes"):
         read_scenes(tmp_path)
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "an apple"}\n')
-    with pytest.raises(UserError, match="holds no scenes"):
+    with pytest.raises(UserError, match="contains no scenes"):
         read_scenes(tmp_path)
 
 
@@ -194,5 +194,5 @@ def test_prompts_that_cannot_be_checked(checker, tmp_path):
         read_prompts(path)
     unknown = [{"tag": "colors", "include": [{"class": "ball of fire", "count": 1}], "prompt": "ball"}]
     make_samples(tmp_path / "samples", unknown, painter([]), {"seed": 0}, quiet=True)
-    with pytest.raises(UserError, match="does not know ball of fire"):
+    with pytest.raises(UserError, match="was not trained on ball of fire"):
         score_composition(tmp_path / "samples", checker, quiet=True)

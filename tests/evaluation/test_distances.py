@@ -114,11 +114,11 @@ def test_what_cannot_be_measured_is_refused():
     good = np.zeros((5, 2))
     spoilt = good.copy()
     spoilt[3, 1] = np.nan
-    with pytest.raises(UserError, match="row 3 has NaN"):
+    with pytest.raises(UserError, match="row 3 contains NaN"):
         statistics_of(spoilt)
     with pytest.raises(UserError, match="at least 2"):
         statistics_of(good[:1])
-    with pytest.raises(UserError, match="one length, got 2 and 3"):
+    with pytest.raises(UserError, match="same length, got 2 and 3"):
         FRECHET_RULES["clean-fid"](statistics_of(good), statistics_of(np.zeros((5, 3))))
     with pytest.raises(UserError, match="more than 3 images"):
         precision_recall_guided_diffusion(good[:3], good)

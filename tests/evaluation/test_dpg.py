@@ -121,7 +121,7 @@ def test_a_folder_of_grids_is_asked_and_scored(tmp_path):
 
 
 def test_what_does_not_fit_is_refused(tmp_path):
-    with pytest.raises(UserError, match="must be 8×8, got 8×6"):
+    with pytest.raises(UserError, match="must have the size 8×8, got 8×6"):
         crops(Image.new("RGB", (8, 6)), 4, 4)
     with pytest.raises(UserError, match="there is no file"):
         read_table(tmp_path / "none.csv")

@@ -16,9 +16,14 @@ from openhart.evaluation.benchmarks.geneval import (
     summary_text,
     write_rows,
 )
-from openhart.evaluation.clip_colours import ClipColours, colour_classifier, colour_texts, object_picture
-from openhart.evaluation.detections import Objects
-from openhart.evaluation.geneval_rules import Thresholds, judge, keep, kept_indices, overlap, relations
+from openhart.evaluation.geneval.clip_colours import (
+    ClipColours,
+    colour_classifier,
+    colour_texts,
+    object_picture,
+)
+from openhart.evaluation.geneval.detections import Objects
+from openhart.evaluation.geneval.rules import Thresholds, judge, keep, kept_indices, overlap, relations
 from tests.evaluation.recorded import arrays, told
 
 CASES = told("geneval_cases")["cases"]
@@ -178,7 +183,7 @@ def test_the_overall_score_is_the_mean_of_tasks():
 def test_folders_that_cannot_be_scored(tmp_path):
     with pytest.raises(UserError, match="there is no folder"):
         find_samples(tmp_path / "none")
-    with pytest.raises(UserError, match="has no pictures"):
+    with pytest.raises(UserError, match="has no images"):
         find_samples(tmp_path)
     samples = tmp_path / "00000" / "samples"
     samples.mkdir(parents=True)
@@ -191,12 +196,12 @@ def test_folders_that_cannot_be_scored(tmp_path):
     metadata.write_text('{"tag": "colors", "include": [], "prompt": "p"}')
     (tmp_path / "notes").mkdir()
     (samples / "grid.png").write_bytes(b"")
-    with pytest.raises(UserError, match="has no pictures"):
+    with pytest.raises(UserError, match="has no images"):
         find_samples(tmp_path)
     (samples / "0000.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"cannot read .*0000\.png as an image"):
         list(score_samples(find_samples(tmp_path), Written(), Written(), quiet=True))
-    with pytest.raises(UserError, match="at least one picture"):
+    with pytest.raises(UserError, match="at least one image"):
         summarize([])
     with pytest.raises(UserError, match="refers to clause 1"):
         judge(

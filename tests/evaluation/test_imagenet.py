@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from openhart.errors import UserError
-from openhart.evaluation.batches import read_batch_file, write_sample_batch
 from openhart.evaluation.benchmarks.imagenet import evaluate_adm, evaluate_mar
-from openhart.evaluation.extractors import InceptionExtractor
+from openhart.evaluation.networks.extractors import InceptionExtractor
+from openhart.evaluation.npz_files import read_batch_file, write_sample_batch
 from openhart.evaluation.result import Figure, Result, check_comparable, read_result, write_result
 from tests.evaluation.recorded import arrays, told
 
@@ -101,7 +101,7 @@ def test_files_that_cannot_be_scored(files, tmp_path):
         with pytest.raises(UserError, match=message):
             read_batch_file(tmp_path / "bad.npz")
 
-    fails("it holds images", images=ARRAYS["sample"])
+    fails("it contains images", images=ARRAYS["sample"])
     fails("must be uint8", arr_0=ARRAYS["sample"].astype(float))
     fails(r"must be uint8 of shape \(N, H, W, 3\)", arr_0=ARRAYS["sample"][0])
     fails("sigma of shape", mu=ARRAYS["mu"], sigma=ARRAYS["sigma"][:3])
@@ -110,7 +110,7 @@ def test_files_that_cannot_be_scored(files, tmp_path):
     (tmp_path / "text.npz").write_text("no archive")
     with pytest.raises(UserError, match="cannot read"):
         read_batch_file(tmp_path / "text.npz")
-    with pytest.raises(UserError, match="statistics and no images"):
+    with pytest.raises(UserError, match="statistics but no images"):
         evaluate_adm(
             read_batch_file(files / "stats.npz"), read_batch_file(files / "sample.npz"), RecordedNetwork()
         )
@@ -134,7 +134,7 @@ def test_a_result_is_read_as_it_was_written(tmp_path):
     assert read_result(tmp_path / "r.json") == result
     assert json.loads((tmp_path / "r.json").read_text())["figures"][0]["label"] == "FID@5k"
     (tmp_path / "r.json").write_text("{}")
-    with pytest.raises(UserError, match="is no result"):
+    with pytest.raises(UserError, match="is not a result"):
         read_result(tmp_path / "r.json")
     with pytest.raises(UserError, match="there is no result"):
         read_result(tmp_path / "none.json")

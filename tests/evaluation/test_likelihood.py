@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from openhart.evaluation.likelihood import evaluate_likelihood
+from openhart.evaluation.benchmarks.likelihood import evaluate_likelihood
 
 
 class Pictures(torch.utils.data.Dataset):

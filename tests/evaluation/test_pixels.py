@@ -77,7 +77,7 @@ def test_identical_pictures_have_no_finite_ratio():
 
 def test_what_cannot_be_compared_is_refused():
     pictures = np.zeros((1, 9, 9, 3), np.uint8)
-    with pytest.raises(UserError, match="one shape"):
+    with pytest.raises(UserError, match="the same shape"):
         mean_psnr(pictures, pictures[:, :8])
     with pytest.raises(UserError, match="must be uint8"):
         mean_psnr(pictures.astype(float), pictures.astype(float))

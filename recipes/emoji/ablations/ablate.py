@@ -70,10 +70,9 @@ def run(options: argparse.Namespace, name: str, seed: int, overrides: list[str])
 
 def measure(folder: Path, recipe: Any, data: Path, prompts: int) -> dict[str, Any]:
     """Figures of a trained pipeline on held-out pictures and captions, and retrieval."""
-    from openhart.evaluation.retrieval import evaluate_retrieval
-
     from openhart.data import open_dataset
-    from openhart.evaluation.likelihood import evaluate_likelihood
+    from openhart.evaluation.benchmarks.likelihood import evaluate_likelihood
+    from openhart.evaluation.benchmarks.retrieval import evaluate_retrieval
     from openhart.pipelines.hart import HartPipeline
 
     pipeline = HartPipeline.from_pretrained(folder)
@@ -88,7 +87,8 @@ def measure(folder: Path, recipe: Any, data: Path, prompts: int) -> dict[str, An
         if pipeline.residual_head is not None:
             ways["residual"] = {"use_residual": True}
         for way, call in ways.items():
-            found[f"retrieval/{way}"] = evaluate_retrieval(pipeline, seen, prompts, **call)
+            result = evaluate_retrieval(pipeline, seen, prompts, **call)
+            found[f"retrieval/{way}"] = {name: result.figure(name).value for name in ("top1", "top5")}
     return found
 
 

@@ -1,4 +1,4 @@
-"""A figure and everything that made it, so that two figures are compared only where they may be."""
+"""Results of benchmarks: figures, and everything that determines them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,15 +14,15 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Figure:
-    """One number.
+    """One measured number.
 
     Attributes:
-        name: of the metric, such as ``FID`` or ``top1``.
+        name: name of the metric, such as ``FID`` or ``top1``.
         value: the number.
-        count: how many samples it was computed from.
-        interval: lower and upper end of its 95 % interval, or None where none was computed.
-        extractor: the network whose features it was computed from, or None where there is none.
-        rules: every choice that changes the number: resizing, rounding, window, averaging.
+        count: number of samples it was computed from.
+        interval: lower and upper end of its 95 % interval, or None if none was computed.
+        extractor: the network whose features it was computed from, or None if no network was used.
+        rules: every choice that changes the number, such as resizing, rounding, window and averaging.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Figure:
 
     @property
     def label(self) -> str:
-        """Name and sample count, such as ``FID@5k``."""
+        """Name with sample count, such as ``FID@5k``."""
         thousands, rest = divmod(self.count, 1000)
         return f"{self.name}@{thousands}k" if thousands and not rest else f"{self.name}@{self.count}"
 
@@ -44,10 +44,10 @@ class Result:
     """The figures of one run of a benchmark.
 
     Attributes:
-        benchmark: its name.
+        benchmark: name of the benchmark.
         figures: the numbers.
         made_by: what was measured and how: model, data, seeds, sampling settings, versions.
-        details: what else the benchmark reports.
+        details: further results of the benchmark.
     """
 
     benchmark: str
@@ -56,10 +56,10 @@ class Result:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def figure(self, name: str) -> Figure:
-        """The figure of that name.
+        """The figure with this name.
 
         Raises:
-            UserError: there is none.
+            UserError: there is no such figure.
         """
         for figure in self.figures:
             if figure.name == name:
@@ -69,7 +69,7 @@ class Result:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As it is written to JSON."""
+        """The result in the form in which it is stored as JSON."""
         figures = [{"label": figure.label, **asdict(figure)} for figure in self.figures]
         return {"format": FORMAT, **asdict(self), "figures": figures}
 
@@ -84,16 +84,16 @@ def read_result(path: Path) -> Result:
     """Read what :func:`write_result` wrote.
 
     Raises:
-        UserError: there is no such file, or it holds no result.
+        UserError: the file does not exist or does not contain a result.
     """
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         figures = tuple(_figure(entry) for entry in stored["figures"])
         return Result(stored["benchmark"], figures, stored["made_by"], stored["details"])
     except FileNotFoundError as error:
-        raise UserError(f"there is no result {path}") from error
+        raise UserError(f"there is no result {path}: give a file that openhart evaluate wrote") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no result of openhart evaluate: {error!r}") from error
+        raise UserError(f"{path} is not a result of openhart evaluate: {error!r}") from error
 
 
 def _figure(entry: Mapping[str, Any]) -> Figure:
@@ -103,10 +103,10 @@ def _figure(entry: Mapping[str, Any]) -> Figure:
 
 
 def check_comparable(figures: Sequence[Figure]) -> None:
-    """Refuse figures that were not computed alike.
+    """Refuse to compare figures that were computed differently.
 
     Raises:
-        UserError: they differ in name, sample count, extractor or rules.
+        UserError: the figures differ in name, sample count, extractor or rules.
     """
     first = figures[0]
     for other in figures[1:]:

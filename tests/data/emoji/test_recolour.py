@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from openhart.data.emoji.colours import COLOURS, hue_distance, to_lightness_chroma_hue, to_rgb
+from openhart.data.emoji.colours import COLOURS
 from openhart.data.emoji.drawing import draw
 from openhart.data.emoji.recolour import main_colour, recolour
+from openhart.data.oklab import hue_distance, to_lightness_chroma_hue, to_rgb
 
 APPLE = (
     '<svg xmlns="http://www.w3.org/2000/svg" width="32" height="32" viewBox="0 0 32 32">'

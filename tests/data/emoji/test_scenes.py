@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from openhart.data.emoji.colours import BACKGROUNDS, WHITE, to_lightness_chroma_hue
+from openhart.data.emoji.colours import BACKGROUNDS, WHITE
 from openhart.data.emoji.common import BY_THING, COMMON_THINGS, unseen_combinations
 from openhart.data.emoji.content import RELATIONS, TAGS, Content, Item, draw_content
 from openhart.data.emoji.icons import is_held_out, may_be_mirrored
@@ -15,6 +15,7 @@ from openhart.data.emoji.packages import DEFAULT_STYLES
 from openhart.data.emoji.scenes import compose, facts, place_scene
 from openhart.data.emoji.sentences import main_caption, requirements, scene_captions
 from openhart.data.emoji.sprites import Sprites
+from openhart.data.oklab import to_lightness_chroma_hue
 from openhart.errors import UserError
 from tests.data.emoji.made_packages import common_icons, write_names, write_style
 

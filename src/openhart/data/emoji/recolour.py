@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageColor
 
-from openhart.data.emoji.colours import COLOURS, Floats, hue_distance, to_lightness_chroma_hue, to_rgb
+from openhart.data.emoji.colours import COLOURS
+from openhart.data.oklab import Floats, hue_distance, to_lightness_chroma_hue, to_rgb
 
 COLOUR = re.compile(r'(?<=[ ;"])(fill|stroke|stop-color|flood-color)="(?!url|none)([^"]+)"')
 TINT = re.compile(r'(?<= values=")0 0 0 0 ([\d.]+) 0 0 0 0 ([\d.]+) 0 0 0 0 ([\d.]+)(?= 0 0 0 [\d.]+ 0")')
@@ -90,4 +91,5 @@ def _replace(rgb: Floats, main: MainColour, colour: str) -> Floats:
         room, new_room = 1 - main.lightness, 1 - wanted_lightness
     new_lightness = wanted_lightness + (lightness - main.lightness) * min(1, new_room / room)
     new = np.array([new_lightness, wanted_chroma * min(chroma / main.chroma, 1.3), wanted_hue])
-    return rgb + share * (to_rgb(new) - rgb)
+    mixed: Floats = rgb + share * (to_rgb(new) - rgb)
+    return mixed

@@ -1,1 +1,1 @@
-"""One file per benchmark: it reads prompts or pictures and scores them."""
+"""Benchmarks, one file each: a benchmark reads prompts or images and scores them."""

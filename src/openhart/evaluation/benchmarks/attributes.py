@@ -1,7 +1,7 @@
-"""Are the style and the background colour that a prompt names the ones that the picture has?
+"""Does an image have the style and the background colour that its prompt names?
 
-Both are recognised by what is learned from the data set's own pictures, and the accuracy on pictures that
-were kept aside, real and reconstructed, stands beside the score.
+Both are recognised by classifiers that are fitted on images of the data set. Their accuracy on held-out
+images, real and reconstructed, is reported beside the scores.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 
 from openhart.data.images import ImageFolder
+from openhart.data.oklab import to_oklab
 from openhart.errors import UserError
-from openhart.evaluation.checker.oklab import to_oklab
 from openhart.evaluation.checker.segments import background_of
-from openhart.evaluation.extractors import EfficientNetExtractor, GradientExtractor
-from openhart.evaluation.linear import fit_linear
+from openhart.evaluation.images import Images, generate, pooled_features, reconstruct
 from openhart.evaluation.metrics.intervals import share_interval
 from openhart.evaluation.metrics.pixels import to_bytes
-from openhart.evaluation.pictures import Images, generate, pooled_features, reconstruct
+from openhart.evaluation.networks.extractors import EfficientNetExtractor, GradientExtractor
+from openhart.evaluation.networks.logistic import fit_linear
 from openhart.evaluation.result import Figure, Result
 from openhart.pipelines.hart import HartPipeline
 
@@ -39,22 +39,23 @@ def evaluate_attributes(
     quiet: bool = False,
     **call: Any,
 ) -> Result:
-    """Generate pictures whose prompt names a style, and others whose prompt names a background colour.
+    """Score images whose prompts name a style, and images whose prompts name a background colour.
 
     Args:
-        pipeline: makes the pictures.
-        dataset: records have ``thing``, ``style``, ``background``, ``text`` and perhaps ``captions``.
-        count: prompts of each kind.
-        seed: chooses the records, and seeds picture i with ``seed + i``.
+        pipeline: generates the images.
+        dataset: its records have ``thing``, ``style``, ``background``, ``text`` and optionally ``captions``.
+        count: number of prompts of each kind.
+        seed: determines the choice of records; image i is generated with ``seed + i``.
         quiet: show no progress bar.
-        call: passed on to the pipeline.
+        call: further arguments of the pipeline call.
 
     Returns:
-        figures ``style`` and ``background`` of the generated pictures; with ``real`` and ``reconstructed`` in
-        front, how often the same test is right on real pictures of other things and on their reconstructions.
+        figures ``style`` and ``background`` of the generated images. Figures with the prefix ``real`` or
+        ``reconstructed`` are the accuracy of the same classifiers on real images of other things and on their
+        reconstructions.
 
     Raises:
-        UserError: the data set names no styles or no backgrounds.
+        UserError: the records name no styles or no backgrounds.
     """
     random = np.random.default_rng(seed)
     learned, aside = _two_sets_of_things(dataset.records, random)
@@ -76,14 +77,14 @@ def evaluate_attributes(
 
 
 def learn_styles(dataset: ImageFolder, records: Sequence[Record]) -> Recognise:
-    """A linear classifier of styles on frozen features.
+    """Fit a linear classifier of styles on fixed features.
 
     Raises:
         UserError: the records name fewer than two styles.
     """
     styles = sorted({record["style"] for record in records})
     if len(styles) < 2:
-        raise UserError("the data set must hold at least two styles")
+        raise UserError("the data set must contain at least two styles")
     features = style_features(_images(dataset, records))
     mean, scale = features.mean(axis=0), features.std(axis=0) + 1e-3
     inputs = torch.from_numpy((features - mean) / scale).float()
@@ -99,7 +100,7 @@ def learn_styles(dataset: ImageFolder, records: Sequence[Record]) -> Recognise:
 
 
 def style_features(pictures: Images) -> NDArray[np.floating]:
-    """What tells styles apart: two extractors' features, and how evenly areas are filled, (N, D)."""
+    """Features that distinguish styles: those of two extractors, and how smooth areas are, (N, D)."""
     lightness = to_oklab(pictures)[..., 0]
     steps = np.abs(np.diff(lightness, axis=2)).reshape(len(pictures), -1)
     edges = (0.001, 0.004, 0.01, 0.02, 0.05, 0.1, 0.2)
@@ -115,7 +116,7 @@ def style_features(pictures: Images) -> NDArray[np.floating]:
 
 
 def learn_backgrounds(dataset: ImageFolder, records: Sequence[Record]) -> Recognise:
-    """The nearest of the data set's background colours, by the colour of most of a picture's border."""
+    """Fit a classifier that chooses the nearest background colour of the data set, by an image's border."""
     by_name: dict[str, list[NDArray[np.uint8]]] = {}
     for record, picture in zip(records, _images(dataset, records), strict=True):
         by_name.setdefault(record["background"], []).append(background_of(picture))
@@ -131,7 +132,7 @@ def learn_backgrounds(dataset: ImageFolder, records: Sequence[Record]) -> Recogn
 
 
 def names_background(record: Record) -> str | None:
-    """A caption of a record that names its background colour, which is not white."""
+    """A caption that names the background colour of a record; None if it is white or not named."""
     background = record["background"]
     if background == "white":
         return None
@@ -139,7 +140,7 @@ def names_background(record: Record) -> str | None:
 
 
 def _names_style(records: Sequence[Record]) -> Callable[[Record], str | None]:
-    """A caption that no record of another style has: it then names the style."""
+    """A function that finds a caption which only records of one style have, so that it names the style."""
     styles: dict[str, set[str]] = {}
     for record in records:
         for text in captions_of(record):
@@ -168,10 +169,10 @@ def choose_prompts(
     count: int,
     random: np.random.Generator,
 ) -> tuple[list[str], list[str]]:
-    """Prompts that name a field's value, as many of each value as can be, and those values.
+    """Prompts that name the value of a field, balanced over the values, and these values.
 
     Raises:
-        UserError: no caption names one.
+        UserError: no caption names a value.
     """
     by_value: dict[str, list[str]] = {}
     for index in random.permutation(len(records)):
@@ -196,7 +197,7 @@ def _two_sets_of_things(
     if missing := [
         field for field in ("style", "background") if any(field not in record for record in records)
     ]:
-        raise UserError(f"the records of the data set must have {' and '.join(missing)}")
+        raise UserError(f"every record of the data set must have {' and '.join(missing)}")
     things = sorted({str(record.get("thing", record["text"])) for record in records})
     random.shuffle(things)
     aside_things = set(things[: len(things) // 5])
@@ -208,7 +209,7 @@ def _two_sets_of_things(
 
 
 def _balanced(records: list[Record], count: int) -> list[Record]:
-    """About as many of each background, so that the many white ones do not drown the others."""
+    """About the same number of each background, because most records are white."""
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(record["background"], []).append(record)

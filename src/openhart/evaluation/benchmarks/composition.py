@@ -1,7 +1,7 @@
-"""GenEval's six tasks on things that a model knows, checked offline by a detector trained on rendered scenes.
+"""GenEval's six tasks on things that the default model was trained on, scored without any download.
 
-Files and scoring are GenEval's own; only detector and colour namer are the checker's, whose accuracy on real
-scenes stands beside every score.
+File layout and scoring rules are those of GenEval; detector and colour classifier are the project's own
+checker, whose accuracy is reported beside every score.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from openhart.errors import UserError
 from openhart.evaluation.benchmarks.geneval import find_samples, geneval_result, score_samples
 from openhart.evaluation.checker.accuracy import CHECKER_THRESHOLDS
 from openhart.evaluation.checker.files import Checker
-from openhart.evaluation.pictures import BATCH, Images
+from openhart.evaluation.images import BATCH, Images
 from openhart.evaluation.result import Result
 
 SETTINGS = "settings.json"
@@ -27,20 +27,20 @@ Generate = Callable[[Sequence[str], Sequence[int]], Images]
 
 
 def read_prompts(path: Path) -> list[dict[str, Any]]:
-    """Read prompts in GenEval's layout, one JSON object per line with ``tag``, ``include`` and ``prompt``.
+    """Read prompts in GenEval's layout: one JSON object per line with ``tag``, ``include`` and ``prompt``.
 
     Raises:
-        UserError: there is no such file, or a line is none.
+        UserError: the file does not exist, or a line is not a prompt.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         prompts = [json.loads(line) for line in lines if line.strip()]
     except FileNotFoundError as error:
         raise UserError(
-            f"there is no file {path}: openhart data scenes writes prompts/plain.jsonl"
+            f"there is no file {path}: give a file such as prompts/plain.jsonl of openhart data scenes"
         ) from error
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} must hold one JSON object per line: {error}") from error
+        raise UserError(f"{path} must contain one JSON object per line: {error}") from error
     needed = {"tag", "include", "prompt"}
     if not prompts or not all(isinstance(prompt, dict) and needed <= set(prompt) for prompt in prompts):
         raise UserError(f"every line of {path} must be a prompt with tag, include and prompt")
@@ -108,17 +108,19 @@ def score_composition(
     """Score a folder in GenEval's layout with the checker.
 
     Returns:
-        the result, whose details hold the checker's accuracy and which tasks it is below 95 % in; and one row
-        per picture.
+        the result, whose details contain the accuracy of the checker and the tasks in which it is below 95 %,
+        and one row per image.
 
     Raises:
-        UserError: a prompt names things that the checker does not know.
+        UserError: a prompt names a thing that the checker was not trained on.
     """
     samples = find_samples(folder)
     known = set(checker.detector.classifier.things)
     asked = {clause["class"] for sample in samples for clause in sample.metadata["include"]}
     if unknown := sorted(asked - known):
-        raise UserError(f"the checker does not know {', '.join(unknown[:5])}: train one on scenes with it")
+        raise UserError(
+            f"the checker was not trained on {', '.join(unknown[:5])}: train one on scenes with it"
+        )
     rows = list(score_samples(samples, checker.detector, checker.colours, CHECKER_THRESHOLDS, quiet))
     result = geneval_result(rows, checker.detector, checker.colours, CHECKER_THRESHOLDS, name="composition")
     doubtful = [

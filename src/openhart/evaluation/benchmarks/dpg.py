@@ -1,8 +1,8 @@
-"""DPG-Bench (arXiv 2403.05135), as its published program computes it and as it was meant.
+"""DPG-Bench (arXiv 2403.05135), as the published program computes it and with its mistakes corrected.
 
-The published program leaves the first question of the table out, takes its category scores from the last
-picture of an item alone and before the parent rule, and consults a parent that is listed later before that
-parent was zeroed itself. :func:`score_as_published` does all of that, :func:`score_corrected` none.
+The published program omits the first question of the table, computes category scores from the last image of
+an item only and before the parent rule, and reads a parent that is listed later before that parent was set to
+zero itself. :func:`score_as_published` reproduces all of this, :func:`score_corrected` none of it.
 """
 
 import csv
@@ -25,7 +25,7 @@ Ask = Callable[[Image.Image, str], str]
 
 @dataclass(frozen=True)
 class Question:
-    """One question on an item: its number, parents, category such as ``entity - whole``, and text."""
+    """One question about an item: number, parents, category such as ``entity - whole``, and text."""
 
     number: int
     parents: tuple[int, ...]
@@ -38,7 +38,7 @@ Questions = Mapping[str, Mapping[int, Question]]
 
 @dataclass(frozen=True)
 class ItemScore:
-    """What one grid of pictures scored: per picture in [0, 1], and each question's score by category."""
+    """The scores of one grid of images: one per image in [0, 1], and one per question with its category."""
 
     file: str
     pictures: tuple[float, ...]
@@ -46,15 +46,15 @@ class ItemScore:
 
     @property
     def mean(self) -> float:
-        """Mean over the item's pictures."""
+        """Mean over the images of the item."""
         return sum(self.pictures) / len(self.pictures)
 
 
 @dataclass(frozen=True)
 class DpgScores:
-    """Scores of all items; ``level_1`` and ``level_2`` are the categories' in percent.
+    """Scores of all items; ``level_1`` and ``level_2`` are scores of categories in percent.
 
-    ``failed`` names the files that could not be scored and are left out of every mean.
+    ``failed`` lists the files that could not be scored and are excluded from every mean.
     """
 
     items: tuple[ItemScore, ...]
@@ -62,7 +62,7 @@ class DpgScores:
 
     @property
     def score(self) -> float | None:
-        """The benchmark's score in percent, None where nothing was scored."""
+        """The benchmark's score in percent; None if nothing was scored."""
         return 100 * float(np.mean([item.mean for item in self.items])) if self.items else None
 
     @property
@@ -87,14 +87,16 @@ def read_table(path: Path) -> list[dict[str, str]]:
     """Read ``dpg_bench.csv``, one question per row.
 
     Raises:
-        UserError: there is no such file, or it lacks a column.
+        UserError: the file does not exist or a column is missing.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
             missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
             if missing:
-                raise UserError(f"{path} has no column {', '.join(missing)}: give dpg_bench.csv")
+                raise UserError(
+                    f"{path} has no column {', '.join(missing)}: give the published dpg_bench.csv"
+                )
             return list(reader)
     except FileNotFoundError as error:
         raise UserError(f"there is no file {path}: give the published dpg_bench.csv") from error
@@ -103,7 +105,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
 
 def questions_as_published(rows: Sequence[Mapping[str, Any]]) -> Questions:
-    """Questions by item without the first row; of an item whose rows stand apart, the last rows count."""
+    """Questions by item without the first row; if the rows of an item are not adjacent, the last count."""
     items: dict[str, dict[int, Question]] = {}
     last = None
     for row in rows[1:]:
@@ -142,12 +144,12 @@ def score_as_published(file: str, questions: Mapping[int, Question], answers: Se
     """Score one item by the published rules.
 
     Args:
-        file: name of its file.
-        questions: of the item, in the table's order.
+        file: name of the image file.
+        questions: the questions of the item, in the order of the table.
         answers: per picture, the model's answer to each question.
 
     Raises:
-        KeyError: a parent is no question of the item; the published program then leaves the item out.
+        KeyError: a parent is not a question of the item; the published program then excludes the item.
     """
     pictures = []
     scores: dict[int, float] = {}
@@ -164,12 +166,12 @@ def score_as_published(file: str, questions: Mapping[int, Question], answers: Se
 
 
 def score_corrected(file: str, questions: Mapping[int, Question], answers: Sequence[Answers]) -> ItemScore:
-    """Score one item as it was meant: a question counts only if all its ancestors are answered with yes.
+    """Score one item by the corrected rule: a question counts only if all its ancestors are true.
 
-    Categories are scored on all pictures and after that rule, so their mean agrees with the items' score.
+    Categories are scored on all images and after this rule, so their mean agrees with the score of the items.
 
     Raises:
-        KeyError: a parent is no question of the item.
+        KeyError: a parent is not a question of the item.
     """
     pictures, by_category = [], []
     for given in answers:
@@ -187,16 +189,16 @@ def _holds(number: int, questions: Mapping[int, Question], given: Answers, above
 
 
 def crops(grid: Image.Image, resolution: int, pictures: int) -> list[Image.Image]:
-    """Cut up to four pictures from a grid: top left, top right, bottom left, bottom right.
+    """Cut up to four images from a grid: top left, top right, bottom left, bottom right.
 
     Raises:
-        UserError: the grid has not the size that the resolution asks for, so that crops would mix pictures.
+        UserError: the size of the grid does not match the resolution, so that crops would mix images.
     """
     columns, rows = (1, 1) if pictures == 1 else (2, 2)
     fits = grid.size == (columns * resolution, rows * resolution)
     if not fits and not (pictures == 1 and grid.size == (2 * resolution, 2 * resolution)):
         raise UserError(
-            f"a grid of {pictures} pictures of {resolution} pixels a side must be "
+            f"a grid of {pictures} images with {resolution} pixels per side must have the size "
             f"{columns * resolution}×{rows * resolution}, got {grid.width}×{grid.height}"
         )
     corners = [(0, 0), (resolution, 0), (0, resolution), (resolution, resolution)][:pictures]
@@ -204,27 +206,27 @@ def crops(grid: Image.Image, resolution: int, pictures: int) -> list[Image.Image
 
 
 def key_of(file: str) -> str:
-    """The item that a file belongs to: its name up to the first dot."""
+    """The item of a file: the file name up to the first dot."""
     return file.split(".")[0]
 
 
 def ask_all(
     files: Iterable[Path], questions: Questions, ask: Ask, resolution: int, pictures: int = 4
 ) -> dict[str, list[dict[int, str]] | None]:
-    """Ask a model every question of every picture.
+    """Answer every question about every image with a model.
 
     Args:
         files: grids, each named after its item.
-        questions: of :func:`questions_corrected`; the published ones are among them.
-        ask: a picture and a question → the answer; only ``yes`` counts.
-        resolution: side of one picture of the grid.
-        pictures: of a grid, 1 to 4.
+        questions: the questions of :func:`questions_corrected`, which include the published ones.
+        ask: image and question → answer; only ``yes`` counts.
+        resolution: side of one image of the grid in pixels.
+        pictures: number of images per grid, 1 to 4.
 
     Returns:
-        answers per picture by file name, None for a file without questions or that cannot be read.
+        answers per image by file name; None for a file that has no questions or cannot be read.
 
     Raises:
-        UserError: a grid's size does not fit.
+        UserError: the size of a grid does not match the resolution.
     """
     found: dict[str, list[dict[int, str]] | None] = {}
     for path in files:
@@ -248,11 +250,11 @@ def score_all(
     questions: Questions,
     score: Callable[[str, Mapping[int, Question], Sequence[Answers]], ItemScore],
 ) -> DpgScores:
-    """Score all files whose answers are there; the others failed.
+    """Score all files that have answers; the others are listed as failed.
 
     Args:
-        answers: of :func:`ask_all`.
-        questions: of :func:`questions_as_published` or :func:`questions_corrected`.
+        answers: the result of :func:`ask_all`.
+        questions: the result of :func:`questions_as_published` or :func:`questions_corrected`.
         score: :func:`score_as_published` or :func:`score_corrected`.
     """
     items, failed = [], []
@@ -269,7 +271,7 @@ def score_all(
 def dpg_result(
     published: DpgScores, corrected: DpgScores, model: str, resolution: int, pictures: int
 ) -> Result:
-    """Both scores beside each other, with bootstrap intervals over items.
+    """Both scores, published and corrected, with bootstrap intervals over items.
 
     Raises:
         UserError: nothing could be scored.
@@ -277,7 +279,9 @@ def dpg_result(
     figures = []
     for name, scores in (("DPG as published", published), ("DPG corrected", corrected)):
         if scores.score is None:
-            raise UserError(f"none of the {len(scores.failed)} files could be scored: name them after items")
+            raise UserError(
+                f"none of the {len(scores.failed)} files could be scored: name each file after its item"
+            )
         interval = bootstrap_interval(100 * np.array([item.mean for item in scores.items]))
         rules = {"resolution": resolution, "pictures": pictures}
         figures.append(Figure(name, scores.score, len(scores.items), interval, model, rules))

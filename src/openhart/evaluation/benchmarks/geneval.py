@@ -1,4 +1,4 @@
-"""GenEval (arXiv 2310.11513): its folder of pictures in, its result lines and its summary out."""
+"""GenEval (arXiv 2310.11513): reads the published folder layout, writes the published results and summary."""
 
 import json
 import re
@@ -14,8 +14,8 @@ from tqdm.auto import tqdm
 
 from openhart.atomic import written_whole
 from openhart.errors import UserError
-from openhart.evaluation.detections import ColourNamer, Detector
-from openhart.evaluation.geneval_rules import Thresholds, judge, keep
+from openhart.evaluation.geneval.detections import ColourNamer, Detector
+from openhart.evaluation.geneval.rules import Thresholds, judge, keep
 from openhart.evaluation.metrics.intervals import bootstrap_interval
 from openhart.evaluation.result import Figure, Result
 
@@ -25,45 +25,45 @@ SAMPLE = re.compile(r"\d+\.png")  # matched from the start, not to the end
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture of the benchmark's folder and its prompt's line."""
+    """An image of the benchmark's folder and the metadata of its prompt."""
 
     path: Path
     metadata: Mapping[str, Any]
 
 
 def find_samples(folder: Path) -> list[Sample]:
-    """All pictures in the published layout, ``00000/metadata.jsonl`` and ``00000/samples/00000.png``.
+    """All images in the published layout, ``00000/metadata.jsonl`` and ``00000/samples/00000.png``.
 
-    Folders whose name is not all digits are skipped, as are files that do not begin like ``00000.png``.
+    Folders whose names are not numbers are skipped, and so are files that do not start like ``00000.png``.
 
     Raises:
-        UserError: there is no such folder, it holds no pictures, or a prompt's line cannot be read.
+        UserError: the folder does not exist or has no images, or the metadata of a prompt cannot be read.
     """
     if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}")
+        raise UserError(f"there is no folder {folder}: give a folder in GenEval's layout")
     samples: list[Sample] = []
     for prompt in sorted(folder.iterdir()):
         if not prompt.is_dir() or not prompt.name.isdigit():
             continue
         metadata = _read_metadata(prompt / "metadata.jsonl")
         if not (prompt / "samples").is_dir():
-            raise UserError(f"{prompt} has no folder samples with its pictures")
+            raise UserError(f"{prompt} has no folder samples: the images of a prompt belong there")
         paths = sorted((prompt / "samples").iterdir())
         samples += [Sample(path, metadata) for path in paths if path.is_file() and SAMPLE.match(path.name)]
     if not samples:
-        raise UserError(f"{folder} has no pictures: they belong in {folder}/00000/samples/00000.png")
+        raise UserError(f"{folder} has no images: they belong in {folder}/00000/samples/00000.png")
     return samples
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:
     try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
+        metadata: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if not {"tag", "prompt"} <= set(metadata):
-            raise UserError(f"{path} must hold one object with tag, include and prompt")
+            raise UserError(f"{path} must contain one JSON object with tag, include and prompt")
     except FileNotFoundError as error:
-        raise UserError(f"{path.parent} has no metadata.jsonl") from error
+        raise UserError(f"{path.parent} has no metadata.jsonl: it must contain the prompt") from error
     except (OSError, json.JSONDecodeError, TypeError) as error:
-        raise UserError(f"{path} must hold one JSON object: {error}") from error
+        raise UserError(f"{path} must contain one JSON object: {error}") from error
     return metadata
 
 
@@ -74,23 +74,23 @@ def score_samples(
     options: Thresholds | None = None,
     quiet: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """Judge pictures one after the other.
+    """Score images one by one.
 
     Args:
-        samples: see :func:`find_samples`.
-        detector: finds objects.
-        name_colours: names their colours.
-        options: the published defaults if None.
+        samples: the result of :func:`find_samples`.
+        detector: detects objects.
+        name_colours: classifies their colours.
+        options: thresholds; None means the published defaults.
         quiet: show no progress bar.
 
     Yields:
-        the published program's row of each picture.
+        one row per image, with the keys of the published program.
 
     Raises:
-        UserError: a picture cannot be read.
+        UserError: an image cannot be read.
     """
     options = options or Thresholds()
-    for sample in tqdm(samples, desc="pictures", disable=quiet):
+    for sample in tqdm(samples, desc="images", disable=quiet):
         image = _read_picture(sample.path)
         objects = keep(detector(image), sample.metadata["tag"], options)
         verdict = judge(sample.metadata, objects, partial(name_colours, image), options)
@@ -116,35 +116,41 @@ def _read_picture(path: Path) -> Image.Image:
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write one JSON line per picture, as the published summary reads them."""
+    """Write one JSON line per image, which the published summary program can read."""
     with written_whole(path) as temporary:
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Read result lines, ours or the published program's.
+    """Read result lines of this program or of the published one.
 
     Raises:
-        UserError: there is no such file, or it holds something else.
+        UserError: the file does not exist, or it has other content.
     """
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except FileNotFoundError as error:
-        raise UserError(f"there is no file {path}") from error
+        raise UserError(f"there is no file {path}: give the result lines of GenEval") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} must hold one JSON object per line: {error}") from error
+        raise UserError(f"{path} must contain one JSON object per line: {error}") from error
     if not rows or not all(
         isinstance(row, dict) and {"tag", "correct", "metadata"} <= set(row) for row in rows
     ):
-        raise UserError(f"{path} must hold result lines with tag, correct and metadata")
+        raise UserError(f"{path} must contain result lines with tag, correct and metadata")
     return rows
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Shares in [0, 1]: of correct pictures, of prompts with a correct picture, and of each task.
+    """Scores of a run, as fractions in [0, 1].
 
-    ``overall`` is the unweighted mean of the tasks, which is not the mean of the pictures.
+    Attributes:
+        images: number of images.
+        prompts: number of prompts.
+        correct_images: fraction of correct images.
+        correct_prompts: fraction of prompts with at least one correct image.
+        tasks: number of correct images and of all images per task.
+        overall: unweighted mean of the task scores, which differs from the mean over the images.
     """
 
     images: int
@@ -156,18 +162,18 @@ class Summary:
 
     @property
     def complete(self) -> bool:
-        """Whether these are the whole benchmark's 553 prompts with four pictures each."""
+        """Whether the run covers the whole benchmark: 553 prompts with four images each."""
         return (self.prompts, self.images) == (PROMPTS, PROMPTS * IMAGES_PER_PROMPT)
 
 
 def summarize(rows: Sequence[Mapping[str, Any]]) -> Summary:
-    """Scores of result lines; prompts are told apart by their metadata, tasks come in order of appearance.
+    """Summarize result lines; prompts are distinguished by their metadata, tasks keep the order of the lines.
 
     Raises:
         UserError: there are no rows.
     """
     if not rows:
-        raise UserError("a summary needs the result of at least one picture")
+        raise UserError("a summary needs the result of at least one image")
     tasks: dict[str, list[bool]] = {}
     prompts: dict[str, bool] = {}
     for row in rows:
@@ -185,7 +191,7 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> Summary:
 
 
 def summary_text(summary: Summary) -> str:
-    """A summary as the published program prints it."""
+    """The summary in the format of the published program."""
     lines = [
         "Summary",
         "=======",
@@ -217,12 +223,12 @@ def geneval_result(
     """The figures of result lines, with bootstrap intervals over prompts.
 
     Args:
-        rows: of :func:`score_samples`.
-        detector: that found the objects.
-        name_colours: that named the colours.
-        options: the published defaults if None.
-        rewritten_prompts: whether a language model rewrote the prompts, which makes another benchmark of it.
-        name: of the benchmark.
+        rows: the rows of :func:`score_samples`.
+        detector: the detector that found the objects.
+        name_colours: the classifier of colours.
+        options: thresholds; None means the published defaults.
+        rewritten_prompts: whether a language model rewrote the prompts; such figures are another benchmark.
+        name: name of the benchmark.
     """
     summary = summarize(rows)
     rules = {
@@ -246,7 +252,7 @@ def geneval_result(
 
 
 def _interval(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
-    """Of the mean over tasks of the share of correct pictures; a prompt's pictures are drawn together."""
+    """Interval of the mean task score; the images of one prompt are resampled together."""
     tags = list(dict.fromkeys(row["tag"] for row in rows))
     prompts: dict[str, list[float]] = {}
     for row in rows:

@@ -1,7 +1,7 @@
-"""Class-conditional ImageNet as ADM measures it: FID, sFID, inception score, precision and recall.
+"""Class-conditional ImageNet by the rules of ADM: FID, sFID, inception score, precision and recall.
 
-The figures are those of guided-diffusion's ``evaluations/evaluator.py`` on the same features.
-:func:`evaluate_mar` gives MAR's two figures, by the rules of torch-fidelity.
+On the same features, the figures equal those of guided-diffusion's ``evaluations/evaluator.py``.
+:func:`evaluate_mar` computes the two figures of MAR by the rules of torch-fidelity.
 """
 
 from typing import Any
@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from openhart.errors import UserError
-from openhart.evaluation.batches import BatchFile
-from openhart.evaluation.extractors import Extractor
 from openhart.evaluation.metrics.frechet import (
     Statistics,
     check_features,
@@ -25,6 +23,8 @@ from openhart.evaluation.metrics.inception_score import (
     inception_score_torch_fidelity,
 )
 from openhart.evaluation.metrics.precision_recall import precision_recall_guided_diffusion
+from openhart.evaluation.networks.extractors import Extractor
+from openhart.evaluation.npz_files import BatchFile
 from openhart.evaluation.result import Figure, Result
 
 BATCH = 64
@@ -34,21 +34,22 @@ Features = NDArray[np.floating]
 def evaluate_adm(
     reference: BatchFile, sample: BatchFile, extractor: Extractor, part_size: int = 5000, quiet: bool = False
 ) -> Result:
-    """ADM's five figures of a sample batch.
+    """Compute the five figures of ADM for a sample file.
 
     Args:
-        reference: with images (for precision and recall) and, usually, stored statistics.
-        sample: with images. Statistics stored in it are taken in place of computed ones, as published.
-        extractor: Inception, or any other network, whose figures then carry its name.
-        part_size: images per part of the inception score.
+        reference: a file with images, which precision and recall need, and usually with stored statistics.
+        sample: a file with images. As published, statistics that it stores replace computed ones.
+        extractor: Inception, or another network, whose name is then part of the result.
+        part_size: number of images per part of the inception score.
         quiet: show no progress bar.
 
     Returns:
-        figures ``FID`` (``FD`` with another network than Inception), ``sFID`` and ``IS`` where the extractor
-        has what they need and no file holds pooled statistics alone, ``precision`` and ``recall``.
+        figures ``FID`` (``FD`` if the network is not Inception), ``precision`` and ``recall``; ``sFID`` if
+        the network has spatial features and no file stores pooled statistics only; ``IS`` if the network has
+        a classifier.
 
     Raises:
-        UserError: a file has no images, or features do not fit the stored statistics.
+        UserError: a file has no images, or the stored statistics belong to features of another length.
     """
     real, real_spatial = features_of(reference, extractor, quiet)
     made, made_spatial = features_of(sample, extractor, quiet)
@@ -75,7 +76,7 @@ def evaluate_adm(
 def evaluate_mar(
     reference: Statistics, sample: BatchFile, extractor: Extractor, quiet: bool = False
 ) -> Result:
-    """MAR's two figures, FID and inception score by torch-fidelity's rules, against stored statistics.
+    """Compute the two figures of MAR, FID and inception score, by torch-fidelity's rules.
 
     Raises:
         UserError: the file has no images, or features do not fit the stored statistics.
@@ -90,9 +91,9 @@ def evaluate_mar(
 def features_of(
     batch: BatchFile, extractor: Extractor, quiet: bool = False
 ) -> tuple[Features, Features | None]:
-    """Pooled and spatial features of all images of a file, in file order."""
+    """Compute pooled and spatial features of all images of a file, in file order."""
     if batch.shape is None:
-        raise UserError(f"{batch.path} holds statistics and no images: precision and recall need its images")
+        raise UserError(f"{batch.path} contains statistics but no images: precision and recall need images")
     pooled, spatial = [], []
     for images in tqdm(batch.batches(BATCH), total=-(-batch.shape[0] // BATCH), disable=quiet):
         part, spatial_part = extractor(images)

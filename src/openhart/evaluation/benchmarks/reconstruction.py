@@ -1,4 +1,4 @@
-"""How much of an image the tokenizer keeps: from its codes alone, and with the residual."""
+"""Reconstruction quality of the image tokenizer, from codes only and with the residual."""
 
 from dataclasses import asdict
 from typing import Any
@@ -14,19 +14,19 @@ from openhart.tokenizer.model import HybridTokenizer
 
 @torch.no_grad()
 def evaluate_reconstruction(
-    tokenizer: HybridTokenizer, dataset: Dataset, batch_size: int = 32, quiet: bool = False
+    tokenizer: HybridTokenizer, dataset: Dataset[Any], batch_size: int = 32, quiet: bool = False
 ) -> dict[str, Any]:
-    """Reconstruct every image of a data set both ways.
+    """Reconstruct every image of a data set from its codes only and from its continuous features.
 
     Args:
         tokenizer: the image tokenizer.
         dataset: map-style, of images (3, H, W) in [−1, 1] and records.
-        batch_size: images at a time.
+        batch_size: images per batch.
         quiet: show no progress bar.
 
     Returns:
         ``images`` and, for ``discrete`` and ``hybrid``: mean ``psnr`` in dB, ``frechet`` and ``kid``
-        to the real images (see :class:`SetDistances`).
+        between reconstructed and real images (see :class:`SetDistances`).
     """
     comparisons = {kind: SetComparison() for kind in ("discrete", "hybrid")}
     ratios: dict[str, list[torch.Tensor]] = {kind: [] for kind in comparisons}

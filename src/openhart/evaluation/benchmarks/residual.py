@@ -1,4 +1,4 @@
-"""Does the residual help? The same prompts and seeds, generated with it and without it."""
+"""The effect of the residual: the same prompts and seeds, generated with and without it."""
 
 from functools import partial
 from typing import Any
@@ -10,12 +10,17 @@ from numpy.typing import NDArray
 from openhart.data.images import ImageFolder
 from openhart.errors import UserError
 from openhart.evaluation.benchmarks.retrieval import choose_things, retrieval_figures
-from openhart.evaluation.extractors import EfficientNetExtractor, Extractor, GradientExtractor
+from openhart.evaluation.images import Images, generate, pooled_features
 from openhart.evaluation.metrics.frechet import frechet_clean_fid, statistics_of
 from openhart.evaluation.metrics.intervals import bootstrap_error_interval
 from openhart.evaluation.metrics.kernel import kernel_distance
 from openhart.evaluation.metrics.pixels import to_bytes
-from openhart.evaluation.pictures import Images, generate, pooled_features
+from openhart.evaluation.networks.extractors import (
+    EfficientNetExtractor,
+    Extractor,
+    GradientExtractor,
+    MiddleExtractor,
+)
 from openhart.evaluation.result import Figure, Result
 from openhart.pipelines.hart import HartPipeline
 
@@ -33,17 +38,17 @@ def evaluate_residual(
     """Compare generation with and without the residual.
 
     Args:
-        pipeline: one that has a residual head.
-        dataset: its records' texts are the prompts, its images the real ones.
-        count: prompts, of different things.
-        seed: chooses the records, and seeds picture i with ``seed + i``, both times.
+        pipeline: a pipeline with a residual head.
+        dataset: the texts of its records are the prompts, its images are the reference.
+        count: number of prompts, each of a different thing.
+        seed: determines the choice of records; image i is generated with ``seed + i`` in both cases.
         quiet: show no progress bar.
-        call: passed on to the pipeline.
+        call: further arguments of the pipeline call.
 
     Returns:
-        for each of the two kinds the Fréchet distance ``FD`` on 112 features, ``KID`` on 1,280 and retrieval
-        by two extractors; ``FD saved by the residual``, a share of the distance without it, with a bootstrap
-        interval over prompts.
+        for each of the two cases the Fréchet distance ``FD`` on 112 features, ``KID`` on 1,280 features and
+        retrieval accuracy by two extractors; ``FD saved by the residual``, the reduction as a fraction of the
+        distance without the residual, with a bootstrap interval over prompts.
 
     Raises:
         UserError: the model has no residual head.
@@ -65,24 +70,8 @@ def evaluate_residual(
     return Result("residual", tuple(figures), {"seed": seed, "data": str(dataset.path), **call})
 
 
-class MiddleExtractor:
-    """Block 10 of the packaged EfficientNet-Lite0: few enough features for few pictures."""
-
-    name = "EfficientNet-Lite0, 112 features of block 10, antialiased bilinear to 224"
-    softmax_weight: NDArray[np.floating] | None = None
-
-    def __init__(self) -> None:
-        self.network = EfficientNetExtractor().network
-
-    @torch.no_grad()
-    def __call__(self, images: Images) -> tuple[NDArray[np.floating], NDArray[np.floating] | None]:
-        """See :class:`openhart.evaluation.extractors.Extractor`."""
-        batch = torch.from_numpy(images.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return self.network.middle(batch).numpy(), None
-
-
 def distance_figures(real: Images, made: dict[str, Images]) -> list[Figure]:
-    """Fréchet and kernel distances of two kinds of pictures, and what the first saves of the second's."""
+    """Fréchet and kernel distances of two sets of images, and the relative reduction in FD."""
     middle: Extractor = MiddleExtractor()
     pooled = EfficientNetExtractor()
     wanted = pooled_features(middle, real)
@@ -104,7 +93,7 @@ def distance_figures(real: Images, made: dict[str, Images]) -> list[Figure]:
 
 
 def _interval(features: NDArray[np.floating], statistic: Any) -> tuple[float, float]:
-    """Over prompts: the features (sets, N, D) of a prompt are drawn together."""
+    """Interval over prompts: the features (sets, N, D) of one prompt are resampled together."""
     by_prompt = features.swapaxes(0, 1)
     return bootstrap_error_interval(by_prompt, partial(_of_prompts, statistic))
 

@@ -1,7 +1,6 @@
-"""Does a picture show what its prompt names? Its nearest real image should be of the same thing.
+"""Retrieval: is the real image that is nearest to a generated image the one with the same caption?
 
-The same question on the real images' own reconstructions gives the ceiling: a generator cannot be more
-recognisable than its image tokenizer lets it be.
+The same measurement on reconstructions of the real images is the upper bound that the image tokenizer sets.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,20 +12,20 @@ from torch import Tensor
 
 from openhart.data.records import main_caption
 from openhart.errors import UserError
-from openhart.evaluation.extractors import EfficientNetExtractor, Extractor, GradientExtractor
+from openhart.evaluation.images import Images, generate, pairs_sheet, pooled_features, reconstruct
 from openhart.evaluation.metrics.intervals import share_interval
 from openhart.evaluation.metrics.pixels import to_bytes
 from openhart.evaluation.metrics.retrieval import RANKS, retrieval_ranks
-from openhart.evaluation.pictures import Images, generate, pairs_sheet, pooled_features, reconstruct
+from openhart.evaluation.networks.extractors import EfficientNetExtractor, Extractor, GradientExtractor
 from openhart.evaluation.result import Figure, Result
 from openhart.pipelines.hart import HartPipeline
 
 
 def choose_things(records: Sequence[dict[str, Any]], count: int, seed: int) -> list[int]:
-    """Indices of ``count`` records of different things on a white background, by chance.
+    """Choose ``count`` records of different things on a white background at random; returns their indices.
 
     Raises:
-        UserError: the data set has too few things, or a record without a caption.
+        UserError: the data set has too few things, or a record has no caption.
     """
     order = torch.randperm(len(records), generator=torch.Generator().manual_seed(seed)).tolist()
     chosen: dict[str, int] = {}
@@ -37,7 +36,7 @@ def choose_things(records: Sequence[dict[str, Any]], count: int, seed: int) -> l
         if len(chosen) == count:
             return list(chosen.values())
     raise UserError(
-        f"the data set has {len(chosen)} different things and {count} are to be chosen: lower the count"
+        f"the data set has only {len(chosen)} different things, but the count is {count}: lower the count"
     )
 
 
@@ -50,26 +49,29 @@ def evaluate_retrieval(
     quiet: bool = False,
     **call: Any,
 ) -> Result:
-    """Generate one picture per prompt and look for it among the real ones; reconstruct those and do the same.
+    """Generate one image per prompt and retrieve its real image; do the same with reconstructions.
 
     Args:
-        pipeline: makes the pictures.
-        dataset: an image folder or another map-style data set; each chosen record's caption is a prompt.
-        count: prompts, and real images to be found among.
-        seed: chooses the records, and seeds picture i with ``seed + i``.
-        save_to: a PNG of the first 64 pictures, each right of its real one.
+        pipeline: generates the images; it takes prompts.
+        dataset: an image folder or another map-style data set; captions of its records are the prompts.
+        count: number of prompts and of real images.
+        seed: determines the choice of records; image i is generated with ``seed + i``.
+        save_to: path of a PNG with the first 64 images, each on the right of its real image.
         quiet: show no progress bar.
-        call: passed on to the pipeline.
+        call: further arguments of the pipeline call.
 
     Returns:
-        figures ``top1`` and ``top5`` for each of two extractors: share of generated pictures whose own real
-        image is the nearest, or among the five nearest; the same with ``reconstructed`` and ``codes`` in
-        front for the real images' reconstructions with their true residual and from their codes alone.
+        figures ``top1`` and ``top5`` for each of two extractors: the fraction of generated images whose real
+        image is the nearest, or among the five nearest. The prefixes ``reconstructed`` and ``codes`` mark the
+        same figures for reconstructions of the real images with their true residual and from codes only.
+
+    Raises:
+        UserError: the data set has no records that can be chosen, or the model takes classes.
     """
     if not hasattr(dataset, "known_records"):
-        raise UserError("retrieval chooses its pictures by their records: give an image folder, not shards")
+        raise UserError("retrieval chooses images by their records: give an image folder, not shards")
     if getattr(pipeline, "label_encoder", None) is not None:
-        raise UserError("retrieval needs a model that takes prompts, this one takes classes")
+        raise UserError("retrieval needs a model that takes prompts, but this model takes classes")
     chosen = choose_things(list(dataset.known_records()), count, seed)
     samples = [dataset[index] for index in chosen]
     real = torch.stack([image for image, _ in samples])
@@ -87,7 +89,7 @@ def evaluate_retrieval(
 def retrieval_figures(
     real: Images, kinds: Mapping[str, Images], extractors: Sequence[Extractor]
 ) -> list[Figure]:
-    """``top1`` and ``top5`` of aligned pictures, their names beginning with the key of ``kinds``."""
+    """``top1`` and ``top5`` of aligned sets of images; the keys of ``kinds`` are prefixes of the names."""
     figures = []
     for extractor in extractors:
         wanted = pooled_features(extractor, real)
@@ -108,6 +110,6 @@ def retrieval_figures(
 
 
 def retrieval_accuracy(real: Tensor, pictures: Tensor) -> dict[str, float]:
-    """Two aligned batches (N, 3, H, W) in [−1, 1] → ``top1``, ``top5`` by EfficientNet-Lite0."""
+    """Two aligned batches (N, 3, H, W) in [−1, 1] → ``top1`` and ``top5`` by EfficientNet-Lite0."""
     figures = retrieval_figures(to_bytes(real), {"": to_bytes(pictures)}, [EfficientNetExtractor()])
     return {figure.name: figure.value for figure in figures}

@@ -1,1 +1,1 @@
-"""A detector of drawn things on a plain background, trained on rendered scenes: no download is needed."""
+"""A detector of drawn things on a plain background, trained on rendered scenes without any download."""

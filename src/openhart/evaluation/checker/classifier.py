@@ -1,6 +1,6 @@
-"""Which thing a crop shows, by its edges, outline and shading: no network, so nothing trained towards it.
+"""Linear classifier of things by edges, outline and shading; it uses no network.
 
-Colours are left out, because the same thing comes in several.
+Colours are excluded, because one thing occurs in several colours.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from openhart.evaluation.checker.crops import GROUND, SIDE
-from openhart.evaluation.gradients import DIRECTIONS, oriented_gradients
+from openhart.evaluation.networks.gradients import DIRECTIONS, oriented_gradients
 
 CELL = 4
 FEATURES = DIRECTIONS * (SIDE // CELL) ** 2 + 2 * (SIDE // 2) ** 2 + (SIDE // CELL) ** 2
@@ -25,7 +25,7 @@ class ThingClassifier(nn.Module):
     """A linear classifier of crops.
 
     Args:
-        things: names of the things; one more class stands for none: a part, several things, or a smear.
+        things: names of the things; one more class means none of them, such as a part or several things.
     """
 
     def __init__(self, things: Sequence[str]) -> None:
@@ -34,14 +34,14 @@ class ThingClassifier(nn.Module):
         self.layer = nn.Linear(FEATURES, len(self.things) + 1)
 
     def probabilities(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 (N, 32, 32, 3) → probability of each thing, (N, things); the rest to 1 is none's."""
+        """uint8 (N, 32, 32, 3) → probability of each thing, (N, things); the rest to 1 means none."""
         with torch.no_grad():
             probabilities: Tensor = self.layer(shape_features(crops)).softmax(dim=1)
         return probabilities[:, :-1].numpy()
 
 
 def shape_features(crops: NDArray[np.uint8]) -> Tensor:
-    """uint8 (N, 32, 32, 3) → (N, 1152): gradients, outline, shading within it, and where it has colour."""
+    """uint8 (N, 32, 32, 3) → (N, 1152): gradients, outline, shading inside it, and where it is colourful."""
     return torch.cat([_shape_features(part) for part in torch.from_numpy(crops).split(BATCH)])
 
 

@@ -1,4 +1,4 @@
-"""What a classifier is shown of a group of pieces: the group alone, on grey, in a square."""
+"""The input of the classifier: a square crop that shows one group of pieces on grey."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ MARGIN = 0.08
 
 
 def cut_out(picture: NDArray[np.uint8], group: Group) -> NDArray[np.uint8]:
-    """A picture (H, W, 3) and a group → (32, 32, 3), the longer side fitted, everything else grey."""
+    """An image (H, W, 3) and a group → (32, 32, 3); the longer side fits, all other pixels are grey."""
     left, top, right, bottom = group.box
     shown = np.where(group.mask[..., None], picture, GROUND).astype(np.uint8)[top:bottom, left:right]
     side = round((1 + 2 * MARGIN) * max(shown.shape[:2]))

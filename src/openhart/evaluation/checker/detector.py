@@ -1,4 +1,4 @@
-"""Finds known things in a picture with a plain background: pieces, groups, and a classifier over groups."""
+"""Detection of known things on a plain background: segmentation, grouping and classification of groups."""
 
 from typing import Any
 
@@ -9,22 +9,22 @@ from PIL import Image
 from openhart.evaluation.checker.classifier import ThingClassifier
 from openhart.evaluation.checker.crops import cut_out
 from openhart.evaluation.checker.segments import Group, find_pieces, group_pieces
-from openhart.evaluation.detections import Found, Objects
+from openhart.evaluation.geneval.detections import Found, Objects
 
 
 class SceneDetector:
-    """A :class:`openhart.evaluation.detections.Detector` of the things that its classifier knows.
+    """A :class:`openhart.evaluation.geneval.detections.Detector` of the things of its classifier.
 
     Args:
-        classifier: of cut-out things.
-        name: as it is written into every result.
+        classifier: classifier of crops.
+        name: name that is written into every result.
     """
 
     def __init__(self, classifier: ThingClassifier, name: str) -> None:
         self.classifier, self.name = classifier, name
 
     def __call__(self, image: Image.Image) -> Found:
-        """See :class:`openhart.evaluation.detections.Detector`."""
+        """See :class:`openhart.evaluation.geneval.detections.Detector`."""
         picture = np.array(image.convert("RGB"))
         groups = group_pieces(*find_pieces(picture))
         if not groups:
@@ -38,14 +38,14 @@ class SceneDetector:
 
 
 def choose_groups(groups: list[Group], certainty: NDArray[np.floating]) -> list[int]:
-    """The division of all pieces into groups with the largest certainty, weighted by area.
+    """Choose the division of all pieces into groups with the largest area-weighted certainty.
 
     Args:
-        groups: of :func:`openhart.evaluation.checker.segments.group_pieces`.
-        certainty: of each group, that it is one known thing.
+        groups: the result of :func:`openhart.evaluation.checker.segments.group_pieces`.
+        certainty: probability of each group to be one known thing.
 
     Returns:
-        positions of the chosen groups; they cover every piece once.
+        indices of the chosen groups, which together cover every piece once.
     """
     best: list[tuple[float, list[int]]] = []
     for index, group in enumerate(groups):

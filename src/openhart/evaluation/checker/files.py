@@ -1,4 +1,4 @@
-"""A trained checker on disk: weights, what it knows, and how often it was right."""
+"""Saving and loading a trained checker: weights, names of things and measured accuracy."""
 
 import json
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from openhart.errors import UserError
 from openhart.evaluation.checker.classifier import ThingClassifier
 from openhart.evaluation.checker.colours import BINS, HueColours
 from openhart.evaluation.checker.detector import SceneDetector
-from openhart.evaluation.geneval_rules import COLOURS
+from openhart.evaluation.geneval.rules import COLOURS
 
 WEIGHTS, DESCRIPTION = "checker.safetensors", "checker.json"
 
 
 @dataclass(frozen=True)
 class Checker:
-    """Detector and colour namer, and how often they are right: by kind of scenes, then by task."""
+    """Detector and colour classifier, and their accuracy by kind of scenes and by task."""
 
     detector: SceneDetector
     colours: HueColours
@@ -31,7 +31,7 @@ class Checker:
 def make_checker(
     classifier: ThingClassifier, colours: torch.nn.Linear, name: str, accuracy: dict[str, Any] | None = None
 ) -> Checker:
-    """Put a checker together; ``name`` is written into every result."""
+    """Build a checker; ``name`` is written into every result."""
     return Checker(
         SceneDetector(classifier, name), HueColours(colours, f"{name}, hue statistics"), accuracy or {}
     )
@@ -59,7 +59,7 @@ def load_checker(folder: Path) -> Checker:
     """Read what :func:`save_checker` wrote.
 
     Raises:
-        UserError: there is no checker, or it is broken.
+        UserError: the folder has no checker, or its files are damaged.
     """
     try:
         description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
@@ -72,7 +72,7 @@ def load_checker(folder: Path) -> Checker:
         return make_checker(classifier, colours, description["name"], description["accuracy"])
     except FileNotFoundError as error:
         raise UserError(
-            f"there is no checker in {folder}: make one with openhart evaluate checker"
+            f"there is no checker in {folder}: train one with openhart evaluate checker"
         ) from error
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"the checker in {folder} cannot be loaded: {error}") from error

@@ -1,4 +1,4 @@
-"""From a folder of scenes to a checker whose accuracy on other scenes is known."""
+"""Training a checker on a folder of scenes and measuring it on held-out scenes."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from openhart.evaluation.checker.accuracy import measure_checker
 from openhart.evaluation.checker.files import Checker, make_checker
 from openhart.evaluation.checker.scenes import read_scenes
 from openhart.evaluation.checker.train import make_examples, things_of, train_classifier, train_colours
-from openhart.evaluation.pictures import reconstruct
+from openhart.evaluation.images import reconstruct
 
 
 def train_checker(
@@ -22,15 +22,15 @@ def train_checker(
     """Train a checker on most scenes of a folder and measure it on the others.
 
     Args:
-        folder: of ``openhart data scenes``.
-        tokenizer: an image tokenizer; a third of the training scenes, and all held-out ones once more, are
-            seen as it decodes them.
-        held_out: scenes of several things, or of one with a colour, to measure on.
-        seed: of the division and of the softening.
+        folder: a folder that ``openhart data scenes`` made.
+        tokenizer: an image tokenizer. One third of the training scenes are reconstructed by it, and the
+            held-out scenes are measured both as they are and reconstructed.
+        held_out: number of scenes to measure on.
+        seed: seed of the division and of the image degradation.
         quiet: show no progress bar.
 
     Returns:
-        the checker; its ``accuracy`` has ``real`` scenes and ``reconstructed`` ones.
+        the checker; its ``accuracy`` has the keys ``real`` and ``reconstructed``.
 
     Raises:
         UserError: there are too few scenes.
@@ -42,7 +42,9 @@ def train_checker(
         scenes[index] for index in order if {thing.name for thing in scenes[index].things} <= set(things)
     ]
     if len(known) < 2 * held_out:
-        raise UserError(f"{folder} has {len(known)} scenes of known things: {2 * held_out} are needed")
+        raise UserError(
+            f"{folder} has {len(known)} scenes of known things, but at least {2 * held_out} are needed"
+        )
     measured, learned = known[:held_out], known[held_out:]
     decoded = _through(tokenizer)
     examples = make_examples(learned, seed, quiet, decoded)

@@ -1,4 +1,4 @@
-"""Scenes and what is in them, as ``openhart data scenes`` writes them."""
+"""Reading the scenes that ``openhart data scenes`` writes, with the things in them."""
 
 import json
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ UNCERTAIN = -2
 
 @dataclass(frozen=True)
 class Thing:
-    """One thing in a scene: its everyday name, the colour it was given or None, its box in pixels."""
+    """One thing in a scene: everyday name, the colour it was recoloured to or None, and box in pixels."""
 
     name: str
     colour: str | None
@@ -30,14 +30,14 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture's file, its GenEval line, and the things in it."""
+    """An image file, its metadata in GenEval's layout, and the things in it."""
 
     path: Path
     metadata: dict[str, Any]
     things: tuple[Thing, ...]
 
     def picture(self) -> Image.Image:
-        """The picture, RGB."""
+        """The image, RGB."""
         with Image.open(self.path) as opened:
             return opened.convert("RGB")
 
@@ -46,7 +46,7 @@ def read_scenes(folder: Path) -> list[Scene]:
     """Read ``metadata.jsonl`` of a folder of scenes, or of all folders in it (``train`` and ``unseen``).
 
     Raises:
-        UserError: there is none, or its records name no objects.
+        UserError: there is no such file, or its records have no objects.
     """
     inside = sorted(path.parent for path in folder.glob("*/metadata.jsonl"))
     folders = [folder] if (folder / "metadata.jsonl").is_file() or not inside else inside
@@ -55,7 +55,9 @@ def read_scenes(folder: Path) -> list[Scene]:
         names = _everyday_names([record for _, record in records])
         return [_scene(place, record, names) for place, record in records]
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder} holds no scenes: each record needs file_name, tag and objects") from error
+        raise UserError(
+            f"{folder} contains no scenes: each record needs file_name, tag and objects"
+        ) from error
 
 
 def _read_records(path: Path) -> list[dict[str, Any]]:
@@ -63,13 +65,13 @@ def _read_records(path: Path) -> list[dict[str, Any]]:
         lines = path.read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines if line.strip()]
     except FileNotFoundError as error:
-        raise UserError(f"there is no {path}: make scenes with openhart data scenes FOLDER") from error
+        raise UserError(f"there is no file {path}: make scenes with openhart data scenes FOLDER") from error
     except ValueError as error:
-        raise UserError(f"{path} must hold one JSON object per line: {error}") from error
+        raise UserError(f"{path} must contain one JSON object per line: {error}") from error
 
 
 def _everyday_names(records: list[dict[str, Any]]) -> dict[str, str]:
-    """What a prompt calls a thing of the corpus, read off the scenes with one kind of thing."""
+    """Names of the things in prompts, taken from the scenes with one kind of thing."""
     alone = [record for record in records if len(record["include"]) == 1]
     return {record["objects"][0]["thing"]: record["include"][0]["class"] for record in alone}
 
@@ -89,7 +91,7 @@ def _box(values: Iterable[Any]) -> tuple[int, int, int, int]:
 
 
 def match(group: Group, things: tuple[Thing, ...]) -> int:
-    """Which thing a group is, :data:`NONE` of them, or :data:`UNCERTAIN`, by how much their boxes overlap."""
+    """Index of the thing that a group shows, :data:`NONE` or :data:`UNCERTAIN`, by the overlap of boxes."""
     overlaps = np.array([box_overlap(group.box, thing.box) for thing in things])
     best = int(overlaps.argmax())
     if overlaps[best] >= SAME:

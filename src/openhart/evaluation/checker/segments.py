@@ -1,7 +1,7 @@
-"""Where in a picture something stands out from its plain background, in pieces and in groups of pieces.
+"""Segmentation of an image with a plain background into pieces and groups of pieces.
 
-A drawing may fall into several pieces (a bee's wings, an alarm clock's bells), so every group of pieces that
-lie close together may be one object: the tree of :func:`group_pieces` holds them all.
+A drawing may consist of several pieces (the wings of a bee, the bells of an alarm clock). Therefore every
+group of neighbouring pieces is a candidate object; :func:`group_pieces` returns all of them as a tree.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from scipy.cluster.hierarchy import linkage
 from scipy.ndimage import binary_fill_holes, distance_transform_edt, gaussian_filter, label, maximum_filter
 from scipy.spatial.distance import squareform
 
-from openhart.evaluation.checker.oklab import to_oklab
+from openhart.data.oklab import to_oklab
 
 Mask = NDArray[np.bool_]
 Gaps = NDArray[np.float64]
@@ -32,20 +32,20 @@ MOST_PIECES = 12
 
 @dataclass(frozen=True)
 class Group:
-    """Pieces that may be one object: its mask (H, W) and the two groups that it is made of, if any."""
+    """A candidate object: its mask (H, W), and the indices of the two groups it consists of, if any."""
 
     mask: Mask
     parts: tuple[int, int] | None = None
 
     @property
     def box(self) -> tuple[int, int, int, int]:
-        """Left, top, right and bottom in pixels; right and bottom lie just outside."""
+        """Left, top, right and bottom in pixels; right and bottom are exclusive."""
         rows, columns = np.flatnonzero(self.mask.any(axis=1)), np.flatnonzero(self.mask.any(axis=0))
         return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def background_of(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The colour that most of the border of a picture (H, W, 3) has: (3,)."""
+    """The most frequent colour of the border of an image (H, W, 3): (3,)."""
     border = np.concatenate(
         [
             picture[:BORDER].reshape(-1, 3),
@@ -61,9 +61,9 @@ def background_of(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def foreground(picture: NDArray[np.uint8]) -> Mask:
-    """Which pixels (H, W) differ from the background, or are enclosed by such.
+    """Mask (H, W) of the pixels that differ from the background, and of those enclosed by such pixels.
 
-    What is faint beside something strong is the soft edge of that, and is left out.
+    Pixels with a weak difference beside a strong one are the soft edge of an object and are excluded.
     """
     ground = to_oklab(background_of(picture))
     smooth = gaussian_filter(to_oklab(picture), (SMOOTHING, SMOOTHING, 0))
@@ -77,14 +77,14 @@ def foreground(picture: NDArray[np.uint8]) -> Mask:
 
 
 def find_pieces(picture: NDArray[np.uint8]) -> tuple[list[Mask], Gaps]:
-    """Pieces of the foreground, the largest first, and how far they are apart; specks are left out.
+    """Find the pieces of the foreground, by descending area, and the gaps between them; specks are ignored.
 
-    Connected pixels make a piece, unless they fall apart when their outline is taken off: then every such
-    part is a piece, because two things that touch in a soft picture are connected too.
+    A piece is a connected component. If a component separates when it is eroded, each part is a piece,
+    because two things that touch in a blurred image are connected too.
 
     Returns:
-        masks (H, W); and gaps (n, n) in pixels, negative where two pieces are connected by a neck, by half
-        of its width.
+        masks (H, W), and gaps (n, n) in pixels. For two pieces that a neck connects, the gap is minus
+        half the width of the neck.
     """
     numbers, _ = label(foreground(picture), structure=NEIGHBOURS)
     levels = _levels(numbers > 0)
@@ -98,7 +98,7 @@ def find_pieces(picture: NDArray[np.uint8]) -> tuple[list[Mask], Gaps]:
 
 @dataclass(frozen=True)
 class _Seed:
-    """Pixels that stay connected when ``level`` pixels are taken off every outline."""
+    """Pixels that remain connected when every outline is eroded by ``level`` pixels."""
 
     mask: Mask
     level: int
@@ -115,7 +115,7 @@ def _largest(numbers: NDArray[np.int32]) -> list[Mask]:
 
 
 def _seeds(piece: Mask, levels: list[Mask], level: int) -> list[_Seed]:
-    """What a piece falls into when its outline is taken off, pixel by pixel; the piece if it does not."""
+    """The parts into which a piece separates when it is eroded, or the piece if it does not separate."""
     for deeper in range(level + 1, len(levels)):
         numbers, count = label(piece & levels[deeper], structure=NEIGHBOURS)
         areas = np.bincount(numbers.ravel())[1:]
@@ -128,7 +128,7 @@ def _seeds(piece: Mask, levels: list[Mask], level: int) -> list[_Seed]:
 
 
 def _grow(seeds: list[_Seed], numbers: NDArray[np.int32]) -> list[Mask]:
-    """Every foreground pixel goes to the nearest seed that it is connected with."""
+    """Assign every foreground pixel to the nearest seed to which it is connected."""
     pieces = [seed.mask for seed in seeds]
     homes = [int(numbers[seed.mask][0]) for seed in seeds]
     for home in set(homes):
@@ -156,13 +156,13 @@ def _gaps(seeds: list[_Seed], pieces: list[Mask], levels: list[Mask]) -> Gaps:
 
 
 def group_pieces(pieces: list[Mask], gaps: Gaps) -> list[Group]:
-    """Pieces, then ever larger groups of them, joined by the smallest gap; the last has them all.
+    """Single-linkage tree of the pieces: first the pieces, then larger groups; the last contains all pieces.
 
-    Single linkage: ``parts`` of a group are positions in the list before it.
+    The ``parts`` of a group are indices of earlier entries of the list.
 
     Args:
-        pieces: of :func:`find_pieces`.
-        gaps: of the same.
+        pieces: masks of :func:`find_pieces`.
+        gaps: gaps of :func:`find_pieces`.
     """
     groups = [Group(piece) for piece in pieces]
     if len(pieces) > 1:

@@ -1,4 +1,4 @@
-"""Training the checker on scenes: groups of pieces, labelled, softened about as much as a decoder does."""
+"""Training data and training of the checker: labelled groups of pieces from degraded scenes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from openhart.evaluation.checker.colours import colour_histogram
 from openhart.evaluation.checker.crops import cut_out
 from openhart.evaluation.checker.scenes import NONE, UNCERTAIN, Scene, match
 from openhart.evaluation.checker.segments import find_pieces, group_pieces
-from openhart.evaluation.geneval_rules import COLOURS
-from openhart.evaluation.linear import fit_linear
+from openhart.evaluation.geneval.rules import COLOURS
+from openhart.evaluation.networks.logistic import fit_linear
 
 MOST_BLUR = 1.2
 MOST_NOISE = 5.0
@@ -30,7 +30,7 @@ Show = Callable[[Image.Image], Image.Image]
 
 @dataclass(frozen=True)
 class Examples:
-    """Crops (N, 32, 32, 3) with the name of what each shows or None, and colour histograms with colours."""
+    """Crops (N, 32, 32, 3) with the name of each thing or None, and colour histograms with colours."""
 
     crops: NDArray[np.uint8]
     names: tuple[str | None, ...]
@@ -39,25 +39,28 @@ class Examples:
 
 
 def soften(picture: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
-    """A picture (H, W, 3), blurred and noisy to a random degree, about as much as a decoder makes it."""
+    """Blur an image (H, W, 3) and add noise, to a random degree similar to that of a decoder."""
     blur, noise = random.uniform(0, MOST_BLUR), random.uniform(0, MOST_NOISE)
     blurred = gaussian_filter(picture.astype(np.float32), (blur, blur, 0))
-    return (blurred + random.normal(0, noise, picture.shape)).round().clip(0, 255).astype(np.uint8)
+    noisy: NDArray[np.uint8] = (
+        (blurred + random.normal(0, noise, picture.shape)).round().clip(0, 255).astype(np.uint8)
+    )
+    return noisy
 
 
 def make_examples(
     scenes: Sequence[Scene], seed: int = 0, quiet: bool = False, decoded: Show | None = None
 ) -> Examples:
-    """Groups of pieces of softened scenes; groups of which it is uncertain what they are are left out.
+    """Labelled groups of pieces of degraded scenes; groups without a certain label are skipped.
 
     Args:
-        scenes: real ones.
-        seed: of the softening.
+        scenes: real scenes.
+        seed: seed of the degradation.
         quiet: show no progress bar.
-        decoded: a picture as an image tokenizer decodes it; every third scene is seen so, and not softened.
+        decoded: reconstructs an image with an image tokenizer, instead of degrading it, in every third scene.
 
     Raises:
-        UserError: the scenes have no things, or none with a colour.
+        UserError: the scenes have no things, or no thing with a colour.
     """
     random = np.random.default_rng(seed)
     crops, names, histograms, colours = [], [], [], []
@@ -77,7 +80,7 @@ def make_examples(
                 colours.append(colour)
     if not crops or not colours:
         raise UserError(
-            "the scenes have no things, or none with a colour: make them with openhart data scenes"
+            "the scenes have no things, or no thing with a colour: make scenes with openhart data scenes"
         )
     return Examples(np.stack(crops), tuple(names), np.stack(histograms), tuple(colours))
 
@@ -86,8 +89,8 @@ def train_classifier(examples: Examples, things: Sequence[str]) -> ThingClassifi
     """Fit a classifier of things on all examples and their mirror images.
 
     Args:
-        examples: of :func:`make_examples`; other things than ``things`` are left out.
-        things: what it shall know.
+        examples: the result of :func:`make_examples`; other things than ``things`` are ignored.
+        things: names of the things to distinguish.
     """
     numbers: dict[str | None, int] = {name: number for number, name in enumerate(things)}
     numbers[None] = len(things)
@@ -101,13 +104,13 @@ def train_classifier(examples: Examples, things: Sequence[str]) -> ThingClassifi
 
 
 def train_colours(examples: Examples) -> torch.nn.Linear:
-    """Fit the colour classifier on the things that were given a colour."""
+    """Fit the colour classifier on the things that were recoloured."""
     known = [index for index, colour in enumerate(examples.colours) if colour in COLOURS]
     labels = torch.tensor([COLOURS.index(examples.colours[index]) for index in known])
     return fit_linear(torch.from_numpy(examples.histograms[known]), labels, len(COLOURS), COLOURS_DECAY)
 
 
 def things_of(scenes: Sequence[Scene]) -> list[str]:
-    """Names of the things that scenes of several things are made of, in alphabetical order."""
+    """Names of the things in scenes with several things, in alphabetical order."""
     several = [scene for scene in scenes if len(scene.things) > 1]
     return sorted({thing.name for scene in several for thing in scene.things})

@@ -1,1 +1,1 @@
-"""Figures computed from arrays and tensors; nothing here reads or writes a file."""
+"""Metrics: functions of arrays and tensors, which neither read nor write files."""

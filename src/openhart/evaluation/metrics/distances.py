@@ -1,4 +1,4 @@
-"""Distances between images, and between sets of images, in features that install as a package."""
+"""Distances between images and between sets of images; features of the packaged EfficientNet-Lite0."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ def psnr(image: Tensor, reference: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class SetDistances:
-    """How far a set of images lies from another.
+    """Distances between two sets of images.
 
     Attributes:
         frechet: Fréchet distance (arXiv 1706.08500, equation 6) on the 112 features of
@@ -34,7 +34,7 @@ class SetDistances:
 
 
 class _Pooled(nn.Module):
-    """One kind of features, as torchmetrics asks for them."""
+    """One kind of features, in the form that torchmetrics requires."""
 
     def __init__(self, features: EfficientNetFeatures, middle: bool) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class _Pooled(nn.Module):
 
 
 class SetComparison:
-    """Collects real and made images, then tells their distances.
+    """Collects real and generated images and computes the distances between the two sets.
 
     Raises:
         UserError: torchmetrics or the feature network is not installed.
@@ -68,16 +68,16 @@ class SetComparison:
 
     @torch.no_grad()
     def add(self, images: Tensor, real: bool) -> None:
-        """Take in a batch (B, 3, H, W) in [−1, 1]."""
+        """Add a batch (B, 3, H, W) in [−1, 1]."""
         self.counts[real] += len(images)
         self.frechet.update(images, real=real)
         self.kid.update(images, real=real)
 
     def distances(self) -> SetDistances:
-        """Distances between all real and all made images so far.
+        """Distances between all real and all generated images so far.
 
         Raises:
-            UserError: there are fewer than two of either.
+            UserError: one of the sets has fewer than two images.
         """
         fewest = min(self.counts.values())
         if fewest < 2:

@@ -1,8 +1,8 @@
 """Fréchet distance between two sets of features, by the rules of three published programs.
 
-d² = |μ₁ − μ₂|² + tr Σ₁ + tr Σ₂ − 2 tr √(Σ₁Σ₂) (arXiv 1706.08500, equation 6). The programs differ in how
-they take the root and in what they do where it does not exist. Tiny negative results are possible and
-are returned as they are.
+d² = |μ₁ − μ₂|² + tr Σ₁ + tr Σ₂ − 2 tr √(Σ₁Σ₂) (arXiv 1706.08500, equation 6). The programs differ in
+how they compute the matrix root and in what they do if no real root exists. Tiny negative results are
+possible and are returned unchanged.
 """
 
 import warnings
@@ -29,24 +29,24 @@ class Statistics:
 
 
 def check_features(features: Array, name: str) -> None:
-    """Refuse what no distance can be computed from.
+    """Refuse features from which no distance can be computed.
 
     Raises:
-        UserError: ``features`` is not (N, D) with N ≥ 2, or has a value that is not finite.
+        UserError: ``features`` is not (N, D) with N ≥ 2, or contains a value that is not finite.
     """
     if features.ndim != 2 or len(features) < 2:
         raise UserError(f"{name} must have shape (N, D) with N of at least 2, got {tuple(features.shape)}")
     if not np.isfinite(features).all():
         row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
-        raise UserError(f"{name} must be finite, but row {row} has NaN or infinity")
+        raise UserError(f"{name} must be finite, but row {row} contains NaN or infinity")
 
 
 def statistics_of(features: Array, name: str = "features") -> Statistics:
-    """Mean in the precision of the features, covariance over N − 1 in float64.
+    """Mean, in the precision of the features, and covariance with N − 1 in the denominator, in float64.
 
     Args:
         features: (N, D).
-        name: what an error message calls them.
+        name: name of the features in error messages.
 
     Raises:
         UserError: see :func:`check_features`.
@@ -56,22 +56,22 @@ def statistics_of(features: Array, name: str = "features") -> Statistics:
 
 
 def frechet_guided_diffusion(sample: Statistics, reference: Statistics) -> float:
-    """As ADM's evaluator and pytorch-fid compute it: Schur method, imaginary parts refused.
+    """The rule of ADM's evaluator and of pytorch-fid: Schur method; imaginary parts are refused.
 
     Raises:
-        UserError: the dimensions differ, or the root has a real imaginary part.
+        UserError: the dimensions differ, or the matrix root has a significant imaginary part.
     """
     root = _root_of_product(sample, reference)
     if np.iscomplexobj(root) and np.abs(root.diagonal().imag).max() > LARGEST_IMAGINARY:
         raise UserError(
-            "the covariances have no real root, so guided-diffusion's rule gives no Fréchet distance: "
+            "the rule guided-diffusion gives no Fréchet distance, because the matrix root is not real: "
             "use more samples, or the rule torch-fidelity"
         )
     return _distance(sample, reference, float(np.trace(root.real)))
 
 
 def frechet_clean_fid(sample: Statistics, reference: Statistics) -> float:
-    """As clean-fid computes it: Schur method, imaginary parts dropped whatever their size.
+    """The rule of clean-fid: Schur method; imaginary parts of any size are dropped.
 
     Raises:
         UserError: the dimensions differ.
@@ -80,7 +80,7 @@ def frechet_clean_fid(sample: Statistics, reference: Statistics) -> float:
 
 
 def frechet_torch_fidelity(sample: Statistics, reference: Statistics) -> float:
-    """As torch-fidelity (and so MAR) computes it: tr √(Σ₁Σ₂) is the sum of the roots of the eigenvalues.
+    """The rule of torch-fidelity and MAR: tr √(Σ₁Σ₂) is the sum of the square roots of the eigenvalues.
 
     Raises:
         UserError: the dimensions differ.
@@ -101,7 +101,7 @@ FRECHET_RULES: dict[str, Callable[[Statistics, Statistics], float]] = {
 def _check_alike(sample: Statistics, reference: Statistics) -> None:
     if sample.mean.shape != reference.mean.shape:
         raise UserError(
-            f"both sides need features of one length, got {sample.mean.size} and {reference.mean.size}"
+            f"both sets need features of the same length, got {sample.mean.size} and {reference.mean.size}"
         )
 
 
@@ -110,7 +110,7 @@ def _root_of_product(sample: Statistics, reference: Statistics) -> Array:
     first, second = sample.covariance, reference.covariance
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a singular product is an expected case, handled below
-        root = sqrtm(first @ second)
+        root: Array = sqrtm(first @ second)
         if not np.isfinite(root).all():
             offset = DIAGONAL_OFFSET * np.eye(len(first))
             root = sqrtm((first + offset) @ (second + offset))

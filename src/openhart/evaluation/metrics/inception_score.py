@@ -12,15 +12,16 @@ TORCH_FIDELITY_SEED = 2020
 
 
 def inception_score_guided_diffusion(features: Array, weight: Array, part_size: int = 5000) -> float:
-    """As ADM's evaluator computes it, in float32.
+    """The rule of ADM's evaluator, in float32.
 
-    The features are cut in the order given into parts of ``part_size``; a shorter last part counts as much
-    as the others. Features that are sorted by class give a score that is several times too low: shuffle the
-    samples first. A probability that underflows to 0 makes the score NaN, as in the published program.
+    The features are divided, in the given order, into parts of ``part_size``; a shorter last part has the
+    same weight as the others. Features that are sorted by class give a score that is several times too low,
+    so shuffle the samples first. A probability that underflows to 0 makes the score NaN, as in the published
+    program.
 
     Args:
         features: (N, D).
-        weight: (D, classes), of the network's last layer, whose bias is left out.
+        weight: (D, classes) of the network's last layer; its bias is omitted.
         part_size: features per part.
     """
     logits = features.astype(np.float32) @ weight.astype(np.float32)
@@ -38,13 +39,13 @@ def inception_score_guided_diffusion(features: Array, weight: Array, part_size: 
 def inception_score_torch_fidelity(
     features: Array, weight: Array, parts: int = TORCH_FIDELITY_PARTS, seed: int | None = TORCH_FIDELITY_SEED
 ) -> tuple[float, float]:
-    """As torch-fidelity (and so MAR) computes it, in float64 on equal parts of shuffled features.
+    """The rule of torch-fidelity and MAR, in float64 on equal parts of shuffled features.
 
     Args:
         features: (N, D).
-        weight: (D, classes), of the network's last layer, whose bias is left out.
-        parts: how many.
-        seed: of the shuffle; None leaves the order as it is.
+        weight: (D, classes) of the network's last layer; its bias is omitted.
+        parts: number of parts.
+        seed: seed of the shuffle; None keeps the order.
 
     Returns:
         mean and standard deviation over the parts.

@@ -1,4 +1,4 @@
-"""How sure a figure is: 95 % intervals of means and shares."""
+"""95 % intervals of means, proportions and other statistics."""
 
 from collections.abc import Callable
 
@@ -20,9 +20,9 @@ def bootstrap_interval(
 
     Args:
         values: (N, …), one row per independent sample.
-        statistic: of a resampled array; the mean if it is None.
-        resamples: how many.
-        seed: of the resampling.
+        statistic: function of a resampled array; None means the mean.
+        resamples: number of resamples.
+        seed: seed of the resampling.
     """
     random = np.random.default_rng(seed)
     compute = statistic or (lambda rows: float(rows.mean()))
@@ -38,16 +38,16 @@ def bootstrap_error_interval(
     resamples: int = 100,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """The value ± 1.96 bootstrap standard errors, for statistics that resampling biases.
+    """The value ± 1.96 bootstrap standard errors, for statistics that are biased by resampling.
 
-    Drawing with replacement repeats samples, which pushes a Fréchet distance up: a percentile interval can
-    then miss the value itself.
+    Drawing with replacement repeats samples, which increases a Fréchet distance, so a percentile interval may
+    not contain the value itself.
 
     Args:
         values: (N, …), one row per independent sample.
-        statistic: of an array of rows.
-        resamples: how many.
-        seed: of the resampling.
+        statistic: function of an array of rows.
+        resamples: number of resamples.
+        seed: seed of the resampling.
     """
     random = np.random.default_rng(seed)
     drawn = [statistic(values[random.integers(len(values), size=len(values))]) for _ in range(resamples)]
@@ -56,6 +56,6 @@ def bootstrap_error_interval(
 
 
 def share_interval(hits: int, count: int) -> tuple[float, float]:
-    """Wilson's interval of a share (1927), which stays right where all or none are hits."""
+    """Wilson's score interval of a proportion (1927), which is also valid if all or none are hits."""
     interval = binomtest(hits, count).proportion_ci(LEVEL, method="wilson")
     return float(interval.low), float(interval.high)

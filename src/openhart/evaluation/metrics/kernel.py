@@ -1,4 +1,4 @@
-"""Kernel inception distance (arXiv 1801.01401): an unbiased squared MMD, so small sets may be compared."""
+"""Kernel inception distance (arXiv 1801.01401): an unbiased estimate of the squared MMD."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +16,14 @@ def kernel_distance(
     subset_size: int = SUBSET_SIZE,
     seed: int = 0,
 ) -> float:
-    """As clean-fid computes it: kernel (x·y / D + 1)³, mean over random subsets, without replacement.
+    """The rule of clean-fid: kernel (x·y / D + 1)³, mean over random subsets drawn without replacement.
 
     Args:
         reference: (N, D).
         sample: (M, D).
-        subsets: how many are drawn.
-        subset_size: points of a subset, at most; N and M bound it too.
-        seed: of the draw. The published program takes numpy's global state.
+        subsets: number of subsets.
+        subset_size: maximum number of points per subset; it is also limited by N and M.
+        seed: seed of the draw; the published program uses numpy's global state instead.
 
     Raises:
         UserError: see :func:`openhart.evaluation.metrics.frechet.check_features`.
@@ -43,4 +43,5 @@ def kernel_distance(
 
 
 def _kernel(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[np.floating]:
-    return (first @ second.T / first.shape[1] + 1) ** 3
+    kernel: NDArray[np.floating] = (first @ second.T / first.shape[1] + 1) ** 3
+    return kernel

@@ -11,7 +11,7 @@ from openhart.evaluation.metrics.pixels import Images, check_pairs
 
 @dataclass(frozen=True)
 class LpipsRule:
-    """Which network a figure was measured with; figures of different networks cannot be compared."""
+    """A network and the programs that use it; values of different networks cannot be compared."""
 
     network: Literal["alex", "vgg"]
     used_by: str
@@ -24,13 +24,13 @@ LPIPS_RULES = {
 
 
 def mean_lpips(images: Images, references: Images, rule: str) -> float:
-    """Mean distance of aligned images.
+    """Mean LPIPS of aligned images.
 
-    Both conventions give the network values in [−1, 1]: torchmetrics takes [0, 1] and shifts them itself.
+    In both conventions the network sees values in [−1, 1]; torchmetrics accepts [0, 1] and rescales them.
 
     Args:
         images: uint8 (N, H, W, 3).
-        references: of the same shape.
+        references: images of the same shape.
         rule: one of :data:`LPIPS_RULES`.
 
     Raises:
@@ -52,6 +52,6 @@ def _network(name: Literal["alex", "vgg"]) -> Any:
         return LearnedPerceptualImagePatchSimilarity(net_type=name, normalize=True)
     except (ImportError, ModuleNotFoundError, OSError, RuntimeError) as error:
         raise UserError(
-            "LPIPS needs torchmetrics, torchvision and the network's weights, which torchvision downloads: "
+            "LPIPS needs torchmetrics, torchvision and the network's weights, which torchvision loads: "
             f"pip install torchmetrics torchvision ({error})"
         ) from error

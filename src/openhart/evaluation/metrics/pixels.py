@@ -1,6 +1,6 @@
-"""From floating-point images to bytes, and distances between aligned images, in named conventions.
+"""Rounding of floating-point images to bytes, and distances between aligned images, in named conventions.
 
-Everything but :func:`to_bytes` takes images as uint8 (N, H, W, 3), as they are stored in files.
+All functions except :func:`to_bytes` take images as uint8 (N, H, W, 3), as they are stored in files.
 """
 
 import math
@@ -19,7 +19,7 @@ Images = NDArray[np.uint8]
 WINDOW = 7
 ROUNDING_RULES = {
     "round": "round(255 · (x + 1) / 2): MAR, torchvision's save_image, LlamaGen, DC-AE",
-    "truncate": "floor(255 · (x + 1) / 2), half a level darker: VAR's demo, HART's sample.py, ADM",
+    "truncate": "floor(255 · (x + 1) / 2), on average half a level darker: VAR's demo, HART's sample.py, ADM",
 }
 
 
@@ -41,7 +41,7 @@ def to_bytes(images: Tensor, rounding: str = "round") -> Images:
 
 
 def check_pairs(images: Images, references: Images) -> None:
-    """Refuse what cannot be compared pixel by pixel.
+    """Refuse images that cannot be compared pixel by pixel.
 
     Raises:
         UserError: the arrays are not uint8 (N, H, W, 3) of one shape.
@@ -52,7 +52,9 @@ def check_pairs(images: Images, references: Images) -> None:
                 f"images must be uint8 of shape (N, H, W, 3), got {pictures.dtype} {pictures.shape}"
             )
     if images.shape != references.shape:
-        raise UserError(f"images to compare must have one shape, got {images.shape} and {references.shape}")
+        raise UserError(
+            f"images that are compared must have the same shape, got {images.shape} and {references.shape}"
+        )
 
 
 def psnr_each(images: Images, references: Images) -> NDArray[np.float64]:
@@ -60,13 +62,14 @@ def psnr_each(images: Images, references: Images) -> NDArray[np.float64]:
     check_pairs(images, references)
     difference = images.astype(np.float64) - references
     with np.errstate(divide="ignore"):
-        return 10 * np.log10(255**2 / np.square(difference).mean(axis=(1, 2, 3)))
+        ratios: NDArray[np.float64] = 10 * np.log10(255**2 / np.square(difference).mean(axis=(1, 2, 3)))
+    return ratios
 
 
 def mean_psnr(images: Images, references: Images) -> float:
-    """Mean of the images' own ratios (DC-AE, LightningDiT, LlamaGen), not the ratio of the mean error.
+    """Mean of the ratios per image (DC-AE, LightningDiT, LlamaGen), not the ratio of the mean error.
 
-    Identical pairs are left out; the result is infinite where all are identical.
+    Identical pairs are omitted; the result is infinite if all pairs are identical.
     """
     ratios = psnr_each(images, references)
     finite = ratios[np.isfinite(ratios)]
@@ -74,10 +77,10 @@ def mean_psnr(images: Images, references: Images) -> float:
 
 
 def ssim_torchmetrics(images: Images, references: Images) -> float:
-    """Mean structural similarity (Wang et al. 2004) as DC-AE computes it: Gaussian window, range 255.
+    """Mean structural similarity (Wang et al. 2004) by the rule of DC-AE: Gaussian window, range 255.
 
     Raises:
-        UserError: torchmetrics is not installed, or see :func:`check_pairs`.
+        UserError: torchmetrics is not installed, or :func:`check_pairs` refuses the images.
     """
     check_pairs(images, references)
     try:
@@ -95,7 +98,7 @@ def ssim_skimage(images: Images, references: Images) -> float:
 
 
 def ssim_llamagen(images: Images, references: Images) -> float:
-    """The same as LlamaGen calls it: a data range of 2 on images in [0, 1], so the result is too high."""
+    """The same with the data range of LlamaGen: 2 for images in [0, 1], so the result is too high."""
     return _uniform_ssim(images, references, data_range=2.0)
 
 
@@ -110,7 +113,7 @@ def _uniform_ssim(images: Images, references: Images, data_range: float) -> floa
     check_pairs(images, references)
     if min(images.shape[1:3]) < WINDOW:
         raise UserError(
-            f"SSIM needs images of at least {WINDOW} pixels a side, got {images.shape[2]}×{images.shape[1]}"
+            f"SSIM needs images of at least {WINDOW} pixels per side, got {images.shape[2]}×{images.shape[1]}"
         )
     scores = [_ssim(a / 255, b / 255, data_range) for a, b in zip(images, references, strict=True)]
     return float(np.mean(scores))
@@ -121,7 +124,8 @@ def _ssim(first: NDArray[np.float64], second: NDArray[np.float64], data_range: f
 
     def local_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
         margin = WINDOW // 2
-        return uniform_filter(values, (WINDOW, WINDOW, 0))[margin:-margin, margin:-margin]
+        means: NDArray[np.float64] = uniform_filter(values, (WINDOW, WINDOW, 0))
+        return means[margin:-margin, margin:-margin]
 
     unbiased = WINDOW**2 / (WINDOW**2 - 1)
     mean_a, mean_b = local_mean(first), local_mean(second)

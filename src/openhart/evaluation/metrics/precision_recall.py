@@ -1,8 +1,8 @@
 """Improved precision and recall (arXiv 1904.06991), by the rules of two published programs.
 
 A set's manifold is the union of balls around its points, each reaching to the third nearest other point.
-Precision is the share of samples inside the reference's manifold, recall the share of reference images
-inside the samples'. The sets need not be of the same size.
+Precision is the fraction of samples inside the manifold of the references; recall is the fraction of
+references inside the manifold of the samples. The two sets may have different sizes.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ Distances = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """Shares in [0, 1]."""
+    """Fractions in [0, 1]."""
 
     precision: float
     recall: float
@@ -31,18 +31,18 @@ class PrecisionRecall:
 def precision_recall_guided_diffusion(
     reference: NDArray[np.floating], sample: NDArray[np.floating], neighbours: int = NEIGHBOURS
 ) -> PrecisionRecall:
-    """As ADM's evaluator computes it, on squared Euclidean distances.
+    """The rule of ADM's evaluator, on squared Euclidean distances.
 
     The published program computes distances in float16 unless one of a block overflows, and in float32 then;
-    here they are always float32, so that shares may differ by about 0.005 on Inception's features.
+    here they are always float32, so the results may differ by about 0.005 on Inception features.
 
     Args:
         reference: (N, D).
         sample: (M, D).
-        neighbours: which nearest other point a ball reaches to.
+        neighbours: index of the nearest other point that defines the radius of a ball.
 
     Raises:
-        UserError: a set has no more than ``neighbours`` points, or features are not of one length.
+        UserError: a set has no more than ``neighbours`` points, or the features differ in length.
     """
     return _precision_recall(reference, sample, neighbours, _squared_distances)
 
@@ -50,7 +50,7 @@ def precision_recall_guided_diffusion(
 def precision_recall_torch_fidelity(
     reference: NDArray[np.floating], sample: NDArray[np.floating], neighbours: int = NEIGHBOURS
 ) -> PrecisionRecall:
-    """As torch-fidelity computes it, on plain Euclidean distances; arguments as for ADM's rule."""
+    """The rule of torch-fidelity, on Euclidean distances; arguments as for ADM's rule."""
     return _precision_recall(reference, sample, neighbours, torch.cdist)
 
 
@@ -64,12 +64,12 @@ def _precision_recall(
 ) -> PrecisionRecall:
     if min(len(reference), len(sample)) <= neighbours:
         raise UserError(
-            f"precision and recall need more than {neighbours} images on each side, "
+            f"precision and recall need more than {neighbours} images in each set, "
             f"got {len(reference)} and {len(sample)}"
         )
     if reference.shape[1:] != sample.shape[1:]:
         raise UserError(
-            f"both sides need features of one length, got {reference.shape[1]} and {sample.shape[1]}"
+            f"both sets need features of the same length, got {reference.shape[1]} and {sample.shape[1]}"
         )
     real, made = (torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)) for x in (reference, sample))
     real_radii, made_radii = (_radii(x, neighbours, distances) for x in (real, made))

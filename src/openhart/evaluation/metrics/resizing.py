@@ -1,7 +1,7 @@
-"""How images reach the size that a benchmark or a feature network wants: published rules, by name.
+"""Published rules for resizing images to the size that a benchmark or a feature network needs, by name.
 
-They differ by a fraction of a pixel, by the filter and, downwards, by aliasing, and each moves a Fréchet
-distance: name the rule beside every figure.
+The rules differ in sub-pixel position, filter and antialiasing, and each difference changes a Fréchet
+distance. Therefore every figure names its rule.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Is a picture's own counterpart the nearest one in a set, or among the nearest five?"""
+"""Retrieval accuracy: is an image's own counterpart the nearest in a set, or among the nearest five?"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,14 +10,14 @@ RANKS = {"top1": 1, "top5": 5}
 
 
 def retrieval_ranks(given: Floats, wanted: Floats) -> NDArray[np.int_]:
-    """How many others are nearer than the own counterpart, by cosine: (N,), 0 where it is the nearest.
+    """Number of images that are nearer than the own counterpart, by cosine similarity: (N,); 0 is best.
 
     Args:
-        given: features (N, D) of the pictures to be recognised.
+        given: features (N, D) of the images to be recognised.
         wanted: features (N, D) of their counterparts, in the same order.
 
     Raises:
-        UserError: the two are not of one shape.
+        UserError: the two arrays differ in shape.
     """
     if given.shape != wanted.shape:
         raise UserError(

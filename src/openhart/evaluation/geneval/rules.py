@@ -1,6 +1,6 @@
-"""GenEval's rules (arXiv 2310.11513): which detections count, and whether they are what a prompt asked for.
+"""The rules of GenEval (arXiv 2310.11513): which detections count, and whether they satisfy the prompt.
 
-Every comparison is in float32, as in the published program, where a score of 0.30000001 is not above 0.3.
+All comparisons use float32, as in the published program, in which a score of 0.30000001 is not above 0.3.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from openhart.errors import UserError
-from openhart.evaluation.detections import Floats, Found, Objects
+from openhart.evaluation.geneval.detections import Floats, Found, Objects
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 RELATIONS = ("left of", "right of", "above", "below")
@@ -22,14 +22,15 @@ NameColours = Callable[[Objects, str], list[str]]
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The published program's options, with their defaults.
+    """The options of the published program, with their defaults.
 
     Attributes:
-        threshold: a detection's score must exceed this.
+        threshold: the score of a detection must exceed this value.
         counting_threshold: the same for prompts of the task ``counting``.
-        max_objects: at most so many detections of a class are kept.
-        max_overlap: of two detections that overlap by so much, the less confident is dropped; 1 is off.
-        position_threshold: share of both sizes that is taken off the distance of two objects.
+        max_objects: maximum number of detections that are kept per class.
+        max_overlap: intersection over union from which the less confident of two detections is dropped; 1
+            switches this off.
+        position_threshold: fraction of the two objects' sizes that is subtracted from their distance.
     """
 
     threshold: float = 0.3
@@ -41,19 +42,19 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a picture shows what was asked for, and if not, every reason, one per line."""
+    """Whether an image satisfies its prompt; if it does not, ``reason`` has one line per failure."""
 
     correct: bool
     reason: str
 
 
 def kept_indices(boxes: Floats, threshold: float, options: Thresholds) -> list[int]:
-    """Which detections of a class count, the most confident first: threshold, limit, then suppression.
+    """Indices of the detections that count, by descending score: threshold, then limit, then suppression.
 
     Args:
         boxes: float32 (n, 5).
-        threshold: see :class:`Thresholds`.
-        options: limit and overlap.
+        threshold: the score that must be exceeded.
+        options: the limit and the overlap.
     """
     order = np.argsort(boxes[:, 4])[::-1]
     waiting = order[boxes[order, 4] > threshold][: options.max_objects].tolist()
@@ -67,7 +68,7 @@ def kept_indices(boxes: Floats, threshold: float, options: Thresholds) -> list[i
 
 
 def keep(found: Found, tag: str, options: Thresholds) -> dict[str, Objects]:
-    """The detections that count for a prompt of the task ``tag``; classes without any are left out."""
+    """The detections that count for a prompt of the task ``tag``; classes without detections are omitted."""
     threshold = options.counting_threshold if tag == "counting" else options.threshold
     kept = {
         name: objects.take(kept_indices(objects.boxes, threshold, options)) for name, objects in found.items()
@@ -76,7 +77,7 @@ def keep(found: Found, tag: str, options: Thresholds) -> dict[str, Objects]:
 
 
 def overlap(first: Floats, second: Floats) -> float:
-    """Intersection over union of two boxes, whose sides count one pixel more than their difference."""
+    """Intersection over union of two boxes; as published, sides are one pixel longer than the difference."""
 
     def area(corners: Any) -> Any:
         return max(corners[2] - corners[0] + 1, 0) * max(corners[3] - corners[1] + 1, 0)
@@ -87,7 +88,7 @@ def overlap(first: Floats, second: Floats) -> float:
 
 
 def relations(first: Floats, second: Floats, position_threshold: float) -> list[str]:
-    """Where the first box is with respect to the second: none, one or two of :data:`RELATIONS`."""
+    """Position of the first box relative to the second: none, one or two of :data:`RELATIONS`."""
     boxes = np.stack([first, second])[:, :4].reshape(2, 2, 2)
     centres = boxes.mean(axis=1)
     sizes = np.abs(boxes[:, 1] - boxes[:, 0])
@@ -103,19 +104,19 @@ def relations(first: Floats, second: Floats, position_threshold: float) -> list[
 def judge(
     metadata: Mapping[str, Any], objects: Found, name_colours: NameColours, options: Thresholds
 ) -> Verdict:
-    """Whether the objects that were kept are what a prompt asked for.
+    """Decide whether the kept objects satisfy a prompt.
 
-    Only the ``count`` most confident objects of a class are looked at for colour and position; an exclude
-    clause counts all.
+    Colour and position are checked on the ``count`` most confident objects of a class only; an ``exclude``
+    clause counts all objects.
 
     Args:
-        metadata: the prompt's line of the benchmark, with ``include`` and perhaps ``exclude``.
-        objects: see :func:`keep`.
-        name_colours: names the colours of objects of a class.
+        metadata: the prompt's line of the benchmark file, with ``include`` and optionally ``exclude``.
+        objects: the result of :func:`keep`.
+        name_colours: classifies the colours of objects of one class.
         options: the position threshold.
 
     Raises:
-        UserError: a clause refers to a clause that is not before it.
+        UserError: the position of a clause refers to a clause that does not precede it.
     """
     reasons: list[str] = []
     matched: list[Objects | None] = []
@@ -157,7 +158,7 @@ def _wrong_position(
 ) -> str | None:
     name, (wanted, index) = clause["class"], clause["position"]
     if not -len(matched) <= index < len(matched):
-        raise UserError(f"the position of {name} refers to clause {index}, which is not before it")
+        raise UserError(f"the position of {name} refers to clause {index}, which does not precede it")
     target = matched[index]
     if target is None:
         return f"no target for {name} to be {wanted}"

@@ -1,4 +1,4 @@
-"""How well a generator predicts real pictures scale by scale, and its residual head what codes leave."""
+"""Prediction quality under teacher forcing: cross-entropy of real codes, and error of the residual head."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +19,7 @@ from openhart.scales import split_by_scale
 
 @dataclass
 class Sums:
-    """Sums over samples; of codes one number a scale."""
+    """Sums over samples; for codes one value per scale."""
 
     samples: int = 0
     losses: list[Tensor] = field(default_factory=list)
@@ -29,23 +29,23 @@ class Sums:
 
 @torch.no_grad()
 def evaluate_likelihood(
-    pipeline: HartPipeline, dataset: Dataset, batch_size: int = 32, seed: int = 0, quiet: bool = False
+    pipeline: HartPipeline, dataset: Dataset[Any], batch_size: int = 32, seed: int = 0, quiet: bool = False
 ) -> dict[str, Any]:
-    """Show a generator the codes of real pictures and compare its predictions (teacher forcing).
+    """Compare predictions with the codes of real images, given all coarser scales (teacher forcing).
 
     Args:
         pipeline: the model.
-        dataset: map-style, of images (3, H, W) in [−1, 1] and records; of a record's captions, ``text``.
-        batch_size: pictures at a time.
-        seed: of the codes and residuals that are drawn.
+        dataset: map-style, of images (3, H, W) in [−1, 1] and records; the caption is the record's ``text``.
+        batch_size: images per batch.
+        seed: seed of the codes and residuals that are drawn.
         quiet: show no progress bar.
 
     Returns:
-        ``samples``; ``cross_entropy`` in nats and ``accuracy`` of the likeliest code, over all tokens, and
-        of each scale under ``scales``. With a residual head also ``residual``: of the last scale's codes that
-        the model draws itself, what they leave over is the truth and the head's residual the guess;
-        ``error``, squared, of ``sampled`` and ``mean`` residuals, 1 being that of no residual, and the
-        ``strength`` at which it would be smallest, with the error there.
+        ``samples``; ``cross_entropy`` in nats and ``accuracy`` of the most likely code, over all tokens, and
+        per scale under ``scales``. With a residual head also ``residual``: the model draws codes of the last
+        scale, and the true residual with respect to these codes is compared with the head's residual.
+        ``error`` is the squared error of ``sampled`` and ``mean`` residuals relative to that of no residual;
+        ``strength`` is the factor that minimizes the error, and ``error_at_strength`` the error with it.
     """
     sums = Sums()
     loader = DataLoader(dataset, batch_size, collate_fn=collate)
@@ -126,7 +126,7 @@ def _add_residual(
 
 
 def _errors(products: Tensor) -> dict[str, float]:
-    """Of sums of truth², truth·guess and guess²: the relative error, and where it is smallest."""
+    """Relative error and its minimum, from the sums of truth², truth·guess and guess²."""
     truth, both, guess = products.tolist()
     strength = min(max(both / guess, 0.0), 1.0) if guess else 0.0
     return {

@@ -1,4 +1,4 @@
-"""Networks that turn images into the features of a Fréchet distance, behind one interface."""
+"""Feature extractors for Fréchet distances, kernel distances and retrieval, with one interface."""
 
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from openhart.data.oklab import to_oklab
 from openhart.errors import UserError
-from openhart.evaluation.checker.oklab import to_oklab
-from openhart.evaluation.gradients import oriented_gradients
+from openhart.evaluation.networks.gradients import oriented_gradients
 
 SPATIAL_CHANNELS = 7
 MIDDLE = (0.7, 0.0, 0.0)
@@ -18,23 +18,27 @@ Floats = NDArray[np.floating]
 
 
 class Extractor(Protocol):
-    """Features of images.
+    """Computes features of images.
 
     Attributes:
-        name: network, weights and resizing rule, as it is written into every result.
-        softmax_weight: (D, classes) of the last layer without its bias, or None where there is no classifier.
+        name: network, weights and resizing rule, as they are written into every result.
+        softmax_weight: weight (D, classes) of the last layer without its bias; None if the network has no
+            classifier.
     """
 
     name: str
     softmax_weight: Floats | None
 
     def __call__(self, images: NDArray[np.uint8]) -> tuple[Floats, Floats | None]:
-        """uint8 (B, H, W, 3) → pooled features (B, D); spatial features (B, S), or None."""
+        """uint8 (B, H, W, 3) → pooled features (B, D), and spatial features (B, S) or None."""
         ...
 
 
 class EfficientNetExtractor:
-    """The packaged EfficientNet-Lite0: 1,280 pooled features, no spatial ones. Its figures are not FIDs."""
+    """The packaged EfficientNet-Lite0: 1,280 pooled features and no spatial ones.
+
+    Distances in these features cannot be compared with FID.
+    """
 
     name = "EfficientNet-Lite0, 1,280 features, antialiased bilinear to 224"
     softmax_weight: Floats | None = None
@@ -51,11 +55,27 @@ class EfficientNetExtractor:
         return self.network.pooled(batch).cpu().numpy(), None
 
 
-class GradientExtractor:
-    """Directions of edges and layout of colours: no network, so nothing can have been trained towards it.
+class MiddleExtractor:
+    """Block 10 of the packaged EfficientNet-Lite0: 112 features, so few that a few hundred images suffice."""
 
-    Histograms of oriented gradients (9 directions, cells of 8 pixels) of the picture at 64 pixels, and the
-    mean Oklab colour of 8 × 8 fields, each of unit length.
+    name = "EfficientNet-Lite0, 112 features of block 10, antialiased bilinear to 224"
+    softmax_weight: Floats | None = None
+
+    def __init__(self) -> None:
+        self.network = EfficientNetExtractor().network
+
+    @torch.no_grad()
+    def __call__(self, images: NDArray[np.uint8]) -> tuple[Floats, Floats | None]:
+        """See :class:`Extractor`."""
+        batch = torch.from_numpy(images.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return self.network.middle(batch).numpy(), None
+
+
+class GradientExtractor:
+    """Edges and colours without any network, so that no model can have been trained on these features.
+
+    Histograms of oriented gradients (9 directions, cells of 8 pixels) of the image at 64 pixels, and the mean
+    Oklab colour of 8 × 8 fields; each of the two parts is scaled to unit length.
     """
 
     name = "oriented gradients and colour layout at 64 pixels"
@@ -76,17 +96,17 @@ class GradientExtractor:
 
 
 class InceptionExtractor:
-    """The 2015 Inception of FID, as torch-fidelity converted it, with ADM's spatial features beside the pool.
+    """The Inception network of 2015 that defines FID, as converted by torch-fidelity.
 
-    Spatial features are the first 7 channels of the 1×1 branch of ``Mixed_6d``, flattened with channels last:
-    2,023 values in the order of ADM's stored ``mu_s``.
+    The spatial features are those of ADM's sFID: the first 7 channels of the 1×1 branch of ``Mixed_6d``,
+    flattened with channels last, which gives 2,023 values in the order of ADM's stored ``mu_s``.
 
     Args:
         weights: path of torch-fidelity's ``weights-inception-2015-12-05-6726825d.pth``; None downloads it.
-        device: where it runs.
+        device: where the network runs.
 
     Raises:
-        UserError: torch-fidelity is not installed, or its weights cannot be had.
+        UserError: torch-fidelity is not installed, or its weights can be neither read nor downloaded.
     """
 
     name = "Inception 2015-12-05, 2,048 features, legacy TensorFlow resize to 299"
@@ -96,7 +116,7 @@ class InceptionExtractor:
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         except (ImportError, RuntimeError) as error:
             raise UserError(
-                "Inception's features need torch-fidelity: pip install torch-fidelity torchvision"
+                "Inception features need torch-fidelity: pip install torch-fidelity torchvision"
             ) from error
         try:
             network: Any = FeatureExtractorInceptionV3(

@@ -1,4 +1,4 @@
-"""Image batches in the files that ADM's evaluation exchanges (``.npz``), larger than memory if need be."""
+"""The ``.npz`` files of ADM's evaluation, read and written in parts because they can exceed the memory."""
 
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -22,13 +22,13 @@ Images = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class BatchFile:
-    """What a file of image batches holds.
+    """The content of a sample file or of a reference file.
 
     Attributes:
         path: the file.
-        shape: (N, H, W, 3), or None where it holds statistics alone.
-        pool: statistics of the pooled features, if they are stored.
-        spatial: statistics of the spatial features, if they are stored.
+        shape: (N, H, W, 3) of the images, or None if the file contains only statistics.
+        pool: statistics of the pooled features, or None if they are not stored.
+        spatial: statistics of the spatial features, or None if they are not stored.
     """
 
     path: Path
@@ -37,35 +37,37 @@ class BatchFile:
     spatial: Statistics | None
 
     def batches(self, size: int) -> Iterator[Images]:
-        """The images in file order, ``size`` at a time, uint8 (B, H, W, 3).
+        """Read the images in file order, ``size`` at a time: uint8 (B, H, W, 3).
 
         Raises:
-            UserError: the file holds no images, or ends too early.
+            UserError: the file contains no images or is truncated.
         """
         if self.shape is None:
-            raise UserError(f"{self.path} holds statistics and no images ({IMAGES})")
+            raise UserError(
+                f"{self.path} contains statistics but no images ({IMAGES}): give a file with images"
+            )
         with _opened(self.path, IMAGES) as (stream, _):
             picture = int(np.prod(self.shape[1:]))
             for start in range(0, self.shape[0], size):
                 count = min(size, self.shape[0] - start)
                 data = stream.read(count * picture)
                 if len(data) < count * picture:
-                    raise UserError(f"{self.path} is cut short: {IMAGES} ends before image {start + count}")
+                    raise UserError(f"{self.path} is truncated: {IMAGES} ends before image {start + count}")
                 yield np.frombuffer(data, dtype=np.uint8).reshape(count, *self.shape[1:])
 
 
 def read_batch_file(path: Path) -> BatchFile:
-    """Open a sample batch or a reference file of ADM's evaluation.
+    """Open a sample file or a reference file of ADM's evaluation.
 
-    ``arr_0`` has the images; ``mu`` and ``sigma`` the statistics of pooled features, ``mu_s`` and ``sigma_s``
-    those of spatial ones. Where ``mu`` is there, all statistics are taken from the file and none is computed;
-    where it is not, stored spatial statistics are ignored, as in the published program.
+    ``arr_0`` contains the images, ``mu`` and ``sigma`` the statistics of the pooled features, ``mu_s`` and
+    ``sigma_s`` those of the spatial features. If ``mu`` is stored, all statistics come from the file and none
+    is computed; otherwise stored spatial statistics are ignored, as in the published program.
 
     Raises:
-        UserError: there is no such file, it is none of numpy's, or what it holds does not fit.
+        UserError: the file does not exist, is not an ``.npz`` file, or has arrays of the wrong shape.
     """
     if not path.is_file():
-        raise UserError(f"there is no file {path}: give an .npz with {IMAGES}, uint8 (N, H, W, 3)")
+        raise UserError(f"there is no file {path}: give an .npz file with {IMAGES}, uint8 (N, H, W, 3)")
     try:
         with np.load(path, allow_pickle=False) as stored:
             keys = set(stored.files)
@@ -74,7 +76,9 @@ def read_batch_file(path: Path) -> BatchFile:
         raise UserError(f"cannot read {path} as an .npz file: {error}") from error
     if not keys & {IMAGES, "mu"}:
         found = ", ".join(sorted(keys)) or "nothing"
-        raise UserError(f"{path} must hold {IMAGES} (images) or mu and sigma (statistics), it holds {found}")
+        raise UserError(
+            f"{path} must contain {IMAGES} (images) or mu and sigma (statistics), but it contains {found}"
+        )
     shape = _image_shape(path) if IMAGES in keys else None
     pool = _statistics(path, arrays, "")
     return BatchFile(path, shape, pool, pool and _statistics(path, arrays, "_s"))
@@ -85,15 +89,15 @@ def _statistics(path: Path, arrays: dict[str, Any], suffix: str) -> Statistics |
     if mean is None and covariance is None:
         return None
     if mean is None or covariance is None or mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
-        raise UserError(f"{path} must hold mu{suffix} of shape (D,) and sigma{suffix} of shape (D, D)")
+        raise UserError(f"{path} must contain mu{suffix} of shape (D,) and sigma{suffix} of shape (D, D)")
     return Statistics(mean, covariance)
 
 
 def _image_shape(path: Path) -> tuple[int, int, int, int]:
     with _opened(path, IMAGES) as (_, (shape, fortran_order, dtype)):
         if dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3 or 0 in shape or fortran_order:
-            raise UserError(f"{IMAGES} of {path} must be uint8 of shape (N, H, W, 3), it is {dtype} {shape}")
-        return shape
+            raise UserError(f"{IMAGES} of {path} must be uint8 of shape (N, H, W, 3), got {dtype} {shape}")
+        return shape[0], shape[1], shape[2], shape[3]
 
 
 @contextmanager
@@ -109,23 +113,23 @@ def _opened(path: Path, name: str) -> Iterator[tuple[IO[bytes], tuple[Any, bool,
 def write_sample_batch(
     paths: Sequence[Path], target: Path, read: Callable[[Path], Image.Image], seed: int | None = 0
 ) -> None:
-    """Pack pictures into a sample batch as ADM's evaluator reads it.
+    """Pack images into the sample file that ADM's evaluator reads.
 
-    The order is shuffled, because the inception score is computed in parts of 5,000 in file order: 50,000
-    pictures stored class by class score about 62 instead of about 298.
+    The order is shuffled because the evaluator computes the inception score in parts of 5,000 images in file
+    order: 50,000 images stored class by class score about 62 instead of about 298.
 
     Args:
-        paths: of the pictures, all of one size.
-        target: the ``.npz`` to write; it appears only when it is complete.
-        read: opens a picture.
-        seed: of the shuffle; None keeps the order given.
+        paths: the image files, all of one size.
+        target: the ``.npz`` file; it appears only when it is complete.
+        read: opens an image.
+        seed: seed of the shuffle; None keeps the given order.
 
     Raises:
-        UserError: there are no pictures, or they are of several sizes.
+        UserError: there are no images, or their sizes differ.
         OSError: the file cannot be written.
     """
     if not paths:
-        raise UserError("a sample batch needs at least one picture")
+        raise UserError("a sample file needs at least one image")
     order = range(len(paths)) if seed is None else np.random.default_rng(seed).permutation(len(paths))
     shape = to_array(read(paths[0])).shape
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), *shape)}
@@ -139,7 +143,7 @@ def write_sample_batch(
             picture = to_array(read(paths[index]))
             if picture.shape != shape:
                 raise UserError(
-                    f"the pictures of a sample batch must be of one size: {paths[0]} is "
-                    f"{shape[1]}×{shape[0]}, {paths[index]} is {picture.shape[1]}×{picture.shape[0]}"
+                    f"all images of a sample file must have one size, but {paths[0]} is "
+                    f"{shape[1]}×{shape[0]}, and {paths[index]} is {picture.shape[1]}×{picture.shape[0]}"
                 )
             stream.write(picture.tobytes())

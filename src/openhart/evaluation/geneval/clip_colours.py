@@ -1,7 +1,4 @@
-"""Which of GenEval's ten colours an object has, by a CLIP model, as the published program decides it."""
-
-from collections.abc import Sequence
-from typing import Protocol
+"""Zero-shot classification of an object's colour by a CLIP model, as in the published GenEval program."""
 
 import numpy as np
 import torch
@@ -10,8 +7,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from openhart.evaluation.detections import Objects
-from openhart.evaluation.geneval_rules import COLOURS
+from openhart.evaluation.geneval.detections import Objects
+from openhart.evaluation.geneval.rules import COLOURS
+from openhart.evaluation.networks.clip import ImageTextModel
 
 TEMPLATES = (
     "a photo of a {colour} {name}",
@@ -22,31 +20,13 @@ BACKGROUND = "#999"
 LOGIT_SCALE = 100.0
 
 
-class ImageTextModel(Protocol):
-    """A CLIP model; neither kind of features needs to be normalised.
-
-    Attributes:
-        name: network and weights.
-    """
-
-    name: str
-
-    def image_features(self, images: Sequence[Image.Image]) -> Tensor:
-        """RGB pictures of any size → (n, D)."""
-        ...
-
-    def text_features(self, texts: Sequence[str]) -> Tensor:
-        """Texts → (n, D)."""
-        ...
-
-
 class ClipColours:
-    """Names colours by the nearest of ten text classifiers made from three templates each.
+    """Chooses among ten colours by cosine similarity with text embeddings; three templates per colour.
 
     Args:
-        model: published with OpenAI's ViT-L/14.
-        background: what is painted around an object's mask; ``original`` leaves the picture as it is.
-        crop: whether the picture is cut to the object's box.
+        model: a CLIP model; the published program uses OpenAI's ViT-L/14.
+        background: colour that replaces everything outside the object's mask; ``original`` keeps the image.
+        crop: whether the image is cropped to the object's box.
     """
 
     def __init__(self, model: ImageTextModel, background: str = BACKGROUND, crop: bool = True) -> None:
@@ -56,7 +36,7 @@ class ClipColours:
 
     @torch.no_grad()
     def __call__(self, image: Image.Image, objects: Objects, class_name: str) -> list[str]:
-        """See :class:`openhart.evaluation.detections.ColourNamer`."""
+        """See :class:`openhart.evaluation.geneval.detections.ColourNamer`."""
         if class_name not in self.classifiers:
             self.classifiers[class_name] = colour_classifier(self.model, class_name)
         crops = [
@@ -75,12 +55,12 @@ class ClipColours:
 
 
 def colour_texts(class_name: str) -> list[str]:
-    """The texts of a class, three per colour; the article is not adapted (``a orange``)."""
+    """The texts of a class, three per colour; as published, the article is not adapted (``a orange``)."""
     return [template.format(colour=colour, name=class_name) for colour in COLOURS for template in TEMPLATES]
 
 
 def colour_classifier(model: ImageTextModel, class_name: str) -> Tensor:
-    """One unit vector per colour, (D, 10): the mean of its texts' normalised features, normalised again."""
+    """One unit vector per colour, (D, 10): the normalised mean of the normalised features of its texts."""
     features = F.normalize(model.text_features(colour_texts(class_name)), dim=-1)
     return F.normalize(features.unflatten(0, (len(COLOURS), len(TEMPLATES))).mean(dim=1), dim=-1).T
 
@@ -92,14 +72,14 @@ def object_picture(
     background: str = BACKGROUND,
     crop: bool = True,
 ) -> Image.Image:
-    """What CLIP is shown of an object: its mask on a plain background, cut to its box.
+    """The image of one object for CLIP: the masked object on a plain background, cropped to its box.
 
     Args:
         image: RGB.
-        box: (5,); its corners are rounded half to even, and black is what lies beyond the picture.
-        mask: bool (H, W), or None for the picture as it is.
-        background: a colour, or ``original``.
-        crop: whether to cut.
+        box: (5,); the corners are rounded half to even, and the area outside the image is black.
+        mask: bool (H, W), or None to keep the whole image.
+        background: a colour, or ``original`` to keep the background.
+        crop: whether to crop.
     """
     picture = image
     if mask is not None and background != "original":

@@ -1,4 +1,4 @@
-"""Multinomial logistic regression on features that need no training."""
+"""Multinomial logistic regression on fixed features."""
 
 import torch
 import torch.nn.functional as F
@@ -8,13 +8,13 @@ STEPS = 80
 
 
 def fit_linear(features: Tensor, labels: Tensor, classes: int, decay: float) -> nn.Linear:
-    """The layer with the least cross-entropy plus ``decay`` · |weight|²; always the same for the same input.
+    """The linear layer that minimizes the cross-entropy plus ``decay`` · |weight|²; deterministic.
 
     Args:
         features: (N, D).
         labels: (N,) in 0 … classes − 1.
-        classes: how many.
-        decay: of the weights.
+        classes: number of classes.
+        decay: weight decay.
     """
     layer = nn.Linear(features.shape[1], classes)
     nn.init.zeros_(layer.weight)
@@ -28,5 +28,5 @@ def fit_linear(features: Tensor, labels: Tensor, classes: int, decay: float) -> 
         return value
 
     with torch.enable_grad():
-        optimizer.step(loss)  # type: ignore[no-untyped-call]
+        optimizer.step(loss)
     return layer.requires_grad_(False)

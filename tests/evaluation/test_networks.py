@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 
 from openhart.errors import UserError
-from openhart.evaluation.clip_colours import ClipColours
-from openhart.evaluation.geneval_rules import COLOURS
-from openhart.evaluation.hub_models import COCO_CLASSES, TransformersClip, TransformersMask2Former
+from openhart.evaluation.geneval.clip_colours import ClipColours
+from openhart.evaluation.geneval.rules import COLOURS
+from openhart.evaluation.networks.clip import TransformersClip
+from openhart.evaluation.networks.mask2former import COCO_CLASSES, TransformersMask2Former
 from tests.evaluation.recorded import told
 
 
@@ -49,7 +50,7 @@ def clip(tmp_path_factory):
 
 
 def test_clip_names_a_colour_for_every_object(clip):
-    from openhart.evaluation.detections import Objects
+    from openhart.evaluation.geneval.detections import Objects
 
     model = TransformersClip(str(clip))
     assert model.text_features(["a", "a much longer text " * 20]).shape == (2, 8)

@@ -1,4 +1,4 @@
-"""Histograms of oriented gradients (Dalal and Triggs 2005): shapes without a network."""
+"""Histograms of oriented gradients (Dalal and Triggs, 2005): features of shape without a network."""
 
 import torch
 import torch.nn.functional as F
@@ -9,14 +9,14 @@ FLOOR = 0.01
 
 
 def oriented_gradients(lightness: Tensor, cell: int) -> Tensor:
-    """Strength of edges by direction in cells, each relative to its neighbourhood's.
+    """Edge strength per cell and direction, normalised by the strength in the neighbouring cells.
 
     Args:
         lightness: (B, 1, H, W) in [0, 1].
-        cell: side of a cell in pixels.
+        cell: side of a cell in pixels; it divides H and W.
 
     Returns:
-        (B, 9 · H / cell · W / cell); directions are taken without their sign.
+        (B, 9 · H / cell · W / cell); opposite directions count as one.
     """
     padded = F.pad(lightness, (1, 1, 1, 1), mode="replicate")
     x = padded[:, 0, 1:-1, 2:] - padded[:, 0, 1:-1, :-2]

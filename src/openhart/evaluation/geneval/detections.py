@@ -1,4 +1,4 @@
-"""What a detector says is in a picture, in GenEval's form: boxes with scores, and perhaps masks, by class."""
+"""Interfaces of GenEval's detector and colour classifier, and the form of their results."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Objects:
-    """Objects of one class in one picture.
+    """Detected objects of one class in one image.
 
     Attributes:
         boxes: float32 (n, 5): left, top, right, bottom in pixels, and score in [0, 1].
-        masks: bool (n, H, W), or None from a detector without masks.
+        masks: bool (n, H, W), or None if the detector has no masks.
     """
 
     boxes: Floats
@@ -27,7 +27,7 @@ class Objects:
         return len(self.boxes)
 
     def take(self, indices: list[int]) -> "Objects":
-        """The objects at these positions, in this order."""
+        """The objects with these indices, in this order."""
         return Objects(self.boxes[indices], None if self.masks is None else self.masks[indices])
 
 
@@ -35,28 +35,28 @@ Found = Mapping[str, Objects]
 
 
 class Detector(Protocol):
-    """Finds objects.
+    """Detects objects in an image.
 
     Attributes:
-        name: network and weights, as it is written into every result.
+        name: network and weights, as they are written into every result.
     """
 
     name: str
 
     def __call__(self, image: Image.Image) -> Found:
-        """An upright RGB picture → the objects of each class, in no order."""
+        """An upright RGB image → the objects of each class, in any order."""
         ...
 
 
 class ColourNamer(Protocol):
-    """Names the colours of objects.
+    """Classifies the colours of objects.
 
     Attributes:
-        name: network and rule, as it is written into every result.
+        name: network and rule, as they are written into every result.
     """
 
     name: str
 
     def __call__(self, image: Image.Image, objects: Objects, class_name: str) -> list[str]:
-        """A picture and objects of a class in it → one of GenEval's colours for each."""
+        """An image and objects of one class in it → one of GenEval's ten colours per object."""
         ...

@@ -1,4 +1,4 @@
-"""Pictures to measure: generated ones from prompts and seeds, real ones, and their reconstructions."""
+"""Images in memory: generation from prompts and seeds, reconstruction, and features."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm.auto import tqdm
 
-from openhart.evaluation.extractors import Extractor
 from openhart.evaluation.metrics.pixels import to_bytes
+from openhart.evaluation.networks.extractors import Extractor
 
 BATCH = 16
 Images = NDArray[np.uint8]
@@ -19,14 +19,14 @@ Images = NDArray[np.uint8]
 def generate(
     pipeline: Any, prompts: Sequence[str], seeds: Sequence[int], quiet: bool = False, **call: Any
 ) -> Images:
-    """One picture per prompt, rounded to bytes: (N, H, W, 3).
+    """Generate one image per prompt: uint8 (N, H, W, 3).
 
     Args:
-        pipeline: any pipeline of diffusers' signature that takes a list of prompts and of generators.
+        pipeline: a diffusers pipeline that accepts a list of prompts and a list of generators.
         prompts: N texts.
-        seeds: of each picture.
+        seeds: one seed per image.
         quiet: show no progress bar.
-        call: passed on to the pipeline.
+        call: further arguments of the pipeline call.
     """
     pipeline.set_progress_bar_config(disable=True)
     made = []
@@ -40,7 +40,7 @@ def generate(
 
 @torch.no_grad()
 def reconstruct(tokenizer: Any, images: torch.Tensor, discrete: bool = False) -> Images:
-    """Images (N, 3, H, W) in [−1, 1] through the image tokenizer, rounded to bytes: (N, H, W, 3)."""
+    """Encode and decode images (N, 3, H, W) in [−1, 1]: uint8 (N, H, W, 3)."""
     parts = [
         to_bytes(tokenizer(part.to(tokenizer.device), discrete=discrete or not tokenizer.hybrid))
         for part in images.split(BATCH)
@@ -54,7 +54,7 @@ def pooled_features(extractor: Extractor, images: Images) -> NDArray[np.floating
 
 
 def pairs_sheet(real: Images, made: Images) -> Image.Image:
-    """Up to 64 real pictures, each with the made one at its right, eight pairs per row."""
+    """A sheet of up to 64 real images, each with its generated image on the right; eight pairs per row."""
     pairs = np.concatenate([real[:64], made[:64]], axis=2)
     rows = [np.concatenate(list(pairs[at : at + 8]), axis=1) for at in range(0, len(pairs) // 8 * 8, 8)]
     return Image.fromarray(np.concatenate(rows or list(pairs[:1]), axis=0))

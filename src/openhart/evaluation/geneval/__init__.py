@@ -1,0 +1,1 @@
+"""The scoring rules of GenEval, apart from any particular detector."""

@@ -1,0 +1,1 @@
+"""Networks and hand-made descriptors that turn images and texts into features."""

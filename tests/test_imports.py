@@ -1,4 +1,4 @@
-"""Who may import whom, and how long it takes."""
+"""Which package may import which, and that importing OpenHART loads no heavy library."""
 
 import ast
 import subprocess
@@ -12,52 +12,84 @@ import openhart
 ROOT = Path(openhart.__file__).parent
 PARTS = {"tokenizer", "conditioning", "transformer", "residual"}
 COMMON = {
-    "arithmetic", "chatter", "checks", "checksums", "atomic", "errors", "hub", "interrupts", "loading",
+    "arithmetic", "atomic", "chatter", "checks", "checksums", "errors", "hub", "interrupts", "loading",
     "perceptual", "randomness", "reading", "safety", "scales", "sinusoids",
 }  # fmt: skip
-KNOWN_BY = {
+MODELS = PARTS | COMMON | {"generation", "model_files", "acceleration", "memory", "pipelines"}
+MAY_IMPORT = {
     **{part: {part} | COMMON for part in PARTS},
     **dict.fromkeys(COMMON, COMMON),
     "generation": PARTS | COMMON | {"generation"},
     "model_files": PARTS | COMMON,
     "acceleration": PARTS | COMMON | {"acceleration"},
     "memory": PARTS | COMMON,
-    "pipelines": PARTS | COMMON | {"generation", "model_files", "acceleration", "memory"},
+    "pipelines": MODELS,
     "conversion": PARTS | COMMON | {"conversion", "pipelines", "model_files"},
     "data": COMMON | {"data"},
+    "training": MODELS | {"data", "training"},
+    "evaluation": MODELS | {"data", "evaluation"},
     "serving": {"serving", "pipelines", "errors"},
+    "integrations": {"integrations", "errors"},
 }
-NOBODY_KNOWS = {"cli", "cli_checks", "cli_commands", "cli_evaluate", "serving"}
+"""Packages and modules directly below ``openhart``, and what each of them may import from there."""
+COMMAND_LINE = {"cli", "cli_checks", "cli_commands", "cli_evaluate"}
+ANYTHING = COMMAND_LINE | {"__init__", "__main__"}
+FACES = COMMAND_LINE | {"serving", "integrations"}
+"""What users call: no other package imports these."""
+METRICS = "openhart.evaluation.metrics"
+FILES = {"open", "read_text", "write_text", "read_bytes", "write_bytes", "load", "save", "savez", "Path"}
 
 
 def modules():
     for path in ROOT.rglob("*.py"):
-        room = path.relative_to(ROOT).parts[0].removesuffix(".py")
-        yield room, path
+        yield path.relative_to(ROOT).parts[0].removesuffix(".py"), path
 
 
-def imported_rooms(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+def imports(path):
+    """Full names of the modules that a file imports, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            names = [node.module or ""]
+            yield node.module or ""
         elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        else:
-            continue
-        yield from (name.split(".")[1] for name in names if name.startswith("openhart."))
+            yield from (alias.name for alias in node.names)
 
 
-@pytest.mark.parametrize("room", sorted(KNOWN_BY))
-def test_a_room_imports_only_what_it_may_know(room):
-    known = {name for home, path in modules() if home == room for name in imported_rooms(path)}
-    assert known <= KNOWN_BY[room]
+def imported_packages(path):
+    return {name.split(".")[1] for name in imports(path) if name.startswith("openhart.")}
 
 
-def test_nobody_knows_the_faces():
+def test_every_package_has_a_rule():
+    there = {room for room, path in modules()}
+    assert there - set(MAY_IMPORT) - ANYTHING == set()
+
+
+@pytest.mark.parametrize("room", sorted(MAY_IMPORT))
+def test_a_package_imports_only_what_it_may(room):
+    found = {
+        (path.name, name) for home, path in modules() if home == room for name in imported_packages(path)
+    }
+    assert {(file, name) for file, name in found if name not in MAY_IMPORT[room]} == set()
+
+
+def test_no_package_imports_what_users_call():
     for room, path in modules():
-        if room not in NOBODY_KNOWS | {"__main__"}:
-            assert not NOBODY_KNOWS & set(imported_rooms(path)), path
+        if room not in FACES | ANYTHING:
+            assert not FACES & imported_packages(path), path
+
+
+def test_metrics_are_functions_of_arrays_without_files():
+    for path in (ROOT / "evaluation" / "metrics").glob("*.py"):
+        names = [name for name in imports(path) if name.startswith("openhart.")]
+        assert all(name.startswith((METRICS, "openhart.errors", "openhart.perceptual")) for name in names), (
+            path
+        )
+        called = {
+            node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Call)
+        }
+        assert not called & FILES, path
 
 
 def test_import_is_light():

@@ -262,7 +262,7 @@ def test_an_image_is_opened_by_no_program(tmp_path, mark):
     (tmp_path / "corpus" / "metadata.jsonl").write_text("\n".join(lines))
     dataset = open_dataset(str(tmp_path / "corpus"), (16, 16))
     for index in range(2):
-        with pytest.raises(UserError, match="format is not known"):
+        with pytest.raises(UserError, match="format is unknown"):
             dataset[index]
 
 

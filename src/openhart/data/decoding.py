@@ -1,4 +1,4 @@
-"""The one way in which image files become pictures: any mode, depth and orientation as 8-bit RGB."""
+"""Decoding of image files of any mode, depth and orientation to 8-bit RGB; all data sets use it."""
 
 import io
 from pathlib import Path
@@ -13,32 +13,32 @@ DEEP_FORMATS = ("PNG", "PPM")  # which Pillow hands out as mode I, though they h
 
 
 class BrokenImageError(UserError):
-    """An image of a data set is missing or cannot be read."""
+    """An image of a data set is missing or cannot be decoded."""
 
 
 def read_image(path: Path) -> Image.Image:
-    """Read an image as RGB, upright, on white where it is transparent; the first frame of an animation.
+    """Read an image as upright RGB on white; of an animation, the first frame.
 
     Raises:
-        BrokenImageError: there is none, or it cannot be read.
+        BrokenImageError: the file does not exist or cannot be decoded.
     """
     try:
         if not path.exists():
-            raise BrokenImageError(f"there is no image {path}")
+            raise BrokenImageError(f"there is no image {path}: check the path")
         if not path.is_file():
-            raise BrokenImageError(f"{path} is no image but a folder or a device")
+            raise BrokenImageError(f"{path} is a folder or a device, not an image file")
         return decode_image(path.read_bytes(), str(path))
     except UserError:
         raise
-    except (OSError, ValueError) as error:  # a ValueError is a path that cannot be
+    except (OSError, ValueError) as error:  # an impossible path raises ValueError
         raise BrokenImageError(f"cannot read {path} as an image: {reason(error)}") from error
 
 
 def decode_image(data: bytes, name: str) -> Image.Image:
-    """As :func:`read_image`, of a file's content.
+    """Decode the content of an image file; see :func:`read_image`.
 
     Raises:
-        BrokenImageError: it is no image.
+        BrokenImageError: the content is not an image.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
@@ -48,19 +48,19 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     except UserError as error:
         raise BrokenImageError(f"cannot read {name} as an image: {error}") from error
     except UnidentifiedImageError as error:  # its own message names the buffer
-        raise BrokenImageError(f"cannot read {name} as an image: its format is not known") from error
+        raise BrokenImageError(f"cannot read {name} as an image: its format is unknown") from error
     except Image.DecompressionBombError as error:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise BrokenImageError(f"cannot read {name} as an image: it has more than {most:,} pixels") from error
-    except Exception as error:  # decoders raise what they meet: struct.error, IndexError, zlib.error …
+    except Exception as error:  # decoders raise struct.error, IndexError, zlib.error …
         raise BrokenImageError(f"cannot read {name} as an image: {reason(error)}") from error
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """An image of any mode as RGB, on white where it is transparent.
+    """Convert an image of any mode to RGB; transparent areas become white.
 
-    16 bits a channel are scaled to 8. Of integers and floats of 32 bits the range is read off the values, as
-    nothing else states it: up to 1 (floats), 255 or 65,535.
+    Channels of 16 bits are scaled to 8 bits. For 32-bit integers and floats no file states the range, so it
+    is taken from the values: up to 1 (floats only), 255 or 65,535.
 
     Raises:
         UserError: 32-bit values outside these ranges.
@@ -79,7 +79,7 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """A grey image of 16 or 32 bits as one of 8, with transparency where a value stands for it."""
+    """Convert a grey image of 16 or 32 bits to 8 bits, with transparency if one value stands for it."""
     values = np.asarray(image).astype(np.float64)
     deep = image.mode.startswith("I;16") or image.format in DEEP_FORMATS
     scale = 65535.0 if deep else _range(values, floats=image.mode == "F")
@@ -92,8 +92,10 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 def _range(values: np.ndarray, floats: bool) -> float:
     least, most = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-    if not (least >= 0 and most <= 65535):  # not finite neither
-        raise UserError(f"its 32-bit values lie in {least:g} … {most:g}: save it with 8 or 16 bits a channel")
+    if not (least >= 0 and most <= 65535):  # also refuses NaN and infinity
+        raise UserError(
+            f"its 32-bit values range from {least:g} to {most:g}: save it with 8 or 16 bits per channel"
+        )
     if floats and most <= 1:
         return 1.0
     return 255.0 if most <= 255 else 65535.0

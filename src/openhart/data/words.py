@@ -1,18 +1,18 @@
-"""Captions with words left out, as people in a hurry type them."""
+"""Augmentation of captions by leaving out filler words."""
 
 import torch
 
 FILLERS = frozenset(["a", "an", "the", "of", "to", "in", "style", "emoji", "icon", "render", "picture"])
-"""Words without which a caption means the same."""
+"""Words that can be omitted without changing the meaning of a caption."""
 
 
 def drop_words(caption: str, share: float, generator: torch.Generator) -> str:
-    """A caption without some of its :data:`FILLERS`; commas stay.
+    """Drop some of the :data:`FILLERS` of a caption; commas stay.
 
     Args:
         caption: such as ``a red apple, flat style``.
-        share: each such word is left out with this probability.
-        generator: decides, with one number per word.
+        share: probability with which each such word is dropped.
+        generator: source of one random number per word.
     """
     words = caption.split()
     left_out = (torch.rand(len(words), generator=generator) < share).tolist()

@@ -1,1 +1,1 @@
-"""A corpus of captioned pictures drawn from emoji packages: single things, and scenes of several."""
+"""The emoji corpus: captioned images of single things, and scenes with several things."""

@@ -1,4 +1,4 @@
-"""A corpus of captioned pictures of single things, each drawn by several hands."""
+"""Building the corpus of single things: captioned images of each thing in several styles."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ FILLED = 0.875
 
 @dataclass(frozen=True)
 class Task:
-    """One icon to be drawn at a size, once for each background, below a folder."""
+    """One icon to draw: size, backgrounds (one image each) and folder."""
 
     icon: Icon
     size: int
@@ -50,22 +50,22 @@ def build_emoji_corpus(
     Makes ``train`` and ``test``, each an ``imagefolder`` with ``metadata.jsonl`` (keys ``file_name``,
     ``text``, ``captions``, ``thing``, ``style``, ``background``, ``combination``, ``mirror``, ``license``,
     ``source``), and ``LICENSES.md``. ``combination`` is ``unseen`` where a common thing has the style or the
-    background that :mod:`openhart.data.emoji.common` holds out for it, else ``seen``; ``mirror`` is whether
-    the picture means the same in a mirror. The folder appears whole or not at all.
+    background that :mod:`openhart.data.emoji.common` holds out for it, otherwise ``seen``; ``mirror`` states
+    whether the mirror image has the same meaning. The folder appears only when it is complete.
 
     Args:
-        destination: the folder to make.
-        size: side of the pictures in pixels.
-        styles: keys of :data:`PACKAGES`.
-        packages: a folder with the packages' tarballs; None fetches them with npm.
-        workers: processes that draw.
+        destination: the new folder.
+        size: side of the images in pixels.
+        styles: keys of :data:`openhart.data.emoji.packages.PACKAGES`.
+        packages: a folder with the tarballs of the packages; None downloads them with npm.
+        workers: number of drawing processes.
         quiet: show no progress bar.
 
     Returns:
-        number of pictures in each split and style.
+        number of images per split and style.
 
     Raises:
-        UserError: an unknown style, a destination that is not empty, npm or the SVG renderer missing.
+        UserError: a style is unknown, the destination is not empty, or npm or the SVG renderer is missing.
     """
     check_styles(styles)
     if size < 16:
@@ -106,7 +106,7 @@ def _build(
 
 
 def _draw(task: Task) -> dict[str, tuple[str, str]]:
-    """Draw an icon on each background; file name and digest of the pixels, by background."""
+    """Draw an icon on each background; returns file name and hash of the pixels by background."""
     drawing = draw(task.icon.svg, task.icon.ratio, task.size * OVERSAMPLING)
     if drawing is None:
         return {}

@@ -1,4 +1,4 @@
-"""A training set of scenes: single things, colours, counts, pairs and positions, with exact captions."""
+"""Building the scenes: single things, colours, counts, pairs and positions with exact captions."""
 
 import json
 import random
@@ -35,29 +35,29 @@ def build_scenes(
     packages: Path | None = None,
     quiet: bool = False,
 ) -> dict[str, int]:
-    """Draw and caption scenes; the same arguments give the same files.
+    """Draw and caption scenes; equal arguments give equal files.
 
     Makes ``train`` and ``unseen``, each an ``imagefolder`` with ``metadata.jsonl`` (keys ``file_name``,
     ``text``, ``captions``, the facts of :func:`openhart.data.emoji.scenes.facts`, ``include``, for counting
     ``exclude``, ``license``, ``source``; ``thing`` where one thing is alone), ``prompts``
-    (:func:`openhart.data.emoji.prompts.write_prompts`) and ``LICENSES.md``. ``unseen`` has scenes with a
-    combination that is in no picture of ``train``. The folder appears whole or not at all.
+    (:func:`openhart.data.emoji.prompts.write_prompts`) and ``LICENSES.md``. Each scene of ``unseen``
+    has a combination that no image of ``train`` has. The folder appears only when it is complete.
 
     Args:
-        destination: the folder to make.
-        count: training pictures, of the kinds in :data:`openhart.data.emoji.mixture.SHARES`.
-        unseen: pictures of unseen combinations.
-        seed: of all choices.
-        size: side of the pictures in pixels.
+        destination: the new folder.
+        count: number of training images, divided as in :data:`openhart.data.emoji.mixture.SHARES`.
+        unseen: number of images with held-out combinations.
+        seed: seed of all random choices.
+        size: side of the images in pixels.
         styles: keys of :data:`openhart.data.emoji.packages.PACKAGES`.
-        packages: a folder with the packages' tarballs; None fetches them with npm.
+        packages: a folder with the tarballs of the packages; None downloads them with npm.
         quiet: show no progress bar.
 
     Returns:
-        number of pictures in each split and of each task.
+        number of images per split and task.
 
     Raises:
-        UserError: an unknown style, a destination that is not empty, npm or the SVG renderer missing.
+        UserError: a style is unknown, the destination is not empty, or npm or the SVG renderer is missing.
     """
     check_styles(styles)
     if size < 16:

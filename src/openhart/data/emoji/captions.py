@@ -1,4 +1,4 @@
-"""Captions as a person would type them, for a named thing drawn in a named style."""
+"""Captions for a thing in a style, in the wording that people use in prompts."""
 
 import random
 import re
@@ -13,7 +13,7 @@ STYLE_PHRASES = {
     "twemoji": ("{a}, twemoji style", "twemoji of {a}", "twemoji {thing}"),
     "emojione": ("{a}, emojione style", "emojione of {a}", "emojione {thing}"),
 }
-"""What each style is called; the first phrase is an image's main caption."""
+"""Phrases for each style; the first one makes the main caption."""
 
 MORE_STYLE_PHRASES = {
     "fluent-3d": (
@@ -55,7 +55,7 @@ ONLY_ONE = frozenset(["sun", "moon", "santa", "earth", "saturn"])
 
 
 def with_article(thing: str) -> str:
-    """``apple`` → ``an apple``; plurals and what is not counted stay as they are."""
+    """``apple`` → ``an apple``; plurals and uncountable nouns stay unchanged."""
     words = thing.split()
     if words[0] in ("a", "an", "the") or re.match(r"(two|three|[0-9])", words[0]):
         return thing
@@ -70,7 +70,7 @@ def with_article(thing: str) -> str:
 
 
 def _noun(words: list[str]) -> str:
-    """The word that the phrase is about: before ``with``, ``of``, ``on`` …, else the last one."""
+    """The head noun: the word before ``with``, ``of``, ``on`` …, otherwise the last word."""
     for place, word in enumerate(words):
         if place and word in ("with", "of", "on", "in", "at", "and", "over", "without", "from"):
             return words[place - 1]
@@ -80,14 +80,14 @@ def _noun(words: list[str]) -> str:
 def write_captions(
     name: str, style: str, background: str, is_default_style: bool, synonyms: Sequence[str] = ()
 ) -> list[str]:
-    """Captions of one image, the main one first.
+    """Captions of one image; the first is the main caption.
 
     Args:
-        name: what it shows, such as ``red apple``.
+        name: name of the thing, such as ``red apple``.
         style: a key of :data:`STYLE_PHRASES`.
-        background: ``white``, which is seldom mentioned, or a colour, which always is.
-        is_default_style: a caption may leave the style out.
-        synonyms: other names.
+        background: ``white``, which few captions mention, or a colour, which all captions mention.
+        is_default_style: whether captions may omit the style.
+        synonyms: other names of the thing.
     """
     article = with_article(name)
     captions = [phrase.format(a=article, thing=name) for phrase in STYLE_PHRASES[style]]
@@ -107,7 +107,7 @@ def write_captions(
 
 
 def add_ground(caption: str, background: str, chance: random.Random) -> str:
-    """Name the background in one of several ways; white is mostly left out."""
+    """Add the background in one of several phrases; white is mostly omitted."""
     if background == "white" and chance.random() > WHITE_MENTIONED:
         return caption
     if background == "grey" and chance.random() < 0.5:
@@ -116,7 +116,7 @@ def add_ground(caption: str, background: str, chance: random.Random) -> str:
 
 
 def join_ground(caption: str, phrase: str, background: str) -> str:
-    """A caption and a phrase of :data:`GROUND_PHRASES`."""
+    """Join a caption and a phrase of :data:`GROUND_PHRASES`."""
     ground = phrase.format(a=with_article(background), colour=background)
     if ground.startswith(","):
         return caption + ground

@@ -23,4 +23,4 @@ COLOURS = {
     "black": (0.27, 0.0, 0),
     "white": (0.96, 0.0, 0),
 }
-"""GenEval's ten colours (arXiv 2310.11513): typical lightness, chroma and hue in degrees of each."""
+"""GenEval's ten colours (arXiv 2310.11513): typical Oklab lightness, chroma, and hue in degrees."""

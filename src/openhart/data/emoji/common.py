@@ -1,4 +1,4 @@
-"""Eighty things that everybody names alike and that look different: what scenes are made of."""
+"""The eighty things that scenes consist of: their names are unambiguous, and they look different."""
 
 import re
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ NEVER_RECOLOURED = re.compile(
     r"|^(beach|cityscape|sunrise|sunset|landslide|moon viewing|money with|full moon|new moon|love hotel)\b"
     r"|^(sun behind|nest with|magnifying glass)\b"
 )
-"""Whose colour is not that of a thing: landscapes, states, names with a colour, parts of many colours."""
+"""Things that are not recoloured: landscapes, states, names with a colour, parts of many colours."""
 THINGS_OF_THEIR_OWN = frozenset(
     ["green apple", "black cat", "blue book", "green book", "orange book", "brown mushroom"]
     + [f"{colour} heart" for colour in COLOURS]
 )
-"""What the corpus has as a thing, and is therefore seen in training."""
+"""Combinations that are things of the corpus themselves, and therefore occur in training."""
 SIMILAR = {
     "red": ("pink", "orange", "brown"),
     "orange": ("red", "yellow", "brown"),
@@ -31,7 +31,7 @@ SIMILAR = {
     "brown": ("red", "orange"),
     "black": ("brown", "purple"),
 }
-"""Colours that a thing of a colour may have in another style, or seem to have."""
+"""Colours that a thing of the given colour has, or seems to have, in another style."""
 UNSEEN_STYLES = ("fluent-flat", "noto")
 UNSEEN_STYLE_ONE_IN = 3
 TOO_CLOSE = {
@@ -45,14 +45,14 @@ TOO_CLOSE = {
     "black": ("black",),
     "white": ("white", "grey"),
 }
-"""Backgrounds on which a thing of a colour is hard to see."""
+"""Backgrounds on which a thing of the given colour is hard to see."""
 
 
 @dataclass(frozen=True)
 class CommonThing:
-    """A thing's everyday name, its name in the corpus, and the colour that it mostly has, if it has one.
+    """A thing: everyday name, name in the corpus, and usual colour or None.
 
-    ``unseen_style``, ``unseen_background`` and ``unseen_colour`` are what it is never trained with.
+    ``unseen_style``, ``unseen_background`` and ``unseen_colour`` are held out of training for it.
     """
 
     name: str
@@ -61,7 +61,7 @@ class CommonThing:
 
     @property
     def unseen_style(self) -> str | None:
-        """The style that is held out of training for this thing; one thing in three has one."""
+        """The style that is held out of training for this thing; one third of the things have one."""
         number = stable_hash(f"{self.thing} style")
         if number % UNSEEN_STYLE_ONE_IN:
             return None
@@ -75,7 +75,7 @@ class CommonThing:
 
     @property
     def unseen_colour(self) -> str | None:
-        """The colour that is held out of training for this thing; hearts come in all."""
+        """The colour that is held out of training for this thing; hearts have none."""
         known = (self.colour, *SIMILAR.get(self.colour or "", ()))
         choices = [
             colour
@@ -99,18 +99,18 @@ BY_THING = {common.thing: common for common in COMMON_THINGS}
 
 
 def everyday_name(thing: str) -> str | None:
-    """What a common thing is called, ``apple`` for ``red apple``; None for other things."""
+    """The everyday name of a common thing, such as ``apple`` for ``red apple``; None for other things."""
     return BY_THING[thing].name if thing in BY_THING else None
 
 
 def unseen_combinations(thing: str, style: str, background: str, colour: str | None = None) -> list[str]:
-    """Which of ``style``, ``background`` and ``colour`` this thing is never trained with.
+    """Which of ``style``, ``background`` and ``colour`` are held out of training for this thing.
 
     Args:
-        thing: its name in the corpus.
-        style: of the drawing.
-        background: its colour.
-        colour: what the thing is recoloured to, if it is.
+        thing: name in the corpus.
+        style: style of the drawing.
+        background: colour of the background.
+        colour: the colour to which the thing is recoloured, or None.
     """
     common = BY_THING.get(thing)
     if common is None:

@@ -1,4 +1,4 @@
-"""What a scene shows, before it is placed or drawn: things with colours, sizes and counts, and a relation."""
+"""The content of a scene before it is placed and drawn: things with colours, sizes, counts and a relation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,10 +25,10 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Item:
-    """One kind of thing in a scene: its everyday name, its name in the corpus, how many there are of it.
+    """One kind of thing in a scene: everyday name, name in the corpus, usual colour and count.
 
-    ``colour`` is what it was recoloured to, None for its own colours; ``size`` is ``small``, ``large`` or
-    None.
+    ``colour`` is the colour to which it is recoloured, or None for its own colours; ``size`` is ``small``,
+    ``large`` or None.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Content:
-    """What a scene shows. ``relation`` is that of the first item to the second, such as ``left of``."""
+    """The content of a scene; ``relation`` is the position of the first item relative to the second."""
 
     tag: str
     style: str
@@ -51,7 +51,7 @@ class Content:
 
     @property
     def unseen(self) -> list[str]:
-        """Which kinds of combinations in it are held out of training."""
+        """The kinds of held-out combinations in this scene, in alphabetical order."""
         found = [
             kind
             for item in self.items
@@ -61,14 +61,14 @@ class Content:
 
     @property
     def visible(self) -> bool:
-        """Whether every thing stands out from the background."""
+        """Whether every thing contrasts with the background."""
         return all(
             self.background not in TOO_CLOSE.get(item.colour or item.natural or "", ()) for item in self.items
         )
 
 
 def choose(values: Sequence[Value], generator: np.random.Generator) -> Value:
-    """One of several values, drawn uniformly."""
+    """Draw one of several values uniformly."""
     return values[int(generator.integers(len(values)))]
 
 
@@ -80,19 +80,19 @@ def draw_content(
     generator: np.random.Generator,
     unseen: str | None = None,
 ) -> Content:
-    """Choose what a scene of common things shows.
+    """Choose the content of a scene of common things.
 
     Args:
         tag: one of :data:`TAGS`.
-        sprites: the things that each style has, and the colours that they can have.
-        styles: one of them is taken.
-        backgrounds: names of colours; one of them is taken.
-        generator: of all choices.
-        unseen: the one kind of combination that must be held out of training, ``style``, ``background`` or
-            ``colour``; None for a scene without any.
+        sprites: the things of each style, and the colours to which they can be recoloured.
+        styles: the style is one of these.
+        backgrounds: names of colours; the background is one of these.
+        generator: source of all random choices.
+        unseen: the only kind of held-out combination in the scene, ``style``, ``background`` or ``colour``;
+            None for a scene without held-out combinations.
 
     Raises:
-        UserError: nothing like that was found among the things, styles and backgrounds.
+        UserError: the things, styles and backgrounds allow no such scene.
     """
     wanted = [unseen] if unseen else []
     for _ in range(TRIES):
@@ -138,7 +138,7 @@ def _kinds(tag: str, generator: np.random.Generator) -> int:
 def _with_colours(
     items: list[Item], sprites: Sprites, style: str, generator: np.random.Generator
 ) -> list[Item] | None:
-    """Each in a colour of its own, or None if one cannot be recoloured."""
+    """Give each item a colour of its own; None if an item cannot be recoloured."""
     colours = generator.permutation(list(COLOURS))
     found = [replace(item, colour=str(colour)) for item, colour in zip(items, colours, strict=False)]
     possible = all(item.colour in sprites.colours(item.thing, style) for item in found)
@@ -146,7 +146,7 @@ def _with_colours(
 
 
 def _with_counts(items: list[Item], generator: np.random.Generator) -> list[Item]:
-    """Two to four in all of one kind, three or four of two kinds."""
+    """Two to four things of one kind, or three to four things of two kinds."""
     if len(items) == 1:
         return [replace(items[0], count=int(generator.integers(2, MOST_THINGS + 1)))]
     first = int(generator.integers(1, MOST_THINGS))

@@ -1,4 +1,4 @@
-"""From an icon's SVG to pixels."""
+"""Rendering of an icon's SVG."""
 
 import io
 
@@ -10,7 +10,7 @@ OVERSAMPLING = 2
 
 
 def require_renderer() -> None:
-    """Look whether SVG can be drawn.
+    """Check that SVG can be rendered.
 
     Raises:
         UserError: the renderer is not installed.
@@ -22,15 +22,15 @@ def require_renderer() -> None:
 
 
 def draw(svg: str, ratio: float, side: int) -> Image.Image | None:
-    """Draw an SVG with transparency, cut to what is not transparent; None if nothing is.
+    """Render an SVG with transparency and crop it to its visible part; None if nothing is visible.
 
     Args:
         svg: the drawing.
-        ratio: its width over height.
-        side: the longer side of the whole drawing, in pixels, before it is cut.
+        ratio: width divided by height.
+        side: longer side of the drawing in pixels, before cropping.
 
     Raises:
-        UserError: it is no SVG.
+        UserError: the SVG is invalid.
     """
     import resvg_py
 
@@ -38,7 +38,7 @@ def draw(svg: str, ratio: float, side: int) -> Image.Image | None:
     try:
         png = resvg_py.svg_to_bytes(svg_string=svg, width=width, height=height)
     except ValueError as error:
-        raise UserError(f"an icon cannot be drawn, its SVG is broken: {error}") from error
+        raise UserError(f"an icon cannot be drawn because its SVG is invalid: {error}") from error
     drawing = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
     box = drawing.getchannel("A").getbbox()
     return drawing.crop(box) if box else None

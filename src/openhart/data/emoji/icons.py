@@ -1,7 +1,7 @@
-"""Drawings of things out of emoji packages, and which things are held out.
+"""Icons of things in emoji packages, and the split into training and test things.
 
-Whole things are held out, chosen by a hash of their names, so that the split stays the same when packages
-change and no style of a held-out thing is ever trained on.
+The split is by thing and depends on a hash of the name, so it stays the same when packages change, and no
+style of a held-out thing is used for training.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ NEVER_MIRRORED = re.compile(
 
 @dataclass(frozen=True)
 class Icon:
-    """One drawing: its style, its name with hyphens, its SVG and its width over height."""
+    """One drawing: style, name with hyphens, SVG, and width divided by height."""
 
     style: str
     name: str
@@ -35,15 +35,15 @@ class Icon:
 
     @property
     def thing(self) -> str:
-        """What it shows, in words."""
+        """Name of the thing, with spaces."""
         return self.name.replace("-", " ")
 
 
 def icons_of(sets: dict[str, dict[str, Any]]) -> Iterator[Icon]:
-    """Icons of things: no flags, symbols, letters or skin tones.
+    """All icons of things; flags, symbols, letters and skin tones are excluded.
 
     Args:
-        sets: :func:`openhart.data.emoji.packages.read_package` of each style.
+        sets: the result of :func:`openhart.data.emoji.packages.read_package` per style.
     """
     unwanted = {
         name
@@ -72,10 +72,10 @@ def is_held_out(thing: str) -> bool:
 
 
 def may_be_mirrored(thing: str) -> bool:
-    """Whether a thing is the same seen in a mirror: no clocks, letters, hands, maps or moons."""
+    """Whether the mirror image of a thing has the same meaning; not for clocks, letters or hands."""
     return NEVER_MIRRORED.search(thing) is None
 
 
 def stable_hash(text: str) -> int:
-    """A hash that is the same in every process and on every machine."""
+    """A hash that is equal in every process and on every machine."""
     return int(hashlib.blake2b(text.encode(), digest_size=8).hexdigest(), 16)

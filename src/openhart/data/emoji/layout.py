@@ -1,4 +1,4 @@
-"""Where the things of a scene go: each into a cell of its own, a little off its middle, never overlapping."""
+"""Layout of a scene: each thing gets a cell of its own, so things never overlap."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ import numpy as np
 from openhart.data.emoji.content import Content, choose
 
 FILLED = 0.875
-"""The longer side of a thing alone, as a share of the picture's."""
+"""Longer side of a single thing, as a fraction of the image side."""
 
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle: its left upper corner, its width and its height, as shares of the picture's side."""
+    """A rectangle: left, top, width and height as fractions of the image side."""
 
     left: float
     top: float
@@ -21,7 +21,7 @@ class Box:
     height: float
 
     def at(self, size: int) -> tuple[int, int, int, int]:
-        """Left, top, right and bottom in pixels of a picture of ``size`` pixels a side."""
+        """Left, top, right and bottom in pixels for an image of ``size`` × ``size`` pixels."""
         left, top = round(self.left * size), round(self.top * size)
         width, height = max(1, round(self.width * size)), max(1, round(self.height * size))
         return left, top, left + width, top + height
@@ -64,12 +64,12 @@ RELATED_PLAY = 0.3
 
 
 def place(content: Content, ratios: Sequence[float], generator: np.random.Generator) -> list[Box]:
-    """A box for every thing of a scene, in the items' order.
+    """Choose a box for every thing of a scene, in the order of the items.
 
     Args:
-        content: what the scene shows.
-        ratios: width over height of each thing.
-        generator: of arrangement, scale and position.
+        content: content of the scene.
+        ratios: width divided by height of each thing.
+        generator: source of arrangement, scale and position.
     """
     sizes = [item.size for item in content.items for _ in range(item.count)]
     if len(ratios) == 1:
@@ -91,7 +91,7 @@ def place(content: Content, ratios: Sequence[float], generator: np.random.Genera
 
 
 def centred(ratio: float) -> Box:
-    """The box of a thing alone in the middle, as in the corpus of single things."""
+    """The box of a single thing in the middle, as in the corpus of single things."""
     width, height = FILLED * min(1, ratio), FILLED * min(1, 1 / ratio)
     return Box((1 - width) / 2, (1 - height) / 2, width, height)
 
@@ -105,7 +105,7 @@ def _arrangement(count: int, sizes: Sequence[str | None], generator: np.random.G
 
 
 def _inside(cell: Box, ratio: float, longest: float, play: float, generator: np.random.Generator) -> Box:
-    """A box of a shape within a cell, at most ``longest`` on its longer side, ``play`` of its room used."""
+    """A box inside a cell: longer side at most ``longest``, offset at most ``play`` of the free room."""
     width, height = longest * min(1, ratio), longest * min(1, 1 / ratio)
     room = (cell.width - 2 * MARGIN, cell.height - 2 * MARGIN)
     factor = min(1, room[0] / width, room[1] / height)

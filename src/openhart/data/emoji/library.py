@@ -1,4 +1,4 @@
-"""All drawings of some styles, with names, captions and licences."""
+"""The drawings of the chosen styles, with names, captions and licences."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ STYLES_OF_BARE_CAPTIONS = ("fluent-3d", "noto")
 
 @dataclass(frozen=True)
 class Library:
-    """Icons, names and licences of some styles.
+    """Icons, names and licences of the chosen styles.
 
     Args:
         sets: the files of each style's package.
         icons: by thing and style.
-        names: how things are written, where that differs from their corpus name.
-        synonyms: what else things are called.
+        names: spelling of the things whose spelling differs from the corpus name.
+        synonyms: other names of things.
     """
 
     sets: dict[str, dict[str, Any]]
@@ -32,32 +32,32 @@ class Library:
 
     @cached_property
     def called(self) -> set[str]:
-        """Names of all things."""
+        """Names of all things, in both spellings."""
         things = {thing for thing, _ in self.icons}
         return things | {self.name(thing) for thing in things}
 
     def name(self, thing: str) -> str:
-        """How a thing is written."""
+        """Spelling of a thing in captions."""
         return self.names.get(thing, thing)
 
     def captions(self, thing: str, style: str, background: str) -> list[str]:
-        """Captions of a picture of one thing, the main one first."""
+        """Captions of an image of one thing; the first is the main caption."""
         synonyms = [name for name in self.synonyms.get(thing, []) if name not in self.called]
         default = self.is_default_style(thing, style)
         return write_captions(self.name(thing), style, background, default, synonyms)
 
     @cached_property
     def default_style(self) -> str | None:
-        """The style that a scene's caption without one means."""
+        """The style of scenes whose caption names no style."""
         return next((style for style in STYLES_OF_BARE_CAPTIONS if style in self.sets), None)
 
     def is_default_style(self, thing: str, style: str) -> bool:
-        """Whether this is the style that a caption without one means."""
+        """Whether captions of this thing in this style may omit the style."""
         there = [name for name in STYLES_OF_BARE_CAPTIONS if (thing, name) in self.icons]
         return style in there[:1]
 
     def category(self, name: str) -> frozenset[str]:
-        """Things of one of the packages' categories, such as ``People & Body``."""
+        """Things of a category of the packages, such as ``People & Body``."""
         return self._categories.get(name, frozenset())
 
     @cached_property
@@ -69,16 +69,16 @@ class Library:
         return {category: frozenset(things) for category, things in found.items()}
 
     def credit(self, style: str) -> dict[str, str]:
-        """``license`` and ``source`` of a style, for a picture's record."""
+        """``license`` and ``source`` of a style, for the record of an image."""
         info = self.sets[style]["info.json"]
         return {"license": info["license"]["spdx"], "source": info["author"]["url"]}
 
 
 def read_library(styles: Sequence[str], packages: Path) -> Library:
-    """Read the packages of some styles, fetching those that the folder lacks.
+    """Read the packages of the given styles; missing packages are downloaded into the folder.
 
     Raises:
-        UserError: an unknown style, or a package that cannot be had.
+        UserError: a style is unknown, or a package can be neither read nor downloaded.
     """
     sets = read_styles(styles, packages)
     names = spell_names(read_package(NAMES, packages, "en/data.json")["en/data.json"])

@@ -1,4 +1,4 @@
-"""Which scenes a training set is mixed of, and those of combinations that it never has."""
+"""The mixture of scenes for training, and the scenes with held-out combinations."""
 
 from collections.abc import Iterator, Sequence
 
@@ -23,20 +23,20 @@ SHARES = {
     "position": 0.13,
     "color_attr": 0.09,
 }
-"""Shares of the training pictures: any thing as it is, any thing recoloured, then GenEval's tasks."""
+"""Fractions of the training images: any thing unchanged, any thing recoloured, then GenEval's tasks."""
 GROUNDS = ("white",) * len(BACKGROUNDS) + tuple(BACKGROUNDS)
 AS_IN_CORPUS = 0.4
 TRAIN, UNSEEN, ORDER = range(3)
 
 
 def training_scenes(count: int, seed: int, sprites: Sprites, styles: Sequence[str]) -> Iterator[Scene]:
-    """Scenes without unseen combinations; each thing comes as it is equally often.
+    """Scenes without held-out combinations; every thing occurs unchanged equally often.
 
     Args:
-        count: how many.
-        seed: of all choices.
+        count: number of scenes.
+        seed: seed of all random choices.
         sprites: the drawings.
-        styles: which are drawn.
+        styles: the styles to use.
     """
     kinds = _kinds(count)
     things = _things(kinds.count("thing"), seed, sprites)
@@ -54,7 +54,7 @@ def training_scenes(count: int, seed: int, sprites: Sprites, styles: Sequence[st
 
 
 def unseen_scenes(count: int, seed: int, sprites: Sprites, styles: Sequence[str]) -> Iterator[Scene]:
-    """Scenes of common things, each with a combination that no training scene has; arguments as above."""
+    """Scenes with one held-out combination each; arguments as in :func:`training_scenes`."""
     for index in range(count):
         generator = np.random.default_rng([seed, UNSEEN, index])
         tag = TAGS[index % len(TAGS)]
@@ -64,7 +64,7 @@ def unseen_scenes(count: int, seed: int, sprites: Sprites, styles: Sequence[str]
 
 
 def _kinds(count: int) -> list[str]:
-    """Kinds in their shares, together ``count``."""
+    """The kinds of ``count`` scenes, in their fractions."""
     ends = np.round(np.cumsum(list(SHARES.values())) * count).astype(int)
     return [
         kind for kind, number in zip(SHARES, np.diff(ends, prepend=0), strict=True) for _ in range(number)
@@ -72,8 +72,8 @@ def _kinds(count: int) -> list[str]:
 
 
 def _things(count: int, seed: int, sprites: Sprites) -> Iterator[tuple[str, str]]:
-    """Things and styles that may be trained on, in random order, each equally often; repetitions are
-    consecutive, so that each is drawn once."""
+    """Things and styles for training in random order, each equally often; repetitions are consecutive, so
+    that each is drawn once."""
     pairs = [
         (thing, style)
         for thing, style in sprites.library.icons
@@ -94,7 +94,7 @@ def _thing_alone(thing: str, style: str, sprites: Sprites, generator: np.random.
 
 
 def _coloured_thing(sprites: Sprites, generator: np.random.Generator) -> Content:
-    """Any thing that can be recoloured, under its name without any colour of its own."""
+    """Any thing that can be recoloured, with a name without its usual colour."""
     pairs = list(sprites.library.icons)
     for _ in range(TRIES):
         thing, style = choose(pairs, generator)
@@ -107,4 +107,4 @@ def _coloured_thing(sprites: Sprites, generator: np.random.Generator) -> Content
         content = Content("colors", style, choose(GROUNDS, generator), (item,))
         if content.visible and not content.unseen:
             return content
-    raise UserError("nothing that the styles have can be recoloured")
+    raise UserError("none of the things of these styles can be recoloured: choose other styles")

@@ -1,4 +1,4 @@
-"""What things are called: their names, and other names that mean no other thing."""
+"""Names and synonyms of things; no synonym belongs to two things."""
 
 import re
 from importlib.resources import files
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def spell_names(entries: list[dict[str, Any]]) -> dict[str, str]:
-    """How Emojibase writes each thing: ``womans hat`` is a woman's hat, ``man beard`` a man with beard."""
+    """Spelling of each thing by Emojibase: ``man beard`` → ``man with beard``."""
     names = {}
     for entry in entries:
         label = entry["label"].lower()
@@ -17,10 +17,10 @@ def spell_names(entries: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def read_synonyms() -> dict[str, list[str]]:
-    """What else people call things, by thing.
+    """Synonyms by thing.
 
-    Picked by hand, most of them among the 1,721 tags of Emojibase that only one thing of the corpus has;
-    the other tags (``fruit``, ``launch``) name many things or none. No synonym names two things.
+    They were chosen by hand, most of them from the 1,721 tags of Emojibase that belong to one thing of the
+    corpus only; the other tags (``fruit``, ``launch``) fit many things or none. No synonym fits two things.
     """
     text = files("openhart.data.emoji").joinpath("synonyms.txt").read_text()
     pairs = (line.split(": ") for line in text.splitlines())

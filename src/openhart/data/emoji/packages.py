@@ -1,4 +1,4 @@
-"""Emoji packages that install with npm: which, where they are read, and their licences.
+"""The emoji packages on npm: names, reading and licences.
 
 Noto is under Apache-2.0, Fluent under MIT, Twemoji and EmojiOne under CC BY 4.0.
 """
@@ -25,7 +25,7 @@ DEFAULT_STYLES = ("noto", "fluent-3d", "fluent-flat")
 
 
 def read_package(name: str, folder: Path, *files: str) -> dict[str, Any]:
-    """JSON files of an npm package, by their path in it."""
+    """Read JSON files of an npm package; the keys are their paths in the package."""
     wanted = files or ("icons.json", "metadata.json", "info.json")
     package, version = name.rsplit("@", 1)
     tarball = folder / f"{package.lstrip('@').replace('/', '-')}-{version}.tgz"
@@ -42,31 +42,31 @@ def read_package(name: str, folder: Path, *files: str) -> dict[str, Any]:
 def _fetch(name: str, folder: Path) -> None:
     if shutil.which("npm") is None:
         raise UserError(
-            f"npm is needed to fetch {name}: install it, or name a folder of tarballs with --packages"
+            f"npm is needed to download {name}: install npm, or give a folder of tarballs with --packages"
         )
     done = subprocess.run(
         ["npm", "pack", "--silent", name], cwd=folder, capture_output=True, text=True, check=False
     )
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise UserError(f"npm could not fetch {name}: {reason}")
+        raise UserError(f"npm could not download {name}: {reason}")
 
 
 def read_styles(styles: Sequence[str], folder: Path) -> dict[str, dict[str, Any]]:
-    """The packages of some styles, by style; those that the folder lacks are fetched into it.
+    """Read the packages of the given styles; missing packages are downloaded into the folder.
 
     Raises:
-        UserError: an unknown style, no style, or a package that cannot be had.
+        UserError: a style is unknown, no style is given, or a package can be neither read nor downloaded.
     """
     check_styles(styles)
     return {style: read_package(PACKAGES[style], folder) for style in styles}
 
 
 def check_styles(styles: Sequence[str]) -> None:
-    """Look whether every style is one of :data:`PACKAGES`.
+    """Check that every style is a key of :data:`PACKAGES`.
 
     Raises:
-        UserError: one is not, or there is none.
+        UserError: a style is unknown, or no style is given.
     """
     unknown = [style for style in styles if style not in PACKAGES]
     if unknown or not styles:
@@ -74,7 +74,7 @@ def check_styles(styles: Sequence[str]) -> None:
 
 
 def write_licences(sets: dict[str, dict[str, Any]]) -> str:
-    """Markdown that names author, licence and package of each style."""
+    """Markdown text with author, licence and package of each style."""
     lines = ["# Where the pictures come from", ""]
     for style, package in sets.items():
         info = package["info.json"]

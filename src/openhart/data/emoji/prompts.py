@@ -1,4 +1,4 @@
-"""Prompts for GenEval's six tasks within the common things, of combinations that were trained on or not."""
+"""Prompts for GenEval's six tasks about common things, with combinations seen in training and held out."""
 
 import json
 from collections.abc import Sequence
@@ -20,12 +20,12 @@ PATIENCE = 100
 
 
 def write_prompts(folder: Path, sprites: Sprites, styles: Sequence[str], seed: int) -> None:
-    """Write ``plain.jsonl``, ``seen.jsonl`` and ``unseen.jsonl``, up to 50 prompts for each task.
+    """Write ``plain.jsonl``, ``seen.jsonl`` and ``unseen.jsonl`` with up to 50 prompts per task.
 
     Each line has GenEval's keys (``tag``, ``include``, for counting ``exclude``, ``prompt``) and ``style``,
-    ``background`` and ``unseen``. ``plain`` names neither style nor background. ``unseen`` names in half of
-    the prompts a style, in half a background, that the thing was never trained with, in the tasks of colours
-    a colour; ``seen`` does the same with combinations that were trained on.
+    ``background`` and ``unseen``. ``plain`` names neither style nor background. In ``unseen``, half
+    of the prompts name a held-out style and half a held-out background; in the colour tasks all name a
+    held-out colour. ``seen`` has the same structure with combinations that occur in training.
     """
     folder.mkdir(parents=True)
     for number, name in enumerate(PROMPT_SETS):
@@ -39,7 +39,7 @@ def write_prompts(folder: Path, sprites: Sprites, styles: Sequence[str], seed: i
 
 
 def kinds_of_unseen(tag: str, styles: Sequence[str]) -> tuple[str, ...]:
-    """Which kinds of combinations can be held out in a task."""
+    """The kinds of combinations that can be held out in a task."""
     if tag in ("colors", "color_attr"):
         return ("colour",)
     return ("style", "background") if set(styles) & set(UNSEEN_STYLES) else ("background",)
@@ -78,7 +78,7 @@ def _draw(
     styles: Sequence[str],
     generator: np.random.Generator,
 ) -> Content | None:
-    """A scene whose main caption names a style, a background or a colour alone; None if there is none."""
+    """Content whose main caption names only a style, a background or a colour; None if there is none."""
     if kind == "style":
         styles = [style for style in styles if style in UNSEEN_STYLES]
     elif kind != "colour":
@@ -91,7 +91,7 @@ def _draw(
 
 
 def _as_in_geneval(content: Content) -> bool:
-    """No sizes, one kind of thing to count, colours only in the tasks of colours."""
+    """Whether it fits GenEval: no sizes, one kind of thing to count, colours only in the colour tasks."""
     coloured = content.tag in ("colors", "color_attr")
     return all(item.size is None and (coloured or item.colour is None) for item in content.items) and not (
         content.tag == "counting" and len(content.items) > 1

@@ -1,8 +1,8 @@
-"""Things in another colour: the hue that dominates a drawing is replaced in its SVG, the rest is left.
+"""Recolouring: the dominant hue of a drawing is replaced in its SVG, everything else stays.
 
-Fills, strokes, gradient stops and the tints of filters are changed one by one in Oklab: within
-:data:`WINDOW` degrees of the dominant hue a colour takes the new one's hue, its chroma in proportion, and
-its lightness moved by as much as the dominant colour's. Near-white, near-black and grey parts stay.
+Fills, strokes, gradient stops and tints of filters are changed one by one in Oklab. A colour within
+:data:`WINDOW` degrees of the dominant hue gets the new hue, a proportional chroma, and the same change of
+lightness as the dominant colour. White, black and grey parts stay.
 """
 
 import re
@@ -26,7 +26,7 @@ MOST_RIVALS = 0.5
 
 @dataclass(frozen=True)
 class MainColour:
-    """The hue that dominates a drawing, in degrees; the lightness and chroma of what has it."""
+    """The dominant hue of a drawing in degrees, with the median lightness and chroma of its pixels."""
 
     lightness: float
     chroma: float
@@ -34,7 +34,7 @@ class MainColour:
 
 
 def main_colour(drawing: Image.Image) -> MainColour | None:
-    """The colour that most of a drawing has; None where it is grey or of several colours."""
+    """The dominant colour of a drawing; None if it is grey or has several colours."""
     pixels = np.asarray(drawing.convert("RGBA"), dtype=np.float64).reshape(-1, 4) / 255
     lightness, chroma, hue = to_lightness_chroma_hue(pixels[pixels[:, 3] > 0.5, :3]).T
     colourful = chroma > COLOURFUL
@@ -55,7 +55,7 @@ def main_colour(drawing: Image.Image) -> MainColour | None:
 
 
 def recolour(svg: str, main: MainColour, colour: str) -> str:
-    """An SVG with its main colour replaced.
+    """Replace the main colour of an SVG.
 
     Args:
         svg: the drawing.

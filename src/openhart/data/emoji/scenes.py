@@ -1,4 +1,4 @@
-"""Scenes: things of an emoji set placed in one picture, and the facts of it."""
+"""Scenes: placing things in one image, drawing the image, and its description."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ SHRINKING_FIRST = 2.0
 
 @dataclass(frozen=True)
 class Scene:
-    """What a scene shows, and where: the box of each thing, and whether it is mirrored, in items' order."""
+    """Content of a scene with the box of each thing and whether it is mirrored, in the order of the items."""
 
     content: Content
     boxes: tuple[Box, ...]
@@ -28,7 +28,7 @@ class Scene:
 def place_scene(
     content: Content, sprites: Sprites, generator: np.random.Generator, as_in_corpus: bool = False
 ) -> Scene:
-    """Place the things of a scene at random; with ``as_in_corpus``, one thing in the middle, not mirrored."""
+    """Place the things at random; with ``as_in_corpus``, place one thing in the middle without mirroring."""
     shapes = [
         sprites.draw(item.thing, content.style, item.colour).size
         for item in content.items
@@ -47,7 +47,7 @@ def place_scene(
 
 
 def compose(scene: Scene, sprites: Sprites) -> Image.Image:
-    """Draw a scene, RGB, at the size that the sprites are for."""
+    """Draw a scene, RGB, at the size of the sprites."""
     content, size = scene.content, sprites.size
     picture = Image.new("RGB", (size, size), BACKGROUNDS.get(content.background, WHITE))
     items = [item for item in content.items for _ in range(item.count)]
@@ -63,11 +63,11 @@ def compose(scene: Scene, sprites: Sprites) -> Image.Image:
 
 
 def facts(scene: Scene, size: int) -> dict[str, Any]:
-    """The facts that a checker needs of a scene of ``size`` × ``size`` pixels.
+    """The description of a scene of ``size`` × ``size`` pixels that a checker needs.
 
-    ``tag`` is GenEval's word for the task. ``objects`` is what is where: ``box`` is left, top, right, bottom
-    in pixels, ``colour`` and ``size`` are null where the captions do not name them. ``mirror`` is whether the
-    captions hold in a mirror too, ``unseen`` the combinations that are held out of training.
+    ``tag`` is GenEval's name of the task. ``objects`` lists the things: ``box`` is left, top, right, bottom
+    in pixels; ``colour`` and ``size`` are null if the captions do not name them. ``mirror`` states whether
+    the captions hold for the mirror image too; ``unseen`` lists the held-out combinations.
     """
     content = scene.content
     items = [item for item in content.items for _ in range(item.count)]

@@ -1,4 +1,4 @@
-"""Captions of a scene as people type them, and its requirements in GenEval's layout."""
+"""Captions of a scene in the wording of prompts, and its requirements in GenEval's layout."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ TERSE = 0.25
 
 
 def main_caption(content: Content, default_style: str | None) -> str:
-    """The plainest caption; it leaves out the default style and a white background."""
+    """The main caption; it omits the default style and a white background."""
     caption = _statement(content, [_phrase(item) for item in content.items])
     if content.style != default_style:
         caption = STYLE_PHRASES[content.style][0].format(a=caption)
@@ -46,13 +46,13 @@ def scene_captions(
     synonyms: Mapping[str, Sequence[str]],
     chance: random.Random,
 ) -> list[str]:
-    """Captions of a scene, the main one first, each exact.
+    """Captions of a scene, all of them exact; the first is the main caption.
 
     Args:
-        content: what the scene shows.
-        default_style: the style that may be left out.
-        synonyms: other names by corpus name.
-        chance: makes the other captions.
+        content: content of the scene.
+        default_style: the style that captions may omit.
+        synonyms: synonyms by corpus name.
+        chance: source of the random choices.
     """
     captions = [main_caption(content, default_style)]
     for _ in range(ALL_CAPTIONS - 1):
@@ -66,7 +66,7 @@ def scene_captions(
 def requirements(content: Content) -> dict[str, Any]:
     """``tag``, ``include`` and ``exclude`` in the layout of GenEval's prompt files.
 
-    As there, a position belongs to the later entry and names the number of the entry that it refers to.
+    As in GenEval, a position belongs to the later entry and refers to the index of the earlier entry.
     """
     include: list[dict[str, Any]] = []
     for item in reversed(content.items) if content.relation else content.items:
@@ -86,14 +86,14 @@ def requirements(content: Content) -> dict[str, Any]:
 
 
 def _style_phrases(style: str) -> list[str]:
-    """Phrases of a style that fit several things: no icons or emoji of them."""
+    """Phrases of a style that are correct for several things."""
     phrases = STYLE_PHRASES[style] + MORE_STYLE_PHRASES[style]
     fitting = [phrase for phrase in phrases if phrase.startswith("{a}") and not phrase.endswith("emoji")]
     return [*fitting, *(phrase for phrase in phrases if phrase.endswith(("render of {a}", "design of {a}")))]
 
 
 def _phrase(item: Item, called: str | None = None, terse: bool = False) -> str:
-    """``two small red apples``; ``terse`` leaves out the article and writes numbers as figures."""
+    """``two small red apples``; ``terse`` omits the article and writes digits."""
     name = called or item.name
     words = [item.size, item.colour, name if item.count == 1 else plural(name)]
     phrase = " ".join(word for word in words if word)

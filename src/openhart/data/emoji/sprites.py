@@ -1,4 +1,4 @@
-"""Things drawn with transparency, as they are or recoloured, kept in memory for scenes."""
+"""Drawings with transparency, unchanged or recoloured, cached in memory for scenes."""
 
 from functools import cached_property, lru_cache
 
@@ -16,12 +16,12 @@ SEEN_AT = 96
 
 
 class Sprites:
-    """Drawings of a library's things, each made once.
+    """Drawings of the things of a library; each is rendered once.
 
     Args:
         library: icons by thing and style.
-        size: side in pixels of the pictures that they are for; they are drawn larger and scaled down.
-        kept: how many are kept in memory, about 200 kB each at 128 pixels.
+        size: side of the scenes in pixels; drawings are larger and are scaled down.
+        kept: maximum number of drawings in memory, about 200 kB each at 128 pixels.
     """
 
     def __init__(self, library: Library, size: int, kept: int = 3000) -> None:
@@ -32,7 +32,7 @@ class Sprites:
 
     @cached_property
     def common(self) -> dict[str, list[CommonThing]]:
-        """The common things that each style has."""
+        """The common things of each style."""
         return {
             style: [common for common in COMMON_THINGS if (common.thing, style) in self.library.icons]
             for style in self.library.sets
@@ -44,7 +44,9 @@ class Sprites:
         if colour is not None:
             main = self.main_colour(thing, style)
             if main is None:
-                raise UserError(f"{thing} in style {style} has no main colour that could be made {colour}")
+                raise UserError(
+                    f"{thing} in style {style} has no main colour, so it cannot be recoloured to {colour}"
+                )
             svg = recolour(svg, main, colour)
         drawing = draw(svg, icon.ratio, self.size * OVERSAMPLING)
         if drawing is None:
@@ -52,7 +54,7 @@ class Sprites:
         return drawing
 
     def _colours(self, thing: str, style: str) -> tuple[str, ...]:
-        """What colours a thing may be given: none for people, hands, and what has no main colour."""
+        """Colours to which a thing can be recoloured; people and hands have none."""
         person = thing in self.library.category("People & Body")
         if person or NEVER_RECOLOURED.search(thing) or self.main_colour(thing, style) is None:
             return ()

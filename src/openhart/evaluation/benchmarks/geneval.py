@@ -110,7 +110,7 @@ def _read_picture(path: Path) -> Image.Image:
         with Image.open(path) as opened:
             return ImageOps.exif_transpose(opened).convert("RGB")
     except UnidentifiedImageError as error:
-        raise UserError(f"cannot read {path} as an image: its format is not known") from error
+        raise UserError(f"cannot read {path} as an image: its format is unknown") from error
     except (OSError, ValueError, SyntaxError) as error:
         raise UserError(f"cannot read {path} as an image: {error}") from error
 

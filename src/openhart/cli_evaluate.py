@@ -3,7 +3,6 @@
 import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -203,22 +202,16 @@ def _checker(options: Namespace) -> dict[str, Any] | None:
 
 def _composition(options: Namespace) -> dict[str, Any]:
     check_writable(options.samples)
-    from openhart.evaluation.benchmarks.composition import make_samples, read_prompts, score_composition
+    from openhart.evaluation.benchmarks.composition import score_composition
     from openhart.evaluation.checker.files import load_checker
-    from openhart.evaluation.images import generate
+    from openhart.evaluation.samples.layouts import plan_geneval
+    from openhart.evaluation.samples.make import make_samples
     from openhart.pipelines.hart import HartPipeline
 
-    prompts, checker = read_prompts(options.prompts), load_checker(options.checker)
+    plan = plan_geneval(options.prompts, options.seed, options.images_per_prompt, "composition")
+    checker = load_checker(options.checker)
     pipeline = HartPipeline.from_pretrained(options.model).to(_device(None))
-    settings = {"model": options.model or "packaged", "seed": options.seed}
-    make_samples(
-        options.samples,
-        prompts,
-        partial(generate, pipeline, quiet=True),
-        settings,
-        options.images_per_prompt,
-        options.quiet,
-    )
+    make_samples(pipeline, options.model or "packaged", plan, options.samples, quiet=options.quiet)
     result, _ = score_composition(options.samples, checker, options.quiet)
     return _report(result, options)
 

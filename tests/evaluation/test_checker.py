@@ -6,7 +6,7 @@ from PIL import Image, ImageFilter
 
 from openhart.data.oklab import to_oklab
 from openhart.errors import UserError
-from openhart.evaluation.benchmarks.composition import make_samples, read_prompts, score_composition
+from openhart.evaluation.benchmarks.composition import score_composition
 from openhart.evaluation.checker.accuracy import CHECKER_THRESHOLDS, measure_checker, wrong_prompt
 from openhart.evaluation.checker.files import load_checker, make_checker, save_checker
 from openhart.evaluation.checker.make import train_checker
@@ -14,6 +14,8 @@ from openhart.evaluation.checker.scenes import read_scenes
 from openhart.evaluation.checker.segments import background_of, find_pieces, group_pieces
 from openhart.evaluation.checker.train import make_examples, things_of, train_classifier, train_colours
 from openhart.evaluation.geneval.rules import judge
+from openhart.evaluation.samples.layouts import plan_geneval
+from openhart.evaluation.samples.make import Processes, fill_folder
 from tests.evaluation.shapes import COLOURS, GROUNDS, THINGS, draw_scene, write_scenes
 from tests.tiny import tiny_tokenizer
 
@@ -162,37 +164,25 @@ def painter(calls):
     return generate
 
 
-def test_composition_is_sampled_once_and_scored(checker, tmp_path):
-    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in PROMPTS))
-    prompts, folder, calls = read_prompts(tmp_path / "prompts.jsonl"), tmp_path / "samples", []
-    settings = {"model": "painter", "seed": 42}
-    make_samples(folder, prompts, painter(calls), settings, quiet=True)
+def paint(folder, prompts, calls):
+    (folder.parent / "prompts.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
+    plan = plan_geneval(folder.parent / "prompts.jsonl", name="composition")
+    fill_folder(folder, plan, {"model": "painter"}, painter(calls), 4, "png", Processes(), quiet=True)
+
+
+def test_composition_is_scored(checker, tmp_path):
+    calls = []
+    paint(tmp_path / "samples", PROMPTS, calls)
     assert calls == [(prompt["prompt"], 42 + index) for prompt in PROMPTS for index in range(4)]
-    result, rows = score_composition(folder, checker, quiet=True)
+    result, rows = score_composition(tmp_path / "samples", checker, quiet=True)
     assert len(rows) == 8
     assert result.figure("colors").value == 0.5
     assert result.figure("counting").value == 1
     assert result.figure("overall").value == 0.75
-    gone = folder / "00001" / "samples" / "00002.png"
-    before = gone.read_bytes()
-    gone.unlink()
-    make_samples(folder, prompts, painter(calls), settings, quiet=True)
-    assert calls[8:] == [("kite kite", 44)]
-    assert gone.read_bytes() == before
-    with pytest.raises(UserError, match="other settings"):
-        make_samples(folder, prompts, painter(calls), settings | {"seed": 1}, quiet=True)
-    with pytest.raises(UserError, match="holds something else"):
-        make_samples(tmp_path, prompts, painter(calls), settings, quiet=True)
 
 
 def test_prompts_that_cannot_be_checked(checker, tmp_path):
-    path = tmp_path / "prompts.jsonl"
-    with pytest.raises(UserError, match="there is no file"):
-        read_prompts(path)
-    path.write_text('{"prompt": "a ball"}\n')
-    with pytest.raises(UserError, match="tag, include and prompt"):
-        read_prompts(path)
     unknown = [{"tag": "colors", "include": [{"class": "ball of fire", "count": 1}], "prompt": "ball"}]
-    make_samples(tmp_path / "samples", unknown, painter([]), {"seed": 0}, quiet=True)
+    paint(tmp_path / "samples", unknown, [])
     with pytest.raises(UserError, match="was not trained on ball of fire"):
         score_composition(tmp_path / "samples", checker, quiet=True)

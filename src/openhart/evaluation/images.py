@@ -17,24 +17,36 @@ Images = NDArray[np.uint8]
 
 
 def generate(
-    pipeline: Any, prompts: Sequence[str], seeds: Sequence[int], quiet: bool = False, **call: Any
+    pipeline: Any,
+    conditions: Sequence[str | int],
+    seeds: Sequence[int],
+    quiet: bool = False,
+    rounding: str = "round",
+    batch_size: int = BATCH,
+    **call: Any,
 ) -> Images:
-    """Generate one image per prompt: uint8 (N, H, W, 3).
+    """Generate one image per condition: uint8 (N, H, W, 3).
 
     Args:
-        pipeline: a diffusers pipeline that accepts a list of prompts and a list of generators.
-        prompts: N texts.
+        pipeline: a diffusers pipeline that accepts a list of prompts (or ``class_labels``) and of generators.
+        conditions: N prompts, or N class indices.
         seeds: one seed per image.
         quiet: show no progress bar.
+        rounding: one of :data:`openhart.evaluation.metrics.pixels.ROUNDING_RULES`.
+        batch_size: number of images per call.
         call: further arguments of the pipeline call.
     """
     pipeline.set_progress_bar_config(disable=True)
     made = []
-    for start in tqdm(range(0, len(prompts), BATCH), desc="pictures", disable=quiet):
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + BATCH]]
-        part = list(prompts[start : start + BATCH])
-        images = pipeline(part, generator=generators, output_type="pt", **call).images
-        made.append(to_bytes(images * 2 - 1))
+    for start in tqdm(range(0, len(conditions), batch_size), desc="images", disable=quiet):
+        part = list(conditions[start : start + batch_size])
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + batch_size]]
+        given: tuple[Any, ...] = () if isinstance(part[0], int) else (part,)
+        labels = {"class_labels": part} if isinstance(part[0], int) else {}
+        images = pipeline(*given, **labels, generator=generators, output_type="pt", **call).images
+        if isinstance(images, np.ndarray):  # some pipelines of diffusers have no tensors to return
+            images = torch.from_numpy(images).permute(0, 3, 1, 2)
+        made.append(to_bytes(images * 2 - 1, rounding))
     return np.concatenate(made)
 
 

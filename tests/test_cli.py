@@ -89,7 +89,7 @@ def test_generate_classes(capsys, label_model, tmp_path):
     common = ("--model", label_model, "-o", tmp_path, "--quiet")
     assert run(capsys, "generate", "--label", 1, "--label", 2, *common)[0] == 0
     assert (tmp_path / "class-2.png").is_file()
-    fails(capsys, 1, "--label must lie", "generate", "--label", 9, *common)
+    fails(capsys, 1, "--label must be 0", "generate", "--label", 9, *common)
     fails(capsys, 1, "takes classes: give --label", "generate", "a cat", *common)
 
 
@@ -97,7 +97,7 @@ def test_a_long_prompt_warns_in_one_line(capsys, text_model, tmp_path):
     text = "a very long story about a cat and a dog and their friends"
     code, _, stderr = run(capsys, "generate", text, "--model", text_model, "-o", tmp_path, "--quiet")
     assert code == 0
-    assert stderr.startswith("openhart: warning: prompt cut")
+    assert stderr.startswith("openhart: warning: the prompt was cut")
     assert len(stderr.splitlines()) == 1
 
 

@@ -243,8 +243,8 @@ BAD_CALLS = {
     "a text or a list of texts": {"prompt": 3},
     "list of texts": {"prompt": ["a", None]},
     "exactly one of": {},
-    "give exactly one": {"prompt": "a", "class_labels": 1},
-    "told texts": {"class_labels": 1},
+    "pass exactly one": {"prompt": "a", "class_labels": 1},
+    "text-conditional: pass prompt instead of class_labels": {"class_labels": 1},
     "one generator per image: 2, got 1": {"prompt": ["a", "b"], "generator": [seeded()]},
     "must be a torch.Generator": {"prompt": "a", "generator": 3},
     "output_type must be": {"prompt": "a", "output_type": "jpeg"},
@@ -256,7 +256,7 @@ BAD_CALLS = {
     "residual_steps must lie": {"prompt": "a", "residual_steps": 0},
     "must be a number, got 'much'": {"prompt": "a", "guidance_scale": "much"},
     "prompt_embeds must be": {"prompt_embeds": torch.zeros(1, 3, 384)},
-    "prompt_mask must be": {
+    "prompt_attention_mask must be": {
         "prompt_embeds": torch.zeros(1, TOKENS, 384),
         "prompt_mask": torch.ones(1, 3),
     },
@@ -285,7 +285,7 @@ def test_without_a_text_encoder_only_the_empty_prompt_works(text_pipeline, text_
 
 
 def test_a_prompt_for_a_class_model(label_pipeline):
-    with pytest.raises(UserError, match="told classes"):
+    with pytest.raises(UserError, match="class-conditional: pass class_labels instead of prompt"):
         label_pipeline("a cat")
 
 

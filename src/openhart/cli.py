@@ -96,7 +96,7 @@ def _show_warnings_plainly() -> None:
         _complain(f"warning: {message}")
 
     warnings.filterwarnings("ignore")
-    shown = "prompt cut|cannot save|skipped an image|.* has been changed since"
+    shown = "the prompt was cut|cannot save|skipped an image|.* has been changed since"
     warnings.filterwarnings("always", message=shown)
     warnings.showwarning = show
 

@@ -55,10 +55,11 @@ def generate(options: Namespace) -> None:
 
 
 def _check_kind(pipeline: Any, options: Namespace) -> None:
-    if options.label and pipeline.label_encoder is None:
+    encoder = pipeline.condition_encoder
+    if options.label and encoder.argument != "class_labels":
         raise UserError("this model takes prompts: give a prompt instead of --label")
-    if options.prompts and pipeline.label_encoder is not None:
-        count = pipeline.label_encoder.config.num_classes
+    if options.prompts and encoder.argument != "prompt":
+        count = encoder.num_classes
         raise UserError(f"this model takes classes: give --label 0 … {count - 1} instead of a prompt")
 
 

@@ -3,7 +3,7 @@ import torch
 from transformers import BertConfig, BertModel, Qwen2Config, Qwen2Model, T5Config, T5Model
 
 from openhart.conditioning.text import (
-    encode_prompts,
+    TextConditionEncoder,
     language_tower,
     load_text_encoder,
 )
@@ -13,6 +13,11 @@ from openhart.errors import UserError
 @pytest.fixture(scope="module")
 def minilm():
     return load_text_encoder()
+
+
+def encode(tokenizer, encoder, prompts, tokens, instruction="", **options):
+    dim = encoder.config.hidden_size
+    return TextConditionEncoder(tokenizer, encoder, tokens, dim, instruction).encode(prompts, **options)
 
 
 def tiny_encoder(kind, vocabulary):
@@ -34,7 +39,7 @@ def tiny_encoder(kind, vocabulary):
 def test_any_text_encoder_of_transformers(minilm, kind):
     tokenizer = minilm[0]
     encoder = language_tower(tiny_encoder(kind, len(tokenizer)))
-    context, mask = encode_prompts(tokenizer, encoder.eval(), ["a cat", "a red apple"], 7)
+    context, mask = encode(tokenizer, encoder.eval(), ["a cat", "a red apple"], 7)
     assert context.shape == (2, 7, 16)
     assert mask.sum(dim=1).tolist() == [4, 5]
 
@@ -55,20 +60,20 @@ def test_the_language_tower_of_a_model_that_sees(minilm):
     model = Qwen2VLModel(Qwen2VLConfig(text_config=text, vision_config=vision)).eval()
     tower = language_tower(model)
     assert not any("visual" in name for name, _ in tower.named_parameters())
-    context, _ = encode_prompts(minilm[0], tower, ["a cat"], 6, instruction="Describe: ")
+    context, _ = encode(minilm[0], tower, ["a cat"], 6, instruction="Describe: ")
     assert context.shape == (1, 6, 32)
 
 
 def test_meaning_is_kept(minilm):
-    context, mask = encode_prompts(*minilm, ["a puppy", "a young dog", "a tax form"], 12)
+    context, mask = encode(*minilm, ["a puppy", "a young dog", "a tax form"], 12)
     weights = mask[..., None]
     pooled = torch.nn.functional.normalize((context * weights).sum(1) / weights.sum(1), dim=-1)
     assert pooled[0] @ pooled[1] > pooled[0] @ pooled[2] + 0.2
 
 
 def test_the_instruction_is_read_but_its_positions_are_cut_off(minilm):
-    plain, plain_mask = encode_prompts(*minilm, ["a cat"], 8)
-    told, told_mask = encode_prompts(*minilm, ["a cat"], 8, instruction="Draw in oil: ")
+    plain, plain_mask = encode(*minilm, ["a cat"], 8)
+    told, told_mask = encode(*minilm, ["a cat"], 8, instruction="Draw in oil: ")
     assert torch.equal(plain_mask, told_mask)
     assert plain.shape == told.shape
     assert not torch.allclose(plain[:, :4], told[:, :4], atol=1e-2)
@@ -76,14 +81,14 @@ def test_the_instruction_is_read_but_its_positions_are_cut_off(minilm):
 
 def test_a_long_prompt_is_cut_with_a_warning(minilm):
     long = "a very " * 30 + "big cat"
-    with pytest.warns(UserWarning, match="prompt cut to its first 8 tokens"):
-        context, mask = encode_prompts(*minilm, [long], 8)
+    with pytest.warns(UserWarning, match="prompt was cut to its first 8 tokens"):
+        context, mask = encode(*minilm, [long], 8)
     assert context.shape[1] == 8
     assert mask.all()
 
 
 def test_an_empty_prompt_is_the_empty_condition(minilm):
-    context, mask = encode_prompts(*minilm, ["", "a cat"], 8)
+    context, mask = encode(*minilm, ["", "a cat"], 8)
     assert context[0].abs().max() == 0
     assert mask[0].tolist() == [True] + [False] * 7
     assert context[1].abs().max() > 0

@@ -46,7 +46,7 @@ GENERATOR = [
     ({"scales": [2, 4]}, "first scale"),
     ({"scales": [1, 8, 4]}, "largest"),
     ({"model": {"depth": 3}, "initial": "TEXT"}, "of another shape"),
-    ({"model": {}, "initial": "LABEL"}, "is told a label"),
+    ({"model": {}, "initial": "LABEL"}, "is conditioned on label"),
     ({"model": {}, "initial": "TEXT", "conditioning": {"max_tokens": 9}}, "max_tokens"),
     ({"model": {}, "initial": "ROOT/empty"}, "is no model"),
     ({"lora": {"rank": 4}}, "name it as initial"),

@@ -9,6 +9,7 @@ import torch
 from openhart.cli import main
 from openhart.errors import UserError
 from openhart.pipelines.hart import HartPipeline
+from openhart.training.encoding import conditions
 from openhart.training.encoding import disk as cache
 from openhart.training.encoding import memory as latents
 from openhart.training.generator import data as generator_data
@@ -51,7 +52,7 @@ def test_training_from_a_cache_runs_no_encoder_and_is_the_same(write, tmp_path, 
     folder, count = generator_data.fill_cache(write("cached", **kind), quiet=True)
     assert count == 8
     generator.train(write("encoded", cache=True, **kind), quiet=True)
-    for module, name in ((latents, "load_text_encoder"), (latents, "encode_images")):
+    for module, name in ((conditions, "load_text_encoder"), (latents, "encode_images")):
         monkeypatch.setattr(module, name, fail)
     for module in (generator_data, cache):
         monkeypatch.setattr(module, "encode_images", fail)
@@ -108,8 +109,8 @@ def test_text_states_of_every_caption(write, tmp_path):
         tmp_path / "cache", cache.describe(settings, generator_data.load_tokenizer(settings))
     )
     records = [filled[index][1] for index in range(len(filled))]
-    context, mask = cache.CachedConditions(settings.conditioning, filled).of(records, [0] * len(records))
-    expected, expected_mask = latents.TextConditions(settings.conditioning).of(records, [0] * len(records))
+    context, mask = conditions.CachedConditions(settings.conditioning, filled).of(records, [0] * len(records))
+    expected, expected_mask = conditions.TextConditions(settings.conditioning).of(records, [0] * len(records))
     assert torch.equal(mask, expected_mask)
     assert torch.equal(context, expected)
 

@@ -10,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from openhart.cli import main
+from openhart.conditioning.encoder import EncodedContext
 from openhart.scales import split_by_scale
 from openhart.training.config import GeneratorRecipe
 from openhart.training.dry_run import dry_run
@@ -45,7 +46,7 @@ def parts_of_a_step(**values):
     losses = GeneratorLosses(
         transformer,
         tiny_head(condition_dim=WIDTH, width=32),
-        None,
+        EncodedContext(),
         recipe,
     )
     codes = torch.randint(32, (BATCH, TOKENS))
@@ -53,8 +54,7 @@ def parts_of_a_step(**values):
         codes=split_by_scale(codes, transformer.scales),
         scale_inputs=torch.randn(BATCH, TOKENS - 1, 8),
         last_target=torch.randn(BATCH, 144, 8),
-        context=torch.randn(BATCH, 8, 384),
-        mask=torch.ones(BATCH, 8, dtype=torch.bool),
+        condition=(torch.randn(BATCH, 8, 384), torch.ones(BATCH, 8, dtype=torch.bool)),
         keep=None,
         codebook=torch.randn(32, 8),
         scales=transformer.scales,

@@ -1,24 +1,33 @@
 """Class labels → one context token (VAR, arXiv 2404.02905, section 3.2)."""
 
+from collections.abc import Sequence
+from typing import ClassVar, cast
+
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from openhart.checks import Count, Width, checked
+from openhart.conditioning.encoder import Condition
+from openhart.errors import UserError
 from openhart.loading import CheckedLoading
 
 
 class LabelEncoder(CheckedLoading, ModelMixin, ConfigMixin):
-    """A vector a class, and one for no class.
+    """A condition encoder with one learned vector per class, and one for no class.
 
     Args:
-        num_classes: classes; the row after them means none.
-        dim: D.
+        num_classes: number of classes N. Label N means no class.
+        dim: channels D of the context.
 
     Raises:
         UserError: sizes that are not positive.
     """
+
+    kind: ClassVar[str] = "label"
+    argument: ClassVar[str] = "class_labels"
+    tokens = 1
 
     @register_to_config
     @checked
@@ -27,12 +36,52 @@ class LabelEncoder(CheckedLoading, ModelMixin, ConfigMixin):
         self.embedding = nn.Embedding(num_classes + 1, dim)
         nn.init.trunc_normal_(self.embedding.weight, std=0.02)
 
-    def forward(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Labels (B,) in 0 … num_classes (the last for none) → context (B, 1, D), mask (B, 1) bool."""
-        context = self.embedding(labels)[:, None]
+    @property
+    def dim(self) -> int:
+        """Channels D of the context."""
+        return self.embedding.embedding_dim
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes N; the label N means no class."""
+        return self.embedding.num_embeddings - 1
+
+    def forward(self, labels: Tensor) -> Condition:
+        """Labels (B,) in 0 … N, where N means no class → context (B, 1, D) and mask (B, 1) bool."""
+        context = cast(Tensor, self.embedding(labels))[:, None]
         return context, torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
 
-    def empty(self, batch: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-        """Context and mask for no class, on a device or where the weights are."""
-        device = device or self.embedding.weight.device
-        return self(torch.full((batch,), self.config.num_classes, device=device))
+    def encode(
+        self, values: int | Sequence[int] | Tensor, max_sequence_length: int | None = None
+    ) -> Condition:
+        """Encode one label or B labels.
+
+        Args:
+            values: labels in 0 … N, where N means no class.
+            max_sequence_length: must be None, since a label is one token.
+
+        Returns:
+            context (B, 1, D) and mask (B, 1) bool.
+
+        Raises:
+            UserError: values that are no labels of this model.
+        """
+        if max_sequence_length is not None:
+            raise UserError("max_sequence_length applies to prompts, and this model is class-conditional")
+        try:
+            labels = torch.as_tensor(values).reshape(-1)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"class_labels must be integers, got {values!r}") from error
+        if not len(labels) or labels.is_floating_point() or labels.dtype == torch.bool:
+            raise UserError(f"class_labels must be integers, got {values!r}")
+        count = self.num_classes
+        if labels.min() < 0 or labels.max() > count:
+            raise UserError(f"class_labels must be 0 … {count - 1}, or {count} for no class, got {values!r}")
+        return self._encode(labels)
+
+    def empty(self, batch: int) -> Condition:
+        """The condition of no class: context (B, 1, D) and mask (B, 1)."""
+        return self._encode(torch.full((batch,), self.num_classes))
+
+    def _encode(self, labels: Tensor) -> Condition:
+        return cast(Condition, self(labels.to(self.embedding.weight.device)))

@@ -4,14 +4,17 @@ import re
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openhart.chatter import quiet_libraries
 from openhart.checks import check_text
+from openhart.conditioning.encoder import Condition
 from openhart.errors import UserError, reason
 from openhart.hub import fetch
 from openhart.loading import check_finite
@@ -99,59 +102,100 @@ def language_tower(model: Any) -> nn.Module:
     return getattr(model, "language_model", model)
 
 
-@torch.no_grad()
-def encode_prompts(
-    text_tokenizer: Any,
-    text_encoder: Any,
-    prompts: Sequence[str],
-    max_tokens: int,
-    instruction: str = "",
-) -> tuple[Tensor, Tensor]:
-    """Last hidden states of each prompt, padded.
+@dataclass(frozen=True)
+class TextConditionEncoder:
+    """A condition encoder that takes the last hidden states of a text encoder of transformers.
 
-    An instruction is put before the prompt and read with it; its positions are cut off again (HART,
-    section 4.1). An empty prompt gives the empty condition.
+    An instruction is read before each prompt, and its positions are cut off again (HART, arXiv 2410.10812,
+    section 4.1). A prompt without any character but spaces is the empty condition.
 
     Args:
-        text_tokenizer: the encoder's tokenizer.
-        text_encoder: gives ``last_hidden_state``.
-        prompts: B texts. One longer than ``max_tokens`` is cut, with a warning.
-        max_tokens: T.
-        instruction: text put first.
-
-    Returns:
-        context (B, T, D), padding as the encoder sees it, and mask (B, T) bool, true where real.
-
-    Raises:
-        UserError: a prompt that is no text in UTF-8, or more tokens than the encoder reads.
+        text_tokenizer: the text encoder's tokenizer; without it, only empty prompts can be encoded.
+        text_encoder: a model whose output has ``last_hidden_state``.
+        tokens: positions T of the context. A longer prompt is cut, with a warning.
+        dim: channels D of the context.
+        instruction: text that is read before each prompt.
     """
-    for prompt in prompts:
-        try:
-            check_text(prompt)
-        except ValueError as error:
-            raise UserError(f"a prompt {error}") from error
-    with TOKENIZING:
-        ids, mask = _tokenize(text_tokenizer, list(prompts), max_tokens, instruction)
-    ids, mask = ids.to(text_encoder.device), mask.to(text_encoder.device)
-    longest = getattr(text_encoder.config, "max_position_embeddings", None)
-    if longest is not None and ids.shape[1] > longest:
-        raise UserError(
-            f"{max_tokens} tokens of a prompt and {ids.shape[1] - max_tokens} of the instruction do not fit "
-            f"the text encoder, which reads {longest}: lower max_tokens"
+
+    text_tokenizer: Any
+    text_encoder: Any
+    tokens: int
+    dim: int
+    instruction: str = ""
+
+    kind: ClassVar[str] = "text"
+    argument: ClassVar[str] = "prompt"
+
+    @torch.no_grad()
+    def encode(self, values: str | Sequence[str], max_sequence_length: int | None = None) -> Condition:
+        """Encode one prompt or B prompts.
+
+        Args:
+            values: the prompts.
+            max_sequence_length: tokens that a prompt is cut to, at most T; None for T.
+
+        Returns:
+            context (B, T, D), with the hidden states of the padding too, and mask (B, T) bool, true where a
+            token is real.
+
+        Raises:
+            UserError: values that are no texts, no text encoder, or more tokens than it reads.
+        """
+        prompts = [values] if isinstance(values, str) else values
+        if not isinstance(prompts, Sequence) or not prompts or not all(isinstance(p, str) for p in prompts):
+            raise UserError(f"prompt must be a text or a list of texts, got {values!r}")
+        length = self.tokens if max_sequence_length is None else max_sequence_length
+        if type(length) is not int or not 1 <= length <= self.tokens:
+            raise UserError(f"max_sequence_length must be 1 … {self.tokens}, got {max_sequence_length!r}")
+        for prompt in prompts:
+            try:
+                check_text(prompt)
+            except ValueError as error:
+                raise UserError(f"a prompt {error}") from error
+        if not any(prompt.strip() for prompt in prompts):
+            return self.empty(len(prompts))
+        if self.text_encoder is None or self.text_tokenizer is None:
+            raise UserError(
+                "this model was loaded without a text encoder: pass prompt_embeds instead of prompt"
+            )
+        return self._without_empty(prompts, *self._hidden_states(prompts, length))
+
+    def empty(self, batch: int) -> Condition:
+        """The empty condition: context (B, T, D) and mask (B, T); see :func:`empty_condition`."""
+        return empty_condition(batch, self.tokens, self.dim)
+
+    def _hidden_states(self, prompts: Sequence[str], length: int) -> Condition:
+        encoder = self.text_encoder
+        with TOKENIZING:
+            ids, mask = _tokenize(self.text_tokenizer, list(prompts), self.tokens, length, self.instruction)
+        ids, mask = ids.to(encoder.device), mask.to(encoder.device)
+        longest = getattr(encoder.config, "max_position_embeddings", None)
+        if longest is not None and ids.shape[1] > longest:
+            raise UserError(
+                f"{self.tokens} tokens of a prompt and {ids.shape[1] - self.tokens} of the instruction do "
+                f"not fit the text encoder, which reads {longest}: lower max_tokens"
+            )
+        states = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        return states[:, -self.tokens :], mask[:, -self.tokens :].bool()
+
+    def _without_empty(self, prompts: Sequence[str], context: Tensor, mask: Tensor) -> Condition:
+        empty = torch.tensor([not prompt.strip() for prompt in prompts], device=context.device)
+        nothing, nothing_mask = self.empty(len(prompts))
+        return (
+            torch.where(empty[:, None, None], nothing.to(context), context),
+            torch.where(empty[:, None], nothing_mask.to(mask.device), mask.to(context.device)),
         )
-    states = text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-    return _without_empty(prompts, states[:, -max_tokens:], mask[:, -max_tokens:].bool())
 
 
 def _tokenize(
-    text_tokenizer: Any, prompts: list[str], max_tokens: int, instruction: str
+    text_tokenizer: Any, prompts: list[str], tokens: int, length: int, instruction: str
 ) -> tuple[Tensor, Tensor]:
-    """Token ids and mask (B, T), with the instruction's before them."""
+    """Token ids and mask (B, I + T): the instruction's, then at most ``length`` per prompt, then padding."""
     full = text_tokenizer(prompts, truncation=False, verbose=False)["input_ids"]
     for prompt, found in zip(prompts, full, strict=True):
-        if len(found) > max_tokens:
+        if len(found) > length:
             warnings.warn(
-                f"prompt cut to its first {max_tokens} tokens (it has {len(found)}): {prompt[:60]!r}…",
+                f"the prompt was cut to its first {length} tokens (it has {len(found)}): {prompt[:60]!r}…",
                 stacklevel=3,
             )
     inputs = text_tokenizer(
@@ -159,10 +203,12 @@ def _tokenize(
         padding="max_length",
         padding_side="right",
         truncation=True,
-        max_length=max_tokens,
+        max_length=length,
         return_tensors="pt",
     )
-    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    more = (0, tokens - length)
+    ids = F.pad(inputs["input_ids"], more, value=text_tokenizer.pad_token_id)
+    mask = F.pad(inputs["attention_mask"], more)
     if instruction:
         first = text_tokenizer(instruction, add_special_tokens=False, return_tensors="pt")
         first_ids = first["input_ids"].expand(len(ids), -1)
@@ -171,17 +217,8 @@ def _tokenize(
     return ids, mask
 
 
-def _without_empty(prompts: Sequence[str], context: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    empty = torch.tensor([not prompt.strip() for prompt in prompts], device=context.device)
-    nothing, nothing_mask = empty_condition(*context.shape)
-    return (
-        torch.where(empty[:, None, None], nothing.to(context), context),
-        torch.where(empty[:, None], nothing_mask.to(mask.device), mask),
-    )
-
-
-def empty_condition(batch: int, tokens: int, width: int) -> tuple[Tensor, Tensor]:
-    """What guidance steers away from: context (B, T, D) of zeros, mask (B, T) of the first place only."""
+def empty_condition(batch: int, tokens: int, dim: int) -> Condition:
+    """The empty condition of text: context (B, T, D) of zeros, mask (B, T) true at position 0 only."""
     mask = torch.zeros(batch, tokens, dtype=torch.bool)
     mask[:, 0] = True
-    return torch.zeros(batch, tokens, width), mask
+    return torch.zeros(batch, tokens, dim), mask

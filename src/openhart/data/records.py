@@ -1,6 +1,6 @@
 """What is known of an image: captions and label, typed and checked before anything learns from them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from openhart.checks import check_text
@@ -86,7 +86,27 @@ def check_records(records: Iterable[Mapping[str, Any]], kind: str, classes: int 
         UserError: a record has none, or one that cannot be used.
     """
     for record in records:
-        if kind == "label":
-            label_of(record, classes)
-        else:
-            captions_of(record)
+        CHECKS[kind](record, classes)
+
+
+def values_of(records: Iterable[Mapping[str, Any]], kind: str) -> list[Any]:
+    """The value of each record that conditions an image.
+
+    Args:
+        records: of images.
+        kind: ``text`` for the caption that stands for a record, or ``label`` for its class.
+
+    Raises:
+        UserError: a record has none, or one that cannot be used.
+    """
+    return [VALUES[kind](record) for record in records]
+
+
+def _check_captions(record: Mapping[str, Any], _: int | None) -> None:
+    captions_of(record)
+
+
+CHECKS: dict[str, Callable[[Mapping[str, Any], int | None], Any]] = {
+    "text": _check_captions, "label": label_of
+}  # fmt: skip
+VALUES: dict[str, Callable[[Mapping[str, Any]], Any]] = {"text": main_caption, "label": label_of}

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import diffusers.utils
 import torch
@@ -18,8 +18,9 @@ from openhart.arithmetic import fastest_dtype
 from openhart.atomic import folder_filled_whole
 from openhart.checks import Place, Text, Width, parse_values
 from openhart.checksums import check_checksums, tell_changed, write_checksums
+from openhart.conditioning.encoder import Condition, ConditionEncoder, check_embeds
 from openhart.conditioning.label import LabelEncoder
-from openhart.conditioning.text import empty_condition, encode_prompts, load_text_encoder
+from openhart.conditioning.text import TextConditionEncoder, load_text_encoder
 from openhart.errors import UserError
 from openhart.generation.next_scale import generate
 from openhart.generation.settings import SamplingSettings
@@ -44,10 +45,9 @@ from openhart.tokenizer.quantizer import MultiScaleQuantizer
 from openhart.tokenizer.tiling import decode_in_tiles
 from openhart.transformer.model import HartTransformer
 
-Condition = tuple[Tensor, Tensor]
-
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 NEEDED_PARTS = ("image_tokenizer", "transformer")
+CONDITIONED = {"text": "text-conditional", "label": "class-conditional"}
 SAVING_OPTIONS = ("safe_serialization", "variant", "max_shard_size")
 
 
@@ -438,6 +438,20 @@ class HartPipeline(DiffusionPipeline):
         guided, tile = settings.guidance_scale > 0, self._tile
         return PictureMemory(self.transformer, self.image_tokenizer, guided, tile and tile[0])
 
+    @property
+    def condition_encoder(self) -> ConditionEncoder:
+        """What encodes prompts or class labels: the text encoder with its tokenizer, or the label encoder."""
+        if self.label_encoder is not None:
+            return cast(ConditionEncoder, self.label_encoder)
+        config = self.transformer.config
+        return TextConditionEncoder(
+            self.text_tokenizer,
+            self.text_encoder,
+            config.context_tokens,
+            config.context_dim,
+            self.config.instruction,
+        )
+
     def encode_condition(
         self,
         prompt: str | Sequence[str] | None = None,
@@ -445,92 +459,33 @@ class HartPipeline(DiffusionPipeline):
         prompt_embeds: Tensor | None = None,
         prompt_mask: Tensor | None = None,
     ) -> Condition:
-        """Exactly one of the three → context (B, T, D) and mask (B, T) bool.
+        """Encode exactly one of the three as context (B, T, D) and mask (B, T) bool.
 
         Raises:
             UserError: none of them, several, or one that does not suit the model.
         """
-        given = [value is not None for value in (prompt, class_labels, prompt_embeds)]
-        if sum(given) != 1:
-            raise UserError("give exactly one of prompt, class_labels and prompt_embeds")
+        values = {"prompt": prompt, "class_labels": class_labels, "prompt_embeds": prompt_embeds}
+        given = [name for name, value in values.items() if value is not None]
+        if len(given) != 1:
+            raise UserError("pass exactly one of prompt, class_labels and prompt_embeds")
         if prompt_mask is not None and prompt_embeds is None:
-            raise UserError("prompt_mask goes with prompt_embeds")
-        if prompt is not None:
-            return self._encode_prompts(prompt)
-        if class_labels is not None:
-            return self._encode_labels(class_labels)
-        assert prompt_embeds is not None
-        return self._check_embeds(prompt_embeds, prompt_mask)
+            raise UserError("prompt_attention_mask goes with prompt_embeds")
+        encoder = self.condition_encoder
+        if prompt_embeds is not None:
+            return self._placed(check_embeds(prompt_embeds, prompt_mask, encoder))
+        if given[0] != encoder.argument:
+            raise UserError(
+                f"this model is {CONDITIONED[encoder.kind]}: pass {encoder.argument} instead of {given[0]}"
+            )
+        return self._placed(encoder.encode(values[encoder.argument]))
 
-    def _encode_prompts(self, prompt: str | Sequence[str]) -> Condition:
-        prompts = [prompt] if isinstance(prompt, str) else prompt
-        if (
-            not isinstance(prompts, Sequence)
-            or not prompts
-            or not all(isinstance(text, str) for text in prompts)
-        ):
-            raise UserError(f"prompt must be a text or a list of texts, got {prompt!r}")
-        if self.label_encoder is not None:
-            raise UserError("this model is told classes: give class_labels instead of a prompt")
-        if not any(text.strip() for text in prompts):
-            return self._no_text(len(prompts))
-        if self.text_encoder is None or self.text_tokenizer is None:
-            raise UserError("this model was loaded without a text encoder: give prompt_embeds")
-        context, mask = encode_prompts(
-            self.text_tokenizer,
-            self.text_encoder,
-            prompts,
-            self.config.max_tokens,
-            self.config.instruction,
-        )
-        return context.to(self._execution_device), mask.to(self._execution_device)
-
-    def _no_text(self, batch: int) -> Condition:
-        config, weight = self.transformer.config, self.transformer.word_embed.weight
-        context, mask = empty_condition(batch, config.context_tokens, config.context_dim)
+    def _placed(self, condition: Condition) -> Condition:
         device = self._execution_device
-        return context.to(device, weight.dtype), mask.to(device)
-
-    def _encode_labels(self, class_labels: int | Sequence[int] | Tensor) -> Condition:
-        if self.label_encoder is None:
-            raise UserError("this model is told texts: give a prompt instead of class_labels")
-        try:
-            labels = torch.as_tensor(class_labels).reshape(-1)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise UserError(f"class_labels must be integers, got {class_labels!r}") from error
-        if not len(labels) or labels.is_floating_point() or labels.dtype == torch.bool:
-            raise UserError(f"class_labels must be integers, got {class_labels!r}")
-        count = self.label_encoder.config.num_classes
-        if labels.min() < 0 or labels.max() > count:
-            raise UserError(
-                f"class_labels must lie in 0 … {count - 1} ({count} for none), got {class_labels!r}"
-            )
-        return self.label_encoder(labels.to(self._execution_device))
-
-    def _check_embeds(self, prompt_embeds: Tensor, prompt_mask: Tensor | None) -> Condition:
-        config = self.transformer.config
-        expected = (config.context_tokens, config.context_dim)
-        if not isinstance(prompt_embeds, Tensor) or not isinstance(prompt_mask, Tensor | None):
-            raise UserError("prompt_embeds and prompt_mask must be tensors")
-        if not len(prompt_embeds) or prompt_embeds.ndim != 3 or tuple(prompt_embeds.shape[1:]) != expected:
-            raise UserError(
-                f"prompt_embeds must be (batch, {expected[0]}, {expected[1]}), "
-                f"got {tuple(prompt_embeds.shape)}"
-            )
-        if prompt_mask is None:
-            prompt_mask = torch.ones(prompt_embeds.shape[:2])
-        if prompt_mask.shape != prompt_embeds.shape[:2]:
-            raise UserError(
-                f"prompt_mask must be {tuple(prompt_embeds.shape[:2])}, got {tuple(prompt_mask.shape)}"
-            )
-        device = self._execution_device
-        return prompt_embeds.to(device), prompt_mask.to(device, torch.bool)
+        return condition[0].to(device), condition[1].to(device)
 
     def _empty_condition(self) -> Condition:
         """The token that fills the empty condition, (1, 1, D), and its mask."""
-        if self.label_encoder is not None:
-            return self.label_encoder.empty(1, self._execution_device)
-        context, mask = self._no_text(1)
+        context, mask = self._placed(self.condition_encoder.empty(1))
         return context[:, :1], mask[:, :1]
 
     def decode_preview(self, state: ScaleState) -> list[Any]:
@@ -649,8 +604,8 @@ def _check_condition(
     sides = []
     if label_encoder is not None:
         sides = [
-            ("label encoder's dim", config.context_dim, label_encoder.config.dim),
-            ("context_tokens", 1, config.context_tokens),
+            ("label encoder's dim", config.context_dim, label_encoder.dim),
+            ("context_tokens", label_encoder.tokens, config.context_tokens),
         ]
     elif text_encoder is not None:
         width = getattr(text_encoder.config, "hidden_size", config.context_dim)

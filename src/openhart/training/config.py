@@ -51,6 +51,10 @@ def _cache(value: Any) -> Any:
     raise ValueError(f"must be true, false or the name of a folder, got {value!r:.60}")
 
 
+ENCODING_SETTINGS = {"text": ("text_encoder", "max_tokens", "instruction"), "label": ()}
+SAMPLES = {"text": "sample_prompts", "label": "sample_labels"}
+
+
 class Section(BaseModel):
     """A part of a recipe: unknown names are errors, and numbers are finite."""
 
@@ -265,6 +269,10 @@ class Conditioning(Section):
     drop: Below1 = 0.1
     word_drop: Below1 = 0.0
 
+    def identity(self) -> dict[str, Any]:
+        """The settings on which encoded conditions depend."""
+        return self.model_dump(include={"kind", *ENCODING_SETTINGS[self.kind]})
+
 
 class ResidualHead(Section):
     """``kind: token`` sees one token at a time; ``wide`` also its neighbours.
@@ -390,9 +398,8 @@ class GeneratorRecipe(Section):
 
     @model_validator(mode="after")
     def _samples_need_their_condition(self) -> "GeneratorRecipe":
-        other = self.sample_labels if self.conditioning.kind == "text" else self.sample_prompts
-        if other:
-            wanted = "sample_prompts" if self.conditioning.kind == "text" else "sample_labels"
+        wanted = SAMPLES[self.conditioning.kind]
+        if any(getattr(self, name) for name in SAMPLES.values() if name != wanted):
             raise ValueError(f"conditioning.kind is {self.conditioning.kind}: its samples are {wanted}")
         classes = self.conditioning.num_classes
         if classes is not None and any(label >= classes for label in self.sample_labels):

@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from openhart.conditioning.label import LabelEncoder
-from openhart.conditioning.text import DEFAULT_TEXT_ENCODER
 from openhart.errors import UserError
 from openhart.loading import read_config
 from openhart.scales import count_tokens
@@ -29,13 +27,13 @@ from openhart.training.costs import (
     kept_shares,
     tokenizer_phase_cost,
 )
+from openhart.training.encoding.conditions import open_conditions
 from openhart.training.generator.embedding_losses import build_alignment
 from openhart.training.lora import add_lora
 from openhart.training.tokenizer.losses import PatchDiscriminator
 from openhart.transformer.model import HartTransformer
 
 GIB = 2**30
-MINILM_WIDTH = 384
 
 
 @dataclass(frozen=True)
@@ -162,26 +160,22 @@ def _worst(costs: list[Cost]) -> Cost:
 
 def _weigh_generator(recipe: GeneratorRecipe, path: Path, gpus: int) -> Report:
     tokenizer = _tokenizer_without_weights(recipe, path)
-    labels = None
+    conditions = open_conditions(recipe.conditioning, width_of(recipe))
+    context = conditions.planned_shape(recipe.model)
     with torch.device("meta"):
-        if recipe.conditioning.kind == "label":
-            width = width_of(recipe)
-            if recipe.conditioning.num_classes is None:
-                raise UserError("conditioning.num_classes must be given for kind: label")
-            labels = LabelEncoder(num_classes=recipe.conditioning.num_classes, dim=width)
-            context = {"context_dim": width, "context_tokens": 1}
-        else:
-            dim = _context_dim(recipe)
-            context = {"context_dim": dim, "context_tokens": recipe.conditioning.max_tokens}
         model = _initial_config(recipe) | recipe.model
         settings = transformer_settings(recipe.model_copy(update={"model": model}), tokenizer, context)
         transformer = build_model(HartTransformer, settings)
+        encoder = conditions.build_encoder(context["context_dim"])
         head = build_head(recipe.residual, transformer)
         mlps = build_alignment(recipe.embedding_losses, transformer)
     named = {
-        "transformer": transformer, "residual head": head, "label encoder": labels, "embedding losses": mlps
-    }  # fmt: skip
-    models = {name: part for name, part in named.items() if part is not None}
+        "transformer": transformer,
+        "residual head": head,
+        "condition encoder": encoder,
+        "embedding losses": mlps,
+    }
+    models = {name: part for name, part in named.items() if part is not None and _count(part)}
     parts = {name: _count(part) for name, part in models.items()}
     if recipe.lora is not None:
         for part in models.values():
@@ -236,16 +230,6 @@ def _initial_config(recipe: GeneratorRecipe) -> dict[str, Any]:
         return {}
     filled = {"scales", "codebook_size", "code_dim"}
     return {name: value for name, value in read_config(config.parent).items() if name not in filled}
-
-
-def _context_dim(recipe: GeneratorRecipe) -> int:
-    """Channels of the text encoder's states; one that is not packaged states them in the recipe."""
-    encoder = recipe.conditioning.text_encoder
-    if encoder == DEFAULT_TEXT_ENCODER:
-        return MINILM_WIDTH
-    if "context_dim" not in recipe.model:
-        raise UserError(f"model.context_dim must say how wide the states of {encoder} are")
-    return int(recipe.model["context_dim"])
 
 
 def _count(module: nn.Module) -> int:

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from openhart.data import collate
+from openhart.data.records import values_of
 from openhart.generation.logits import sample_codes
 from openhart.pipelines.hart import HartPipeline
 from openhart.randomness import SeededDraws
@@ -77,10 +78,9 @@ def _add(
 ) -> None:
     tokenizer, transformer = pipeline.image_tokenizer, pipeline.transformer
     quantized = tokenizer.quantize(tokenizer.encode(images.to(tokenizer.device)))
-    if pipeline.label_encoder is None:
-        condition = pipeline.encode_condition([record["text"] for record in records])
-    else:
-        condition = pipeline.encode_condition(class_labels=[record["label"] for record in records])
+    encoder = pipeline.condition_encoder
+    values: dict[str, Any] = {encoder.argument: values_of(records, encoder.kind)}
+    condition = pipeline.encode_condition(**values)
     conditioning = transformer.prepare(*condition)
     inputs = tokenizer.quantizer.code_inputs(quantized.codes)
     hidden = transformer(inputs, conditioning=conditioning)

@@ -66,12 +66,10 @@ def evaluate_retrieval(
         same figures for reconstructions of the real images with their true residual and from codes only.
 
     Raises:
-        UserError: the data set has no records that can be chosen, or the model takes classes.
+        UserError: the data set has no records that can be chosen, or the model takes no prompts.
     """
     if not hasattr(dataset, "known_records"):
         raise UserError("retrieval chooses images by their records: give an image folder, not shards")
-    if getattr(pipeline, "label_encoder", None) is not None:
-        raise UserError("retrieval needs a model that takes prompts, but this model takes classes")
     chosen = choose_things(list(dataset.known_records()), count, seed)
     samples = [dataset[index] for index in chosen]
     real = torch.stack([image for image, _ in samples])

@@ -9,7 +9,7 @@ import itertools
 import json
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,14 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
 from openhart.data.aspect import BUCKET, Size
-from openhart.data.records import PLACE, captions_of, label_of
+from openhart.data.records import PLACE
 from openhart.data.shards import Shards
 from openhart.data.skipping import BrokenImages, Sturdy
 from openhart.errors import UserError
 from openhart.interrupts import outlive_interrupts
 from openhart.tokenizer.model import HybridTokenizer
-from openhart.training.config import Conditioning, GeneratorRecipe
+from openhart.training.config import GeneratorRecipe
+from openhart.training.encoding.conditions import Conditions
 from openhart.training.encoding.files import (
     ABOUT,
     PartTensors,
@@ -38,11 +39,10 @@ from openhart.training.encoding.files import (
     write_about,
     write_part,
 )
-from openhart.training.encoding.memory import TextConditions, encode_images
+from openhart.training.encoding.memory import encode_images
 from openhart.training.run.batches import plainly
 
 SAMPLES_A_PART = 2048
-CAPTIONS_AT_A_TIME = 64
 
 
 class LatentCache(Dataset):
@@ -97,33 +97,14 @@ class LatentCache(Dataset):
         return part.row("context", rows[choice]), part.row("mask", rows[choice])
 
 
-class CachedConditions(TextConditions):
-    """Context tokens out of a cache; the text encoder is loaded only for sample pictures."""
-
-    def __init__(self, settings: Conditioning, cache: LatentCache) -> None:
-        super().__init__(settings)
-        self.cache = cache
-
-    def shape(self) -> dict[str, int]:
-        """Channels and positions of the context."""
-        return self.cache.context
-
-    def of(self, records: Sequence[dict[str, Any]], choices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """One caption of each record → context (B, T, D), mask (B, T)."""
-        pairs = [self.cache.condition(*pair) for pair in zip(records, choices, strict=True)]
-        context, mask = (torch.stack(column) for column in zip(*pairs, strict=True))
-        return context.float(), mask
-
-
 def describe(recipe: GeneratorRecipe, tokenizer: HybridTokenizer) -> dict[str, Any]:
     """What a cache for this recipe is made of; two caches of the same description are interchangeable."""
-    text = {"text_encoder", "max_tokens", "instruction"} if recipe.conditioning.kind == "text" else set()
     copies = recipe.data.model_dump(mode="json", include={"augment", "copies"}, exclude_defaults=True)
     return {
         "tokenizer": digest(tokenizer),
         "scales": [list(size) for size in tokenizer.quantizer.scales],
         "data": recipe.data.model_dump(mode="json", include={"train", "only", "buckets"}) | copies,
-        "conditioning": recipe.conditioning.model_dump(include={"kind"} | text),
+        "conditioning": recipe.conditioning.identity(),
     }
 
 
@@ -158,7 +139,7 @@ def make_cache(
     about: dict[str, Any],
     dataset: Any,
     tokenizer: HybridTokenizer,
-    conditions: TextConditions | None,
+    conditions: Conditions,
     batch_size: int,
     workers: int,
     quiet: bool = False,
@@ -170,7 +151,7 @@ def make_cache(
         about: what it is made of, as :func:`describe` says.
         dataset: images and records.
         tokenizer: the image tokenizer.
-        conditions: encodes captions, or None if records have labels.
+        conditions: encodes captions, or checks labels.
         batch_size: images encoded at a time.
         workers: processes that read images for each that encodes.
         quiet: show no progress bar.
@@ -200,13 +181,13 @@ def make_cache(
             samples = plainly(_one_by_one(parts[number], workers))
             tensors, records = _encoded(samples, tokenizer, batch_size, bar)
             broken.note(records)
-            _finish_part(folder, number, tensors, records, conditions)
+            write_part(folder, number, tensors | conditions.store(number, records), records)
     state.wait_for_everyone()
     count = sum(len(records_path(folder, number).read_bytes().splitlines()) for number in range(len(parts)))
     if not count:
         raise UserError("the data set has no samples")
     if state.is_main_process:
-        context = conditions.shape() if conditions else None
+        context = conditions.shape()
         write_about(folder, about | {"samples": count, "parts": len(parts), "context": context})
     return count
 
@@ -280,30 +261,3 @@ def _size(record: dict[str, Any]) -> Size | None:
 def _ending(size: Size | None) -> str:
     """What a tensor's name adds to tell of images of this size, where there are several."""
     return "" if size is None else f".{size[0]}x{size[1]}"
-
-
-def _finish_part(
-    folder: Path,
-    number: int,
-    tensors: dict[str, Tensor],
-    records: list[dict[str, Any]],
-    conditions: TextConditions | None,
-) -> None:
-    if conditions is None:
-        for record in records:
-            label_of(record)
-    else:
-        rows: dict[str, int] = {}
-        for record in records:
-            places = [rows.setdefault(caption, len(rows)) for caption in captions_of(record)]
-            record[PLACE] = [number, places]
-        tensors |= _states(list(rows), conditions) if rows else {}
-    write_part(folder, number, tensors, records)
-
-
-def _states(captions: list[str], conditions: TextConditions) -> dict[str, Tensor]:
-    """Context of captions; its padding too, which the transformer sees."""
-    starts = range(0, len(captions), CAPTIONS_AT_A_TIME)
-    pairs = [conditions(captions[start : start + CAPTIONS_AT_A_TIME]) for start in starts]
-    context, mask = (torch.cat(column) for column in zip(*pairs, strict=True))
-    return {"context": context.to(torch.bfloat16), "mask": mask}

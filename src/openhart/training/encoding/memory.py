@@ -1,28 +1,23 @@
-"""What the generator learns from: codes, the last scale's target and context tokens of each sample.
+"""What the generator learns from: codes and the last scale's target of each sample.
 
-The encoders are frozen, so a map-style data set is encoded once and kept; a stream is encoded batch by batch.
+The tokenizer is frozen, so a map-style data set is encoded once and kept; a stream is encoded batch by batch.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from tqdm.auto import tqdm
 
-from openhart.conditioning.text import encode_prompts, load_text_encoder
 from openhart.data import collate
 from openhart.data.aspect import BUCKET, Size
-from openhart.data.records import captions_of, check_records
+from openhart.data.records import check_records
 from openhart.data.skipping import BrokenImages, Sturdy
 from openhart.interrupts import outlive_interrupts
 from openhart.tokenizer.model import HybridTokenizer
-from openhart.training.config import Conditioning
-
-KEPT_CAPTIONS = 200_000
 
 
 @torch.no_grad()
@@ -30,54 +25,6 @@ def encode_images(tokenizer: HybridTokenizer, images: Tensor) -> tuple[Tensor, T
     """Images (B, 3, H, W) → codes of all scales in a row (B, L), last target (B, P², z)."""
     quantized = tokenizer.quantize(tokenizer.encode(images))
     return torch.cat(quantized.codes, dim=1), quantized.last_target.flatten(2).transpose(1, 2)
-
-
-class TextConditions:
-    """Captions → context tokens; each caption is encoded once and kept.
-
-    Args:
-        settings: names the text encoder, its positions T and the instruction put before each caption.
-    """
-
-    def __init__(self, settings: Conditioning) -> None:
-        self.settings = settings
-        self.device = torch.device("cpu")
-        self.known: dict[str, tuple[Tensor, Tensor]] = {}
-
-    @cached_property
-    def parts(self) -> tuple[Any, nn.Module]:
-        """The text encoder's tokenizer and the encoder, frozen."""
-        text_tokenizer, text_encoder = load_text_encoder(self.settings.text_encoder)
-        return text_tokenizer, text_encoder.requires_grad_(False)
-
-    def shape(self) -> dict[str, int]:
-        """Channels and positions of the context."""
-        context, _ = self([""])
-        return {"context_dim": context.shape[-1], "context_tokens": context.shape[1]}
-
-    def of(self, records: Sequence[dict[str, Any]], choices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """One caption of each record → context (B, T, D), mask (B, T)."""
-        return self([captions_of(record)[choice] for record, choice in zip(records, choices, strict=True)])
-
-    def __call__(self, captions: list[str]) -> tuple[Tensor, Tensor]:
-        """B captions → context (B, T, D), mask (B, T)."""
-        new = sorted(set(captions) - self.known.keys())
-        if new:
-            if len(self.known) > KEPT_CAPTIONS:
-                self.known.clear()
-                new = sorted(set(captions))
-            context, mask = self._encode(new)
-            rows = zip(context.to(torch.bfloat16).cpu(), mask.cpu(), strict=True)
-            self.known |= dict(zip(new, rows, strict=True))
-        contexts, masks = zip(*(self.known[caption] for caption in captions), strict=True)
-        return torch.stack(contexts).float(), torch.stack(masks)
-
-    def _encode(self, captions: list[str]) -> tuple[Tensor, Tensor]:
-        text_tokenizer, text_encoder = self.parts
-        settings = self.settings
-        return encode_prompts(
-            text_tokenizer, text_encoder.to(self.device), captions, settings.max_tokens, settings.instruction
-        )
 
 
 def check_data(dataset: Any, kind: str, classes: int | None) -> None:

@@ -15,9 +15,11 @@ from openhart.data.augment import AugmentedCopies
 from openhart.errors import UserError
 from openhart.model_files import loading
 from openhart.tokenizer.model import HybridTokenizer
+from openhart.training.build import width_of
 from openhart.training.config import Data, GeneratorRecipe, load_recipe
-from openhart.training.encoding.disk import CachedConditions, LatentCache, describe, make_cache
-from openhart.training.encoding.memory import Latents, TextConditions, check_data, encode_images, some_samples
+from openhart.training.encoding.conditions import Conditions, open_conditions
+from openhart.training.encoding.disk import LatentCache, describe, make_cache
+from openhart.training.encoding.memory import Latents, check_data, encode_images, some_samples
 
 RESIDUAL_SHARE_KEPT = 0.995
 MEASURED_SAMPLES = 512
@@ -37,17 +39,18 @@ def load_tokenizer(recipe: GeneratorRecipe) -> HybridTokenizer:
     return tokenizer.eval().requires_grad_(False)
 
 
-def open_data(recipe: GeneratorRecipe, tokenizer: HybridTokenizer) -> tuple[Any, TextConditions | None]:
+def open_data(recipe: GeneratorRecipe, tokenizer: HybridTokenizer) -> tuple[Any, Conditions]:
     """The recipe's samples and what encodes their captions, both from its cache if it names one."""
     settings = recipe.conditioning
+    conditions = open_conditions(settings, width_of(recipe))
     if isinstance(recipe.cache, str):
         cache = LatentCache(Path(recipe.cache), describe(recipe, tokenizer))
         check_data(cache, settings.kind, settings.num_classes)
-        return cache, CachedConditions(settings, cache) if settings.kind == "text" else None
+        return cache, conditions.from_cache(cache)
     sizes = recipe.data.buckets or [tokenizer.image_size]
     dataset = _copies(open_dataset(recipe.data.train, *sizes, only=recipe.data.only), recipe.data)
     check_data(dataset, settings.kind, settings.num_classes)
-    return dataset, TextConditions(settings) if settings.kind == "text" else None
+    return dataset, conditions
 
 
 def _copies(dataset: Any, data: Data) -> Any:
@@ -87,8 +90,7 @@ def fill_cache(path: Path, overrides: list[str] | None = None, quiet: bool = Fal
     dataset, conditions = open_data(recipe.model_copy(update={"cache": False}), tokenizer)
     device = PartialState(cpu=not torch.accelerator.is_available()).device
     tokenizer.to(device)
-    if conditions is not None:
-        conditions.device = device
+    conditions.device = device
     data = recipe.data
     return folder, make_cache(
         folder, about, dataset, tokenizer, conditions, data.batch_size, data.workers, quiet

@@ -59,7 +59,8 @@ def _averaged(stage: Stage) -> GeneratorLosses:
     transformer = fresh(trained.transformer)
     if stage.recipe.lora is not None:
         add_lora(transformer, stage.recipe.lora)
-    others = (fresh(trained.residual_head), fresh(trained.label_encoder))
+    encoder = stage.conditions.build_encoder(transformer.config.context_dim)
+    others = (fresh(trained.residual_head), encoder)
     averaged = GeneratorLosses(transformer, *others, stage.recipe)
     averaged.to(stage.accelerator.device).eval()
     for parameter, weight in zip(averaged.parameters(), weights, strict=True):
@@ -70,20 +71,14 @@ def _averaged(stage: Stage) -> GeneratorLosses:
 def _pipeline(stage: Stage, parts: GeneratorLosses, reads_text: bool) -> HartPipeline:
     """The model as it is used; what is only saved needs no text encoder, since that stays a name."""
     settings = stage.recipe.conditioning
-    text_tokenizer, text_encoder = None, None
-    if stage.conditions is not None and reads_text:
-        text_tokenizer, text_encoder = stage.conditions.parts
     return HartPipeline(
         image_tokenizer=stage.tokenizer,
         transformer=parts.transformer,
         residual_head=parts.residual_head,
-        label_encoder=parts.label_encoder,
-        text_encoder=text_encoder,
-        text_tokenizer=text_tokenizer,
-        text_encoder_name=settings.text_encoder if stage.conditions else None,
         max_tokens=settings.max_tokens,
         instruction=settings.instruction,
         sampling=stage.recipe.sampling,
+        **stage.conditions.components(parts.encoder, reads_text),
     )
 
 

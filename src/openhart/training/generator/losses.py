@@ -6,7 +6,6 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from openhart.conditioning.label import LabelEncoder
 from openhart.generation.logits import sample_codes
 from openhart.residual.diffusion import cosine_schedule, diffusion_loss
 from openhart.residual.heads import TokenResidualHead
@@ -24,7 +23,7 @@ class GeneratorLosses(nn.Module):
     Args:
         transformer: predicts codes.
         residual_head: predicts the residual, or None.
-        label_encoder: classes to context, or None for text.
+        encoder: turns a batch's condition into context and mask.
         recipe: how the losses are made.
         soft: targets that spread over near codes, or None for the codes themselves.
     """
@@ -33,14 +32,14 @@ class GeneratorLosses(nn.Module):
         self,
         transformer: HartTransformer,
         residual_head: TokenResidualHead | None,
-        label_encoder: LabelEncoder | None,
+        encoder: nn.Module,
         recipe: GeneratorRecipe,
         soft: SoftTargets | None = None,
     ) -> None:
         super().__init__()
         self.transformer = transformer
         self.residual_head = residual_head
-        self.label_encoder = label_encoder
+        self.encoder = encoder
         self.code_loss, self.settings, self.soft = recipe.code_loss, recipe.residual, soft
         self.schedule = cosine_schedule()
         self.alignment = build_alignment(recipe.embedding_losses, transformer)
@@ -52,9 +51,7 @@ class GeneratorLosses(nn.Module):
             ``loss`` and its parts: cross-entropy over all tokens and of each scale, diffusion, embeddings.
         """
         transformer = self.transformer
-        context, mask = batch.context, batch.mask
-        if self.label_encoder is not None:
-            context, mask = self.label_encoder(context)
+        context, mask = self.encoder(*batch.condition)
         conditioning = transformer.prepare(context, mask, batch.scales)
         observed = None if self.alignment is None else self.alignment.observer()
         hidden = transformer(
@@ -125,8 +122,7 @@ class Batch:
         codes: one tensor a scale, (B, h_k·w_k).
         scale_inputs: (B, Σ_{k≥2} h_k·w_k, z).
         last_target: (B, P², z), the features minus all scales but the last.
-        context: (B, T, D), or class labels (B,).
-        mask: (B, T) bool; ignored with labels.
+        condition: what the encoder takes: context (B, T, D) and mask (B, T) bool, or class labels (B,).
         keep: (B, P²) bool, tokens of the last scale that stay, or None for all.
         codebook: (V, z), frozen.
         scales: height and width of each.
@@ -136,8 +132,7 @@ class Batch:
     codes: list[Tensor]
     scale_inputs: Tensor
     last_target: Tensor
-    context: Tensor
-    mask: Tensor
+    condition: tuple[Tensor, ...]
     keep: Tensor | None
     codebook: Tensor
     scales: Scales

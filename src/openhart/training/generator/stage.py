@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.training.config import GeneratorRecipe
-from openhart.training.encoding.memory import TextConditions
+from openhart.training.encoding.conditions import Conditions
 from openhart.training.generator.losses import GeneratorLosses
 from openhart.training.generator.noisy_context import Exchange
 from openhart.training.run.distributed import Skips
@@ -31,7 +31,7 @@ class Stage:
     optimizer: Any
     ema: EMAModel
     skips: Skips
-    conditions: TextConditions | None
+    conditions: Conditions
     saved: dict[str, Any]
     exchange: Exchange | None
 

@@ -11,8 +11,7 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.utils.data import IterableDataset
 
-from openhart.conditioning.label import LabelEncoder
-from openhart.errors import UserError
+from openhart.conditioning.encoder import EncodedContext
 from openhart.interrupts import PendingStop
 from openhart.pipelines.hart import HartPipeline
 from openhart.tokenizer.model import HybridTokenizer
@@ -21,11 +20,11 @@ from openhart.training.build import (
     check_generator_fits,
     check_same_shape,
     transformer_settings,
-    width_of,
 )
 from openhart.training.config import GeneratorRecipe, build_model, load_recipe
 from openhart.training.costs import Counter, generator_cost, kept_shares
-from openhart.training.encoding.memory import Latents, TextConditions
+from openhart.training.encoding.conditions import Conditions
+from openhart.training.encoding.memory import Latents
 from openhart.training.generator.batch import make_batch
 from openhart.training.generator.code_loss import check_weights, soft_targets
 from openhart.training.generator.data import encoded, load_tokenizer, open_data, residual_scale
@@ -77,12 +76,12 @@ def _run(recipe: GeneratorRecipe, quiet: bool) -> tuple[Accelerator, Path]:
     tokenizer = load_tokenizer(recipe)
     check_weights(recipe.code_loss, len(tokenizer.quantizer.scales))
     dataset, conditions = open_data(recipe, tokenizer)
-    start = _load_initial(recipe, tokenizer)
+    start = _load_initial(recipe, tokenizer, conditions)
     model = start.transformer if start else None
     if model is None:
-        context = _context_shape(recipe, conditions)
+        context = conditions.shape()
         with torch.device("meta"):  # says now if the recipe's model cannot be
-            model, _ = _build_transformer(recipe, tokenizer, context)
+            model = build_model(HartTransformer, transformer_settings(recipe, tokenizer, context))
     check_generator_fits(recipe, model)
     for size in recipe.data.buckets:
         model.check_scales(tokenizer.at(size).quantizer.scales)
@@ -114,7 +113,9 @@ def _run(recipe: GeneratorRecipe, quiet: bool) -> tuple[Accelerator, Path]:
     return accelerator, save_result(stage, output)
 
 
-def _load_initial(recipe: GeneratorRecipe, tokenizer: HybridTokenizer) -> HartPipeline | None:
+def _load_initial(
+    recipe: GeneratorRecipe, tokenizer: HybridTokenizer, conditions: Conditions
+) -> HartPipeline | None:
     """The pipeline to start from, at the tokenizer's scales, with adapters if the recipe wants them.
 
     Raises:
@@ -124,20 +125,13 @@ def _load_initial(recipe: GeneratorRecipe, tokenizer: HybridTokenizer) -> HartPi
         return None
     found = HartPipeline.from_pretrained(recipe.initial, text_encoder=None, text_tokenizer=None)
     check_same_shape(recipe, found.transformer)
-    told = "text" if found.label_encoder is None else "label"
-    if told != recipe.conditioning.kind:
-        raise UserError(f"initial: {recipe.initial} is told a {told}, the recipe's conditioning.kind another")
-    if found.transformer.config.context_tokens != (context := _context_tokens(recipe)):
-        raise UserError(
-            f"initial: {recipe.initial} takes {found.transformer.config.context_tokens} context tokens, "
-            f"the recipe's conditioning.max_tokens is {context}"
-        )
+    conditions.check_encoder(found.condition_encoder, recipe.initial)
     start = HartPipeline(
         image_tokenizer=tokenizer,
         transformer=with_scales(found.transformer, tokenizer.config.scales),
         residual_head=found.residual_head,
         label_encoder=found.label_encoder,
-        max_tokens=context,
+        max_tokens=found.config.max_tokens,
     )
     if recipe.lora is not None:
         add_lora(start.transformer, recipe.lora)
@@ -147,25 +141,22 @@ def _load_initial(recipe: GeneratorRecipe, tokenizer: HybridTokenizer) -> HartPi
     return start
 
 
-def _context_tokens(recipe: GeneratorRecipe) -> int:
-    return 1 if recipe.conditioning.kind == "label" else recipe.conditioning.max_tokens
-
-
 def _prepare(
     recipe: GeneratorRecipe,
     accelerator: Accelerator,
     tokenizer: HybridTokenizer,
-    conditions: TextConditions | None,
+    conditions: Conditions,
     start: HartPipeline | None,
     residual_scale: float | list[float],
 ) -> Stage:
-    if conditions is not None:
-        conditions.device = accelerator.device
+    conditions.device = accelerator.device
     if start is not None:
         transformer, head = start.transformer.train(), start.residual_head
-        label_encoder = start.label_encoder
+        encoder = start.label_encoder or EncodedContext()
     else:
-        transformer, label_encoder = _build_transformer(recipe, tokenizer, _context_shape(recipe, conditions))
+        shape = conditions.shape()
+        transformer = build_model(HartTransformer, transformer_settings(recipe, tokenizer, shape))
+        encoder = conditions.build_encoder(transformer.config.context_dim)
         head = build_head(recipe.residual, transformer, residual_scale)
     if recipe.run.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
@@ -174,7 +165,7 @@ def _prepare(
             block.compile()
     codebook = tokenizer.quantizer.codebook.weight
     soft = soft_targets(codebook, recipe.code_loss)
-    losses = GeneratorLosses(transformer, head, label_encoder, recipe, soft)
+    losses = GeneratorLosses(transformer, head, encoder, recipe, soft)
     spread = recipe.run.parallel == "fsdp" and accelerator.num_processes > 1
     if spread:
         shard(accelerator, losses.to(accelerator.device))
@@ -195,25 +186,6 @@ def _prepare(
     return Stage(
         recipe, accelerator, tokenizer, losses, model, prepared, ema, skips, conditions, saved, exchange
     )
-
-
-def _context_shape(recipe: GeneratorRecipe, conditions: TextConditions | None) -> dict[str, int]:
-    if conditions is None:
-        return {"context_dim": width_of(recipe), "context_tokens": 1}
-    return conditions.shape()
-
-
-def _build_transformer(
-    recipe: GeneratorRecipe, tokenizer: HybridTokenizer, context: dict[str, int]
-) -> tuple[HartTransformer, LabelEncoder | None]:
-    """A new transformer, and the label encoder where classes are its condition."""
-    transformer = build_model(HartTransformer, transformer_settings(recipe, tokenizer, context))
-    if recipe.conditioning.kind == "text":
-        return transformer, None
-    if recipe.conditioning.num_classes is None:
-        raise UserError("conditioning.num_classes must be given for kind: label")
-    classes, width = recipe.conditioning.num_classes, context["context_dim"]
-    return transformer, LabelEncoder(num_classes=classes, dim=width)  # by name, or its config forgets them
 
 
 def _train_step(stage: Stage, step: int, batches: Iterator[Any]) -> dict[str, Any]:

@@ -281,6 +281,7 @@ def test_nothing_alarming_is_printed_by_an_import():
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_control_c(text_model, tmp_path):
     command = [
         sys.executable, "-u", "-m", "openhart", "generate", "a cat", "--images-per-prompt", "2000",

@@ -51,6 +51,7 @@ def test_a_green_heart_is_green_and_a_blue_one_blue(pipeline):
     assert blue.argmax() == 2
 
 
+@pytest.mark.slow
 def test_bfloat16_shows_the_same_thing(pipeline):
     try:
         pipeline.to(dtype=torch.bfloat16)

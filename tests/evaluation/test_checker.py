@@ -126,6 +126,7 @@ def test_a_checker_is_read_as_it_was_written(checker, tmp_path):
         load_checker(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_checker_is_made_from_a_folder(scenes):
     checker = train_checker(scenes, tiny_tokenizer(), held_out=40, quiet=True)
     assert checker.detector.classifier.things == tuple(sorted(THINGS))

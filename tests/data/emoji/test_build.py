@@ -98,7 +98,7 @@ def test_captions_name_the_background_and_one_without_a_style_means_one_style(tm
 def test_a_build_that_fails_leaves_nothing(tmp_path, packages):
     broken = {"body": "<rect fill=", "width": 32, "height": 32}
     write_style(packages, "noto", icons(CIRCLE) | {"zebra": broken})
-    with pytest.raises(UserError, match="SVG is broken"):
+    with pytest.raises(UserError, match="SVG is invalid"):
         build(tmp_path, packages)
     assert [path.name for path in tmp_path.iterdir()] == ["packages"]
 

@@ -78,7 +78,7 @@ def test_the_same_arguments_give_the_same_files(tmp_path, packages):
 def test_a_build_that_fails_leaves_nothing(tmp_path, packages):
     broken = common_icons(12) | {"wrench": {"body": "<rect fill="}}
     write_style(packages, "noto", broken)
-    with pytest.raises(UserError, match="SVG is broken"):
+    with pytest.raises(UserError, match="SVG is invalid"):
         build_scenes(
             tmp_path / "scenes", count=200, packages=packages, styles=["fluent-3d", "noto"], quiet=True
         )

@@ -25,6 +25,7 @@ from openhart.evaluation.result import Figure, Result
 from openhart.pipelines.hart import HartPipeline
 
 KINDS = ("with residual", "without residual")
+RESAMPLES = 100
 
 
 def evaluate_residual(
@@ -33,6 +34,7 @@ def evaluate_residual(
     count: int = 256,
     seed: int = 0,
     quiet: bool = False,
+    resamples: int = RESAMPLES,
     **call: Any,
 ) -> Result:
     """Compare generation with and without the residual.
@@ -43,6 +45,7 @@ def evaluate_residual(
         count: number of prompts, each of a different thing.
         seed: determines the choice of records; image i is generated with ``seed + i`` in both cases.
         quiet: show no progress bar.
+        resamples: number of bootstrap resamples.
         call: further arguments of the pipeline call.
 
     Returns:
@@ -64,13 +67,13 @@ def evaluate_residual(
         kind: generate(pipeline, prompts, seeds, quiet, use_residual=kind == KINDS[0], **call)
         for kind in KINDS
     }
-    figures = distance_figures(real, made)
+    figures = distance_figures(real, made, resamples)
     named = {f"{kind}, ": pictures for kind, pictures in made.items()}
     figures += retrieval_figures(real, named, [EfficientNetExtractor(), GradientExtractor()])
     return Result("residual", tuple(figures), {"seed": seed, "data": str(dataset.path), **call})
 
 
-def distance_figures(real: Images, made: dict[str, Images]) -> list[Figure]:
+def distance_figures(real: Images, made: dict[str, Images], resamples: int = RESAMPLES) -> list[Figure]:
     """Fréchet and kernel distances of two sets of images, and the relative reduction in FD."""
     middle: Extractor = MiddleExtractor()
     pooled = EfficientNetExtractor()
@@ -79,23 +82,22 @@ def distance_figures(real: Images, made: dict[str, Images]) -> list[Figure]:
     figures = []
     for kind, features in zip(made, given, strict=True):
         paired = np.stack([features, wanted])
-        figures.append(
-            Figure(f"{kind}, FD", _distance(paired), len(real), _interval(paired, _distance), middle.name)
-        )
+        interval = _interval(paired, _distance, resamples)
+        figures.append(Figure(f"{kind}, FD", _distance(paired), len(real), interval, middle.name))
         kernel = kernel_distance(pooled_features(pooled, real), pooled_features(pooled, made[kind]))
         figures.append(Figure(f"{kind}, KID", kernel, len(real), None, pooled.name))
     triple = np.stack([*given, wanted])
-    saved = _saved(triple)
+    interval = _interval(triple, _saved, resamples)
     return [
         *figures,
-        Figure("FD saved by the residual", saved, len(real), _interval(triple, _saved), middle.name),
+        Figure("FD saved by the residual", _saved(triple), len(real), interval, middle.name),
     ]
 
 
-def _interval(features: NDArray[np.floating], statistic: Any) -> tuple[float, float]:
+def _interval(features: NDArray[np.floating], statistic: Any, resamples: int) -> tuple[float, float]:
     """Interval over prompts: the features (sets, N, D) of one prompt are resampled together."""
     by_prompt = features.swapaxes(0, 1)
-    return bootstrap_error_interval(by_prompt, partial(_of_prompts, statistic))
+    return bootstrap_error_interval(by_prompt, partial(_of_prompts, statistic), resamples)
 
 
 def _of_prompts(statistic: Any, by_prompt: NDArray[np.floating]) -> float:

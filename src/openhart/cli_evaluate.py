@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from openhart.atomic import check_writable, written_whole
 from openhart.cli_checks import LARGEST_SEED, UsageError, named, place, whole
 from openhart.cli_commands import _check_image_path, _device, _need_extra
+from openhart.cli_samples import add_samples, samples
 from openhart.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 GENERATION = ("retrieval", "residual", "attributes")
 ON_MODELS = ("reconstruction", *GENERATION)
-WITH_OWN_OUTPUT = ("checker", "pack")
+WITH_OWN_OUTPUT = ("checker", "pack", "samples")
 MANY = 10**6
 
 
@@ -44,6 +45,7 @@ def add_evaluate(commands: Any) -> None:
             kind.add_argument("--sheet", type=place, help="a PNG of real and generated pairs")
     _add_checker(kinds)
     _add_published(kinds)
+    add_samples(kinds)
     for name, kind in kinds.choices.items():
         if name not in WITH_OWN_OUTPUT:
             kind.add_argument("-o", "--output", type=place, help="a JSON file")
@@ -107,7 +109,7 @@ def evaluate(options: Namespace) -> None:
     if sheet is not None:
         _check_image_path(sheet)
     for path in (options.output, sheet, getattr(options, "rows", None)):
-        if path is not None and path.is_dir() and options.kind != "checker":
+        if path is not None and path.is_dir() and options.kind not in ("checker", "samples"):
             raise UsageError(f"{path} is a folder, a file is needed")
         if path is not None and (path.is_file() or not path.exists()):
             check_writable(path.parent)
@@ -307,4 +309,5 @@ KINDS: dict[str, Callable[[Namespace], dict[str, Any] | None]] = {
     "pack": _pack,
     "geneval": _geneval,
     "compare": _compare,
+    "samples": samples,
 }

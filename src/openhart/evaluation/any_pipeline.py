@@ -11,7 +11,9 @@ from openhart.pipelines.hart import HartPipeline
 OWN = "HartPipeline"
 
 
-def load_any_pipeline(model: str | None, dtype: torch.dtype | None = None, device: str = "cpu") -> Any:
+def load_any_pipeline(
+    model: str | None, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+) -> Any:
     """Load a pipeline by the class that its ``model_index.json`` names.
 
     Args:

@@ -45,11 +45,13 @@ class Processes:
         index: number of this process.
         count: number of processes.
         share: sends an object of process 0 to all processes; collective, so every process calls it.
+        device: device of this process, or None for the default one.
     """
 
     index: int = 0
     count: int = 1
     share: Callable[[Any], Any] = lambda value: value
+    device: str | None = None
 
 
 def join_processes() -> Processes:
@@ -68,7 +70,7 @@ def join_processes() -> Processes:
         broadcast_object_list(values)
         return values[0]
 
-    return Processes(state.process_index, state.num_processes, share)
+    return Processes(state.process_index, state.num_processes, share, str(state.device))
 
 
 def make_samples(

@@ -32,13 +32,13 @@ def count_flops(shape: Shape, batch: int, guided: bool = True, steps: int = 8) -
         found = []
         nothing = empty if guided else None
         count("scale 1", lambda: found.append(transformer(None, *full, empty=nothing, cache=cache)))
-        conditioning = found[0][-1]
+        prepared = found[0].prepared
         for index, side in enumerate(shape.scales[1:], start=1):
             inputs = torch.empty(copies * batch, side * side, config.code_dim)
 
             def one_scale(index: int = index, inputs: torch.Tensor = inputs) -> None:
-                given = conditioning.at_scale(index, copies * batch)
-                transformer(inputs, cache=cache, given=given)
+                context = prepared.at_scale(index, copies * batch)
+                transformer(inputs, cache=cache, scale_context=context)
 
             count(f"scale {index + 1}", one_scale)
         size = tokenizer.quantizer.size

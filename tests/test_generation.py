@@ -85,13 +85,13 @@ def test_one_empty_token_means_what_a_whole_empty_context_means(parts):
     both = [torch.cat(pair) for pair in zip((context, mask), whole, strict=True)]
     short = empty_condition(1, 1, context.shape[2])
     caches = transformer.allocate_cache(4), transformer.allocate_cache(4)
-    expected, _, given = transformer(None, *both, cache=caches[0])
-    found, _, joined = transformer(None, context, mask, empty=short, cache=caches[1])
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    expected = transformer(None, *both, cache=caches[0])
+    found = transformer(None, context, mask, empty=short, cache=caches[1])
+    torch.testing.assert_close(found.hidden_states, expected.hidden_states, atol=1e-5, rtol=1e-5)
     inputs = torch.randn(4, 4, 8, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(
-        transformer(inputs, cache=caches[1], given=joined.at_scale(1, 4)),
-        transformer(inputs, cache=caches[0], given=given.at_scale(1, 4)),
+        transformer(inputs, cache=caches[1], scale_context=found.prepared.at_scale(1, 4)).to_tuple(),
+        transformer(inputs, cache=caches[0], scale_context=expected.prepared.at_scale(1, 4)).to_tuple(),
         atol=1e-5,
         rtol=1e-5,
     )

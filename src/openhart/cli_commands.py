@@ -228,7 +228,7 @@ def reconstruct(options: Namespace) -> None:
         )
     original = to_tensor(image, tokenizer.image_size)[None]
     with torch.no_grad():
-        made = tokenizer(original, discrete=options.discrete or not tokenizer.hybrid)
+        made = tokenizer(original, discrete=options.discrete or not tokenizer.hybrid).sample
     pair = torch.cat([original, made], dim=3)[0]
     if not pair.isfinite().all():
         raise UserError("the reconstruction is not finite: the image tokenizer's weights are broken")

@@ -1,6 +1,6 @@
 """A number as a vector: sinusoids of geometric frequencies through two linear maps.
 
-The transformer embeds the index of a scale so, the residual head its diffusion step.
+The transformer embeds the index of a scale this way, and the residual head its diffusion step.
 """
 
 import math
@@ -21,10 +21,16 @@ class SinusoidalEmbedding(nn.Module):
         self.first = nn.Linear(SINUSOIDS, width)
         self.second = nn.Linear(width, width)
 
-    def forward(self, values: Tensor) -> Tensor:
-        """(…) → (…, width)."""
+    def forward(self, values: Tensor, dtype: torch.dtype) -> Tensor:
+        """(…) → (…, width).
+
+        Args:
+            values: numbers to embed.
+            dtype: in which the linear maps compute; the stored weights may have another one.
+        """
         half = SINUSOIDS // 2
         steps = torch.arange(half, dtype=torch.float32, device=values.device)
         angles = values.float()[..., None] * torch.exp(-math.log(PERIOD) * steps / half)
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
-        return self.second(F.silu(self.first(waves.to(self.first.weight.dtype))))
+        embedding: Tensor = self.second(F.silu(self.first(waves.to(dtype))))
+        return embedding

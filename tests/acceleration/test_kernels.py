@@ -26,10 +26,10 @@ VARIANTS = [
 def test_a_fused_transformer_says_the_same(variant, dtype):
     transformer = tiny_transformer(**variant).to(dtype)
     inputs, condition = torch.randn(2, 29, 8), random_context(2)
-    expected = transformer(inputs, *condition)
+    expected = transformer(inputs, *condition).hidden_states
     fuse(transformer)
     assert all(isinstance(block, FusedBlock) for block in transformer.blocks)
-    found = transformer(inputs, *condition)
+    found = transformer(inputs, *condition).hidden_states
     error = (found.float() - expected.float()).abs().max() / expected.float().abs().max()
     assert error < (1e-5 if dtype == torch.float32 else 2e-2)
 
@@ -43,8 +43,9 @@ def test_a_fused_block_works_with_the_cache():
         hidden = []
         for transformer in (plain, fused):
             cache = transformer.allocate_cache(2)
-            *_, prepared = transformer(None, *condition, cache=cache)
-            hidden.append(transformer(inputs, cache=cache, given=prepared.at_scale(index, 2))[0])
+            prepared = transformer(None, *condition, cache=cache).prepared
+            context = prepared.at_scale(index, 2)
+            hidden.append(transformer(inputs, cache=cache, scale_context=context).hidden_states)
         torch.testing.assert_close(*hidden, atol=1e-5, rtol=1e-5)
 
 

@@ -19,7 +19,7 @@ def test_scores_change_little(kind):
 
     def scores():
         with torch.no_grad():
-            hidden = transformer(inputs, context, mask)
+            hidden = transformer(inputs, context, mask).hidden_states
             return transformer.logits(hidden, transformer.prepare(context, mask))
 
     before = scores()

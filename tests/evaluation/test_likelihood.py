@@ -30,7 +30,7 @@ def test_figures_do_not_depend_on_the_batch_and_are_those_of_the_model(text_pipe
     with torch.no_grad():
         codes = tokenizer.quantize(tokenizer.encode(pictures.images)).codes
         condition = text_pipeline.encode_condition(list("abcde"))
-        hidden = transformer(tokenizer.quantizer.code_inputs(codes), *condition)
+        hidden = transformer(tokenizer.quantizer.code_inputs(codes), *condition).hidden_states
         logits = transformer.logits(hidden, transformer.prepare(*condition))
     wanted = torch.cat(codes, dim=1)
     assert report["cross_entropy"] == pytest.approx(float(F.cross_entropy(logits.mT, wanted)), rel=1e-5)

@@ -7,7 +7,8 @@ from openhart.conditioning.text import empty_condition
 from openhart.generation.next_scale import generate
 from openhart.generation.settings import SamplingSettings
 from openhart.randomness import SeededDraws
-from openhart.residual.diffusion import cosine_schedule, diffusion_loss
+from openhart.residual.diffusion import diffusion_loss
+from openhart.residual.schedule import cosine_schedule
 from tests.parity.compare import assert_near, assert_same, numbered
 
 
@@ -46,14 +47,14 @@ def teacher_forced(hart, recorded):
     case = recorded["hart training"]
     context, mask = case["context"], case["context_mask"]
     keep = ~case["last_scale_masked"]
-    hidden = hart.transformer(case["transformer_input"], context, mask, keep)
+    hidden = hart.transformer(case["transformer_input"], context, mask, keep).hidden_states
     return case, keep, hidden
 
 
 def test_teacher_forced_logits(hart, teacher_forced):
     case, _, hidden = teacher_forced
-    conditioning = hart.transformer.prepare(case["context"], case["context_mask"])
-    assert_near(hart.transformer.logits(hidden, conditioning), case["logits"])
+    prepared = hart.transformer.prepare(case["context"], case["context_mask"])
+    assert_near(hart.transformer.logits(hidden, prepared), case["logits"])
 
 
 def test_residual_condition_and_target(hart, teacher_forced):

@@ -22,10 +22,10 @@ def test_tokenizer(var, recorded):
 
 def test_teacher_forced_logits(var, recorded):
     case = recorded["var training"]
-    context, mask = var.label_encoder(case["label"])
-    hidden = var.transformer(case["transformer_input"], context, mask)
-    conditioning = var.transformer.prepare(context, mask)
-    assert_near(var.transformer.logits(hidden, conditioning), case["teacher_forced_logits"])
+    context, mask = var.label_encoder(case["label"], return_dict=False)
+    hidden = var.transformer(case["transformer_input"], context, mask).hidden_states
+    prepared = var.transformer.prepare(context, mask)
+    assert_near(var.transformer.logits(hidden, prepared), case["teacher_forced_logits"])
 
 
 def test_sampling(var, recorded, spied_logits):
@@ -37,7 +37,7 @@ def test_sampling(var, recorded, spied_logits):
             var.transformer,
             var.image_tokenizer.quantizer,
             None,
-            var.label_encoder(case["label"]),
+            var.label_encoder(case["label"], return_dict=False),
             var.label_encoder.empty(1),
             SeededDraws([torch.Generator() for _ in range(batch)]),
             settings,

@@ -2,8 +2,10 @@ import pytest
 import torch
 
 from openhart.errors import UserError
-from openhart.residual.diffusion import SOLVERS, cosine_schedule, diffusion_loss, respace, solve
-from openhart.residual.heads import TokenResidualHead, WideResidualHead
+from openhart.residual.diffusion import diffusion_loss
+from openhart.residual.heads import ResidualHeadOutput, TokenResidualHead, WideResidualHead
+from openhart.residual.schedule import cosine_schedule, respace
+from openhart.residual.solvers import SOLVERS, solve
 from tests.tiny import tiny_head
 
 SIZE = (3, 4)
@@ -24,7 +26,7 @@ class Oracle:
     def __call__(self, x, t, embedded, size):
         alpha_bar = SCHEDULE.alpha_bars.float()[t][..., None]
         noise = (x - alpha_bar.sqrt() * self.target) / (1 - alpha_bar).sqrt()
-        return torch.cat([noise, -torch.ones_like(noise)], dim=-1)
+        return ResidualHeadOutput(torch.cat([noise, -torch.ones_like(noise)], dim=-1))
 
 
 class GaussianOracle:
@@ -42,7 +44,7 @@ class GaussianOracle:
         alpha_bar = SCHEDULE.alpha_bars.float()[t][..., None]
         share = (1 - alpha_bar) / (alpha_bar * self.deviation**2 + 1 - alpha_bar)
         noise = (x - alpha_bar.sqrt() * self.mean) * share / (1 - alpha_bar).sqrt()
-        return torch.cat([noise, -torch.ones_like(noise)], dim=-1)
+        return ResidualHeadOutput(torch.cat([noise, -torch.ones_like(noise)], dim=-1))
 
 
 def test_the_fast_solver_follows_the_exact_path_of_a_normal_distribution():
@@ -145,12 +147,12 @@ def test_impossible_steps_are_told(steps):
 
 def changed_tokens(head):
     """Which outputs change when one token's input does."""
-    x, told = torch.randn(1, 12, 8), torch.randn(1, 12, 32)
+    x, cond = torch.randn(1, 12, 8), torch.randn(1, 12, 32)
     other = x.clone()
     other[:, 5] += 1
     t = torch.full((1, 1), 300)
     with torch.no_grad():
-        before, after = (head(part, t, head.embed_condition(told), SIZE) for part in (x, other))
+        before, after = (head(part, t, head.embed_condition(cond), SIZE).prediction for part in (x, other))
     return ((before - after).abs().amax(dim=-1) > 1e-6)[0].nonzero().flatten().tolist()
 
 
@@ -169,7 +171,7 @@ def test_the_wide_head_starts_as_the_token_head():
     for head in (token, wide):  # the output starts at zero: open it to compare what comes before
         torch.nn.init.constant_(head.output.weight, 0.1)
     arguments = (torch.randn(1, 12, 8), torch.full((1, 1), 300), torch.randn(1, 12, 24), SIZE)
-    torch.testing.assert_close(wide(*arguments), token(*arguments))
+    torch.testing.assert_close(wide(*arguments).prediction, token(*arguments).prediction)
 
 
 def test_the_wide_head_wants_the_whole_map():

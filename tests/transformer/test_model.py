@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openhart.errors import UserError
-from openhart.transformer import attention
+from openhart.transformer import attention, rotary
 from openhart.transformer.model import HartTransformer
 from tests.tiny import CONTEXT, SCALES, random_context, tiny_transformer
 
@@ -29,12 +29,12 @@ def scale_inputs(batch=2):
 @torch.no_grad()
 def cached_hidden(model, inputs, context, mask):
     cache = model.allocate_cache(len(context))
-    hidden, _, conditioning = model(None, context, mask, cache=cache)
-    outputs = [hidden]
+    prefilled = model(None, context, mask, cache=cache)
+    outputs = [prefilled.hidden_states]
     parts = inputs.split([side * side for side in SCALES[1:]], dim=1)
     for index, part in enumerate(parts, start=1):
-        hidden, _ = model(part, cache=cache, given=conditioning.at_scale(index, len(context)))
-        outputs.append(hidden)
+        scale_context = prefilled.prepared.at_scale(index, len(context))
+        outputs.append(model(part, cache=cache, scale_context=scale_context).hidden_states)
     return torch.cat(outputs, dim=1)
 
 
@@ -43,7 +43,7 @@ def test_one_scale_at_a_time_equals_all_at_once(settings):
     model = tiny_transformer(**settings)
     context, mask = random_context(2)
     with torch.no_grad():
-        at_once = model(scale_inputs(), context, mask)
+        at_once = model(scale_inputs(), context, mask).hidden_states
     stepwise = cached_hidden(model, scale_inputs(), context, mask)
     torch.testing.assert_close(stepwise, at_once, atol=2e-5, rtol=1e-4)
 
@@ -56,7 +56,7 @@ def test_no_scale_sees_a_finer_one(settings):
     changed = inputs.clone()
     changed[:, -16:] += 1
     with torch.no_grad():
-        before, after = model(inputs, context, mask), model(changed, context, mask)
+        before, after = (model(x, context, mask).hidden_states for x in (inputs, changed))
     torch.testing.assert_close(after[:, :-16], before[:, :-16], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(after[:, -16:], before[:, -16:], atol=1e-3)
 
@@ -65,9 +65,9 @@ def test_long_sequences_by_block_equal_short_ones_by_mask(monkeypatch):
     model = tiny_transformer()
     context, mask = random_context(2)
     with torch.no_grad():
-        masked = model(scale_inputs(), context, mask)
+        masked = model(scale_inputs(), context, mask).hidden_states
         monkeypatch.setattr(attention, "MASK_LIMIT", 0)
-        by_block = model(scale_inputs(), context, mask)
+        by_block = model(scale_inputs(), context, mask).hidden_states
     torch.testing.assert_close(by_block, masked, atol=1e-5, rtol=1e-5)
 
 
@@ -78,8 +78,7 @@ def test_thinning_leaves_coarser_scales_alone():
     keep[0, [1, 5, 9]] = keep[1, [0, 2, 15]] = True
     with torch.no_grad():
         whole, thinned = (
-            model(scale_inputs(), context, mask),
-            model(scale_inputs(), context, mask, keep=keep),
+            model(scale_inputs(), context, mask, keep=kept).hidden_states for kept in (None, keep)
         )
     assert thinned.shape[1] == whole.shape[1] - 13
     torch.testing.assert_close(thinned[:, :-3], whole[:, :-16], atol=1e-5, rtol=1e-5)
@@ -92,9 +91,9 @@ def test_gradients_reach_everything_with_and_without_checkpointing():
         if checkpointing:
             model.enable_gradient_checkpointing()
         context, mask = random_context(2)
-        hidden = model(scale_inputs(), context, mask)
-        told = model.residual_condition(hidden, torch.randn(2, hidden.shape[1], 8))
-        (model.logits(hidden, model.prepare(context, mask)).square().mean() + told.mean()).backward()
+        hidden = model(scale_inputs(), context, mask).hidden_states
+        condition = model.residual_condition(hidden, torch.randn(2, hidden.shape[1], 8))
+        (model.logits(hidden, model.prepare(context, mask)).square().mean() + condition.mean()).backward()
         missing = [name for name, p in model.named_parameters() if p.grad is None]
         assert not missing
         gradients.append(model.word_embed.weight.grad)
@@ -107,7 +106,7 @@ def test_saved_and_loaded_is_the_same(tmp_path):
     loaded = HartTransformer.from_pretrained(tmp_path)
     arguments = (scale_inputs(), *random_context(2))
     with torch.no_grad():
-        assert torch.equal(loaded(*arguments), model(*arguments))
+        assert torch.equal(loaded(*arguments).hidden_states, model(*arguments).hidden_states)
 
 
 @pytest.mark.parametrize(
@@ -137,8 +136,8 @@ def test_rotary_scores_depend_on_distance_only():
     q, k = torch.randn(2, 1, 1, 1, 16)
     scores = []
     for first, second in itertools.product((0, 5), (2, 7)):
-        angles = [attention.context_angles(torch.tensor([[p]]), 16)[:, None] for p in (first, second)]
-        turned = [attention.rotate(x, (a.cos(), a.sin())) for x, a in zip((q, k), angles, strict=True)]
+        angles = [rotary.context_angles(torch.tensor([[p]]), 16)[:, None] for p in (first, second)]
+        turned = [rotary.rotate(x, (a.cos(), a.sin())) for x, a in zip((q, k), angles, strict=True)]
         scores.append(((first - second), (turned[0] * turned[1]).sum()))
     by_distance = dict(scores)
     torch.testing.assert_close(by_distance[-2], scores[0][1])

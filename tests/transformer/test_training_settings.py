@@ -11,7 +11,7 @@ from tests.transformer.test_model import scale_inputs
 
 def hidden_of(model, **more):
     with torch.no_grad():
-        return model(scale_inputs(), *random_context(2), **more)
+        return model(scale_inputs(), *random_context(2), **more).hidden_states
 
 
 def test_without_the_first_blocks_values_a_value_residual_is_none():
@@ -24,14 +24,14 @@ def test_without_the_first_blocks_values_a_value_residual_is_none():
 
 
 @pytest.mark.parametrize("settings", [{"value_residual": True}, {"dropout": 0.3}], ids=str)
-def test_gradients_are_the_same_when_blocks_are_worked_out_again(settings):
+def test_gradients_are_the_same_when_blocks_are_computed_again(settings):
     gradients = []
     for checkpointing in (False, True):
         model = tiny_transformer(depth=3, **settings).train()
         if checkpointing:
             model.enable_gradient_checkpointing()
         torch.manual_seed(0)
-        model(scale_inputs(), *random_context(2)).square().mean().backward()
+        model(scale_inputs(), *random_context(2)).hidden_states.square().mean().backward()
         gradients.append([p.grad for p in model.parameters() if p.grad is not None])
     for pair in zip(*gradients, strict=True):
         torch.testing.assert_close(*pair)
@@ -53,12 +53,13 @@ def test_zero_outputs_make_all_codes_equally_likely_and_still_learn():
     config = tiny_transformer().config
     model = HartTransformer.from_config(config, zero_outputs=True)
     context, mask = random_context(2)
-    logits = model.logits(model(scale_inputs(), context, mask), model.prepare(context, mask))
+    logits = model.logits(model(scale_inputs(), context, mask).hidden_states, model.prepare(context, mask))
     assert (logits == 0).all()
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     wanted = torch.randint(32, logits.shape[:2])
     for _ in range(5):
-        logits = model.logits(model(scale_inputs(), context, mask), model.prepare(context, mask))
+        hidden = model(scale_inputs(), context, mask).hidden_states
+        logits = model.logits(hidden, model.prepare(context, mask))
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten())
         optimizer.zero_grad()
         loss.backward()

@@ -1,22 +1,26 @@
-"""A transformer's block, some tokens at a time, so that what lies between products stays in the cache."""
+"""The transformer's block on some tokens at a time, so that what lies between products stays in the cache."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from openhart.transformer.attention import Attend, Rotation
+from openhart.transformer.attention import Attend
 from openhart.transformer.block import Block
 from openhart.transformer.model import HartTransformer
+from openhart.transformer.rotary import Rotation
 
 ROWS = 512
 
 
 class ChunkedBlock(Block):
-    """A :class:`Block` that works through long sequences in parts; only attention sees all of them."""
+    """A :class:`Block` that processes long sequences in parts; only attention sees all tokens at once.
+
+    Args:
+        block: whose attention, MLP and norm it uses.
+    """
 
     def __init__(self, block: Block) -> None:
-        nn.Module.__init__(self)
-        self.norm, self.attention, self.mlp = block.norm, block.attention, block.mlp
-        self.dropout = block.dropout
+        super().__init__(block.attention, block.mlp, block.norm, block.dropout.p)
+        self.train(block.training)
 
     def forward(
         self, x: Tensor, modulation: Tensor | None, rotation: Rotation | None, attend: Attend
@@ -28,7 +32,7 @@ class ChunkedBlock(Block):
             return super().forward(x, modulation, rotation, attend)
         parts = [slice(start, start + step) for start in range(0, tokens, step)]
         heads = [
-            self.before(
+            self.pre_attention(
                 x[:, part], modulation, rotation and (rotation[0][:, :, part], rotation[1][:, :, part])
             )
             for part in parts
@@ -38,12 +42,12 @@ class ChunkedBlock(Block):
         mixed = attend(q, k, v, self.attention.scale)
         out = torch.empty_like(x)
         for part in parts:
-            out[:, part] = self.after(x[:, part], mixed[:, :, part], modulation)
+            out[:, part] = self.post_attention(x[:, part], mixed[:, :, part], modulation)
         return out
 
 
 def chunk(transformer: HartTransformer) -> None:
-    """Replace, in place, every block by its chunked form."""
+    """Replace every block by its chunked form, in place."""
     for index, block in enumerate(transformer.blocks):
         if type(block) is Block:
             transformer.blocks[index] = ChunkedBlock(block)

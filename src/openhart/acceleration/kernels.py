@@ -1,6 +1,6 @@
-"""Triton kernels for what a block does between its matrix products, each one pass over memory.
+"""Triton kernels for the operations of a block between its matrix products; each is one pass over memory.
 
-They give what the plain block gives, up to rounding; :mod:`openhart.acceleration.fused` puts them in place.
+Their results equal those of the plain block up to rounding. :mod:`openhart.acceleration.fused` uses them.
 """
 
 import torch
@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from openhart.transformer.attention import Rotation
+from openhart.transformer.rotary import Rotation
 
 ELEMENTS = 1024
 
@@ -41,9 +41,9 @@ def modulated_norm(
     Args:
         x: (B, N, C).
         weight: of the norm, (C,), or None.
-        scale: (B, C), rows of a larger tensor or not.
-        shift: (B, C), laid out as ``scale``.
-        eps: the norm's ε.
+        scale: (B, C), possibly rows of a larger tensor.
+        shift: (B, C), with the strides of ``scale``.
+        eps: ε of the norm.
         centred: subtract the mean first (LayerNorm); else RMSNorm.
 
     Returns:
@@ -105,12 +105,12 @@ def _split_heads(
 def split_heads(
     qkv: Tensor, bias: Tensor, heads: int, rotation: Rotation | None, temperature: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Add the bias, cut into heads, normalise queries and keys if asked, and turn them.
+    """Add the bias, split into heads, normalise queries and keys under a temperature, and rotate them.
 
     Args:
         qkv: (B, N, 3C).
         bias: (3C,).
-        heads: H.
+        heads: number of heads H.
         rotation: cosines and sines, (B, 1, N, d) or (1, 1, N, d), or None.
         temperature: (H,), for unit queries and keys (cosine attention), or None.
 
@@ -140,7 +140,7 @@ def _silu_times(gate, up, out, count, block: tl.constexpr):
 
 
 def silu_times(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate)·up, of two tensors of one shape."""
+    """silu(gate)·up of two tensors of the same shape."""
     gate, up = gate.contiguous(), up.contiguous()
     out = torch.empty_like(gate)
     _silu_times[(triton.cdiv(gate.numel(), ELEMENTS),)](gate, up, out, gate.numel(), block=ELEMENTS)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from openhart.arithmetic import pack_weight, packs
 from openhart.errors import UserError
-from openhart.transformer.attention import Attention
 from openhart.transformer.layers import SwiGLU
 
 
@@ -78,22 +77,6 @@ class PackedGELU(nn.Sequential):
         return self[2](self[0](x, "gelu"))
 
 
-class PackedAttention(Attention):
-    """:class:`Attention` with packed projections."""
-
-    def __init__(self, attention: Attention) -> None:
-        nn.Module.__init__(self)
-        self.num_heads, self.scale = attention.num_heads, attention.scale
-        self.q_bias, self.v_bias = attention.q_bias, attention.v_bias
-        self.log_temperature = attention.log_temperature
-        self.qkv = PackedLinear(attention.qkv.weight, None)  # type: ignore[assignment]
-        self.proj = PackedLinear(attention.proj.weight, attention.proj.bias)  # type: ignore[assignment]
-
-    def project(self, x: Tensor) -> Tensor:
-        """Queries, keys and values side by side, (B, N, C) → (B, N, 3C)."""
-        return self.qkv(x) + self.qkv_bias
-
-
 def _packed_linear(linear: nn.Linear) -> PackedLinear:
     return PackedLinear(linear.weight, linear.bias)
 
@@ -108,7 +91,6 @@ REPLACEMENTS: dict[type, Any] = {
     nn.Linear: _packed_linear,
     nn.Sequential: _packed_sequence,
     SwiGLU: PackedSwiGLU,
-    Attention: PackedAttention,
 }
 
 

@@ -1,12 +1,27 @@
 """The interface of a condition encoder: prompts or class labels → context tokens."""
 
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 from openhart.errors import UserError
 
 Condition = tuple[Tensor, Tensor]
+
+
+@dataclass
+class ConditionOutput(BaseOutput):
+    """What a call of a trained condition encoder returns.
+
+    Attributes:
+        context: (B, T, D).
+        mask: (B, T) bool, true at real positions.
+    """
+
+    context: Tensor
+    mask: Tensor = None  # type: ignore[assignment]  # accelerate rebuilds outputs from one dict
 
 
 class ConditionEncoder(Protocol):
@@ -49,9 +64,9 @@ class ConditionEncoder(Protocol):
 class EncodedContext(nn.Module):
     """Takes the place of a trained encoder where the context was encoded before; it has no weights."""
 
-    def forward(self, context: Tensor, mask: Tensor) -> Condition:
+    def forward(self, context: Tensor, mask: Tensor) -> ConditionOutput:
         """Context (B, T, D) and mask (B, T), unchanged."""
-        return context, mask
+        return ConditionOutput(context, mask)
 
 
 def check_embeds(embeds: Any, mask: Any, encoder: ConditionEncoder, name: str = "prompt") -> Condition:

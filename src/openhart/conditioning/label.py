@@ -9,7 +9,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from openhart.checks import Count, Width, checked
-from openhart.conditioning.encoder import Condition
+from openhart.conditioning.encoder import Condition, ConditionOutput
 from openhart.errors import UserError
 from openhart.loading import CheckedLoading
 
@@ -46,10 +46,19 @@ class LabelEncoder(CheckedLoading, ModelMixin, ConfigMixin):
         """Number of classes N; the label N means no class."""
         return self.embedding.num_embeddings - 1
 
-    def forward(self, labels: Tensor) -> Condition:
-        """Labels (B,) in 0 … N, where N means no class → context (B, 1, D) and mask (B, 1) bool."""
+    def forward(self, labels: Tensor, return_dict: bool = True) -> ConditionOutput | Condition:
+        """Embed class labels.
+
+        Args:
+            labels: (B,) in 0 … N, where N means no class.
+            return_dict: return a :class:`ConditionOutput`; else the tuple of context and mask.
+
+        Returns:
+            context (B, 1, D) and mask (B, 1) bool.
+        """
         context = cast(Tensor, self.embedding(labels))[:, None]
-        return context, torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
+        mask = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
+        return ConditionOutput(context, mask) if return_dict else (context, mask)
 
     def encode(
         self, values: int | Sequence[int] | Tensor, max_sequence_length: int | None = None
@@ -84,4 +93,4 @@ class LabelEncoder(CheckedLoading, ModelMixin, ConfigMixin):
         return self._encode(torch.full((batch,), self.num_classes))
 
     def _encode(self, labels: Tensor) -> Condition:
-        return cast(Condition, self(labels.to(self.embedding.weight.device)))
+        return cast(Condition, self(labels.to(self.device), return_dict=False))

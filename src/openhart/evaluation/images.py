@@ -54,7 +54,7 @@ def generate(
 def reconstruct(tokenizer: Any, images: torch.Tensor, discrete: bool = False) -> Images:
     """Encode and decode images (N, 3, H, W) in [−1, 1]: uint8 (N, H, W, 3)."""
     parts = [
-        to_bytes(tokenizer(part.to(tokenizer.device), discrete=discrete or not tokenizer.hybrid))
+        to_bytes(tokenizer(part.to(tokenizer.device), discrete=discrete or not tokenizer.hybrid).sample)
         for part in images.split(BATCH)
     ]
     return np.concatenate(parts)

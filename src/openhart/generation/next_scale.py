@@ -18,11 +18,12 @@ from openhart.generation.logits import guide, gumbel_softmax, truncate
 from openhart.generation.settings import SamplingSettings
 from openhart.generation.states import KnownCodes, ScaleState
 from openhart.randomness import Draws
-from openhart.residual.diffusion import SOLVERS, cosine_schedule
+from openhart.residual.schedule import cosine_schedule
+from openhart.residual.solvers import SOLVERS
 from openhart.scales import Scales
 from openhart.tokenizer.quantizer import MultiScaleQuantizer
 from openhart.transformer.attention import KVCache
-from openhart.transformer.conditioning import Conditioning
+from openhart.transformer.context import PreparedContext
 from openhart.transformer.model import HartTransformer
 
 LATE_SCALE = 7
@@ -32,13 +33,13 @@ LATE_SCALE = 7
 class Parts:
     """What the loop works with.
 
-    ``guidances`` holds g of each scale, 0 where there is none. ``conditioning`` and ``cache`` hold B samples,
+    ``guidances`` holds g of each scale, 0 where there is none. ``prepared`` and ``cache`` hold B samples,
     and as many unconditional ones after them if any scale is guided.
     """
 
     transformer: HartTransformer
     quantizer: MultiScaleQuantizer
-    conditioning: Conditioning
+    prepared: PreparedContext
     cache: KVCache
     guidances: Sequence[float]
     draws: Draws
@@ -96,8 +97,9 @@ def generate(
     batch, device = draws.batch, context[0].device
     guided = any(guidances)
     cache = transformer.allocate_cache(2 * batch if guided else batch, quantizer.scales, device)
-    hidden, logits, conditioning = transformer(None, *context, empty=empty if guided else None, cache=cache)
-    parts = Parts(transformer, quantizer, conditioning, cache, guidances, draws, settings, known)
+    prefilled = transformer(None, *context, empty=empty if guided else None, cache=cache)
+    hidden, logits = prefilled.hidden_states, prefilled.logits
+    parts = Parts(transformer, quantizer, prefilled.prepared, cache, guidances, draws, settings, known)
     f_hat = quantizer.empty(batch, device)
     for index in range(parts.last):
         if index:
@@ -146,8 +148,9 @@ def _forward(
     """Run one scale's tokens (B, n, z), and the same again without condition while it is guided."""
     copies = parts.copies(index)
     places = None if places is None else places.repeat(copies, 1)
-    given = parts.conditioning.at_scale(index, copies * len(inputs), places, base)
-    return parts.transformer(inputs.repeat(copies, 1, 1), cache=parts.cache, given=given)
+    context = parts.prepared.at_scale(index, copies * len(inputs), places, base)
+    output = parts.transformer(inputs.repeat(copies, 1, 1), cache=parts.cache, scale_context=context)
+    return output.hidden_states, output.logits
 
 
 def most_distinct(tokens: Tensor, count: int) -> Tensor:

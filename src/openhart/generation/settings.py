@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from openhart.checks import Flag, Natural, Number, checked_dataclass, listed
 from openhart.errors import UserError
-from openhart.residual.diffusion import SOLVERS
+from openhart.residual.solvers import SOLVERS
 
 
 @checked_dataclass("sampling")

@@ -1,11 +1,14 @@
-"""Networks that predict the noise in the residual, told by the transformer what each token is."""
+"""Networks that predict the noise in the residual, conditioned on each token's hidden state."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import BaseOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
@@ -15,6 +18,17 @@ from openhart.loading import CheckedLoading
 from openhart.sinusoids import SinusoidalEmbedding
 
 NEIGHBOURHOOD = 5
+
+
+@dataclass
+class ResidualHeadOutput(BaseOutput):
+    """Output of a residual head.
+
+    Attributes:
+        prediction: (B, N, 2z), the predicted noise (first z channels) and variance (last z channels).
+    """
+
+    prediction: Tensor
 
 
 class TokenBlock(nn.Module):
@@ -27,24 +41,29 @@ class TokenBlock(nn.Module):
         self.second = nn.Linear(width, width)
         self.modulation = nn.Linear(width, 3 * width)
 
-    def forward(self, x: Tensor, told: Tensor, size: tuple[int, int]) -> Tensor:
-        """(B, N, W) and what is known of each token, (B, N, W) → (B, N, W)."""
-        shift, scale, gate = self.modulation(F.silu(told)).chunk(3, dim=-1)
+    def forward(self, x: Tensor, cond: Tensor, size: tuple[int, int]) -> Tensor:
+        """Tokens (B, N, W) and the condition of each token (B, N, W) → (B, N, W)."""
+        return self.mix(x, cond)
+
+    def mix(self, x: Tensor, cond: Tensor) -> Tensor:
+        """The gated MLP of each token by itself, (B, N, W) → (B, N, W)."""
+        shift, scale, gate = self.modulation(F.silu(cond)).chunk(3, dim=-1)
         h = self.norm(x) * (1 + scale) + shift
-        return x + gate * self.second(F.silu(self.first(h)))
+        mixed: Tensor = x + gate * self.second(F.silu(self.first(h)))
+        return mixed
 
 
 class WideBlock(TokenBlock):
-    """A :class:`TokenBlock` that first looks at neighbouring tokens of the map.
+    """A :class:`TokenBlock` that first adds a depthwise convolution over the map of tokens.
 
-    The depthwise convolution starts at zero, so that the block begins as the per-token one.
+    The convolution starts at zero, so that a new block equals the per-token one.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__(width)
         self.neighbours = nn.Conv2d(width, width, NEIGHBOURHOOD, padding=NEIGHBOURHOOD // 2, groups=width)
 
-    def forward(self, x: Tensor, told: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(self, x: Tensor, cond: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, N, W), row-major on a map of ``size`` → (B, N, W).
 
         Raises:
@@ -54,25 +73,31 @@ class WideBlock(TokenBlock):
             raise UserError(
                 f"the wide head needs all {size[0] * size[1]} tokens of the map, got {x.shape[1]}"
             )
-        places = (self.norm(x) + told).transpose(1, 2).unflatten(2, size)
-        return super().forward(x + self.neighbours(places).flatten(2).transpose(1, 2), told, size)
+        grid = (self.norm(x) + cond).transpose(1, 2).unflatten(2, size)
+        return self.mix(x + self.neighbours(grid).flatten(2).transpose(1, 2), cond)
 
 
 class TokenResidualHead(CheckedLoading, ModelMixin, ConfigMixin):
-    """HART's residual network: an MLP that sees one token at a time (HART, section 3.2).
+    """HART's residual network: an MLP that processes each token by itself (HART, section 3.2).
 
     Args:
         code_dim: channels z of the residual.
-        condition_dim: channels C of what the transformer says of a token.
+        condition_dim: channels C of the transformer's hidden states.
         width: W.
         depth: number of blocks.
-        residual_scale: residuals are divided by it before diffusion, and sampled ones multiplied; one number,
-            or one for each channel.
+        residual_scale: residuals are divided by it before diffusion, and sampled ones multiplied by it; one
+            number, or one per channel.
         limit: largest magnitude of a sampled residual in these units; the sampler clamps there.
+
+    Raises:
+        UserError: for settings that cannot be built.
     """
 
     block = TokenBlock
     _supports_gradient_checkpointing = False
+    _no_split_modules = ("TokenBlock", "WideBlock")
+    _repeated_blocks = ("TokenBlock", "WideBlock")
+    _group_offload_block_modules = ("condition",)
 
     @register_to_config
     @checked
@@ -115,14 +140,14 @@ class TokenResidualHead(CheckedLoading, ModelMixin, ConfigMixin):
     @property
     def limit(self) -> float:
         """Largest magnitude of a sampled residual, in the head's units."""
-        return self.config.limit
+        return float(self.config.limit)
 
     def to_units(self, residual: Tensor) -> Tensor:
-        """Residual (B, N, z) in the features' units → what diffusion works on."""
+        """Residual (B, N, z) in the features' units → the head's units, in which diffusion runs."""
         return residual / self._scale(residual)
 
     def from_units(self, x: Tensor) -> Tensor:
-        """What diffusion works on, (B, N, z) → residual in the features' units."""
+        """The head's units, (B, N, z) → residual in the features' units."""
         return x * self._scale(x)
 
     def _scale(self, like: Tensor) -> Tensor:
@@ -130,34 +155,36 @@ class TokenResidualHead(CheckedLoading, ModelMixin, ConfigMixin):
 
     @apply_forward_hook
     def embed_condition(self, condition: Tensor) -> Tensor:
-        """What the transformer says of each token, once for all steps: (B, N, C) → (B, N, W)."""
-        return self.condition(condition.to(self.condition.weight.dtype))
+        """Embed the transformer's condition once for all steps, (B, N, C) → (B, N, W)."""
+        embedded: Tensor = self.condition(condition.to(self.dtype))
+        return embedded
 
-    def forward(self, x: Tensor, t: Tensor, embedded: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, embedded: Tensor, size: tuple[int, int], return_dict: bool = True
+    ) -> ResidualHeadOutput | tuple[Any, ...]:
         """Predict noise and variance.
 
         Args:
             x: noisy residual, (B, N, z).
-            t: steps of the training schedule, (B, N), or (B, 1) for one a sample.
+            t: steps of the training schedule, (B, N), or (B, 1) for one per sample.
             embedded: (B, N, W), from :meth:`embed_condition`.
             size: height and width of the map.
-
-        Returns:
-            noise and variance, (B, N, 2z).
+            return_dict: return a :class:`ResidualHeadOutput`; else a tuple.
         """
-        told = embedded + self.time(t)
-        x = self.input(x.to(self.input.weight.dtype))
+        cond = embedded + self.time(t, embedded.dtype)
+        x = self.input(x.to(embedded.dtype))
         for block in self.blocks:
-            x = block(x, told, size)
-        shift, scale = self.final_modulation(F.silu(told)).chunk(2, dim=-1)
+            x = block(x, cond, size)
+        shift, scale = self.final_modulation(F.silu(cond)).chunk(2, dim=-1)
         x = F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
-        return self.output(x)
+        output = ResidualHeadOutput(self.output(x))
+        return output if return_dict else output.to_tuple()
 
 
 class WideResidualHead(TokenResidualHead):
-    """The same interface, with blocks that also look at the tokens around each one.
+    """The same interface, with blocks that also process the tokens around each token.
 
-    Neighbouring residuals of the per-token head cannot agree beyond what the transformer says of them.
+    With the per-token head, neighbouring residuals are sampled independently given the hidden states.
     """
 
     block = WideBlock

@@ -2,10 +2,12 @@
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import BaseOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from pydantic import Field
 from torch import Tensor, nn
@@ -16,6 +18,17 @@ from openhart.loading import CheckedLoading
 from openhart.scales import ScaleList, fit_scales
 from openhart.tokenizer.autoencoder import GROUPS, Decoder, Encoder
 from openhart.tokenizer.quantizer import MultiScaleQuantizer, Quantized
+
+
+@dataclass
+class HybridTokenizerOutput(BaseOutput):
+    """Output of :class:`HybridTokenizer`.
+
+    Attributes:
+        sample: (B, 3, H, W), the reconstructed image in [−1, 1].
+    """
+
+    sample: Tensor
 
 
 class HybridTokenizer(CheckedLoading, ModelMixin, ConfigMixin):
@@ -45,6 +58,8 @@ class HybridTokenizer(CheckedLoading, ModelMixin, ConfigMixin):
     Raises:
         UserError: for settings that cannot be built.
     """
+
+    _group_offload_block_modules = ("encoder", "decoder", "quantizer", "quant_conv", "post_quant_conv")
 
     @register_to_config
     @checked
@@ -133,13 +148,23 @@ class HybridTokenizer(CheckedLoading, ModelMixin, ConfigMixin):
     @apply_forward_hook
     def decode_unclamped(self, features: Tensor) -> Tensor:
         """As :meth:`decode`, values left as they come: what training losses look at."""
-        return self.decoder(self.post_quant_conv(features.to(self.post_quant_conv.weight.dtype)))
+        image: Tensor = self.decoder(self.post_quant_conv(features.to(self.dtype)))
+        return image
 
     def decode_codes(self, codes: Sequence[Tensor]) -> Tensor:
         """Codes of every scale → the discrete image (B, 3, H, W) in [−1, 1], φ at every scale."""
         return self.decode(self.quantizer.decode(codes))
 
-    def forward(self, image: Tensor, discrete: bool = False) -> Tensor:
-        """Reconstruct an image through its codes, or through its complete features."""
+    def forward(
+        self, image: Tensor, discrete: bool = False, return_dict: bool = True
+    ) -> HybridTokenizerOutput | tuple[Tensor]:
+        """Reconstruct an image.
+
+        Args:
+            image: (B, 3, H, W) in [−1, 1].
+            discrete: reconstruct it from its codes alone instead of its complete features.
+            return_dict: return a :class:`HybridTokenizerOutput`; else a tuple.
+        """
         features = self.encode(image)
-        return self.decode(self.quantize(features).f_hats[-1] if discrete else features)
+        sample = self.decode(self.quantize(features).f_hats[-1] if discrete else features)
+        return HybridTokenizerOutput(sample) if return_dict else (sample,)

@@ -30,8 +30,8 @@ from openhart.training.tokenizer.decoder_inputs import DecoderInputs
 from openhart.training.tokenizer.losses import PatchDiscriminator
 from openhart.training.tokenizer.reconstruction import Reconstruction
 from openhart.transformer.attention import block_causal
-from openhart.transformer.layers import LinearModulation
 from openhart.transformer.model import HartTransformer
+from openhart.transformer.modulation import LinearModulation
 
 FLOAT = 4  # bytes; weights, gradients, moments and averages are float32
 DISCRIMINATOR_PASSES = 3  # on the real image, on the made one, and once more for the generator
@@ -166,7 +166,7 @@ def head_cost(
 
     def run() -> Tensor:
         embedded = head.embed_condition(condition).repeat(settings.repeats, 1, 1)
-        return head(noisy, times, embedded, size)
+        return head(noisy, times, embedded, size).prediction
 
     return counter.count(head, run)
 

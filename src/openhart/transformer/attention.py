@@ -1,4 +1,4 @@
-"""Attention: rotary positions, what a scale may see, and the cache of what it has seen."""
+"""Attention: which positions a position attends to, how it is computed, and the key-value cache."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,71 +8,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openhart.scales import Scales
-from openhart.transformer.functions import Rotate
+from openhart.transformer.rotary import Rotation, rotate
 
-ROPE_BASE = 10_000.0
 MASK_LIMIT = 2048
 SCORES_AT_A_TIME = 2_500_000
 
-Rotation = tuple[Tensor, Tensor]
 Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
 
-def context_angles(position_ids: Tensor, head_dim: int) -> Tensor:
-    """Rotary angles of context positions (RoFormer, arXiv 2104.09864), (B, T) → (B, T, d)."""
-    steps = torch.arange(0, head_dim, 2, device=position_ids.device)
-    angles = position_ids.float()[..., None] * ROPE_BASE ** (-steps / head_dim)
-    return torch.cat([angles, angles], dim=-1)
-
-
-def scale_angles(scales: Scales, shift: Tensor, head_dim: int) -> Tensor:
-    """Rotary angles of code maps on the finest map's grid (HART, section 3.2).
-
-    Row and column of a token, stretched to the finest scale, turn one half of the head each. As the
-    released weights have it, :func:`rotate` pairs an element of one half with one of the other.
-
-    Args:
-        scales: code maps to place, the finest last.
-        shift: (B,), added to both coordinates.
-        head_dim: d, a multiple of 4.
-
-    Returns:
-        (B, Σ h_k·w_k, d).
-    """
-    height, width = scales[-1]
-    grids = []
-    for h, w in scales:
-        rows = torch.arange(h, device=shift.device) * (height / h)
-        columns = torch.arange(w, device=shift.device) * (width / w)
-        grids.append(torch.cartesian_prod(rows, columns).view(h * w, 2))
-    places = torch.cat(grids).float() + shift.float()[:, None, None]
-    steps = torch.arange(0, head_dim, 4, device=shift.device)
-    y, x = (places[..., None] * ROPE_BASE ** (-steps / head_dim)).unbind(dim=2)
-    return torch.cat([y, y, x, x], dim=-1)
-
-
-def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Turn each pair (e, e + d/2) of a head's elements, (B, H, N, d) by cos and sin (B, 1, N, d)."""
-    cos, sin = rotation
-    if x.dtype == cos.dtype == torch.float32:
-        return Rotate.apply(x, cos, sin)
-    first, second = x.chunk(2, dim=-1)
-    return (x * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
-
-
 def block_causal(lengths: Sequence[int], device: torch.device) -> Attend:
-    """Attention in which each block of positions sees itself and all blocks before it.
+    """Attention in which each block of positions attends to itself and to all blocks before it.
 
-    A short sequence takes one masked call; a long one takes a call a block, so that no mask is made.
+    A short sequence takes one masked call. A sequence of more than 2,048 positions takes one call per block,
+    so that no mask is allocated.
 
     Args:
-        lengths: positions in each block; the first is the context.
-        device: where the mask lives.
+        lengths: number of positions in each block; the first block is the context.
+        device: of the mask.
     """
     if sum(lengths) > MASK_LIMIT:
         return lambda q, k, v, scale: _attend_by_block(q, k, v, scale, lengths)
-    blocks = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-    mask = (blocks[:, None] >= blocks[None, :]).to(device)
+    repeats = torch.tensor(lengths, device=device)
+    blocks = torch.arange(len(lengths), device=device).repeat_interleave(repeats, output_size=sum(lengths))
+    mask = blocks[:, None] >= blocks[None, :]
     return lambda q, k, v, scale: F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
 
 
@@ -87,17 +45,17 @@ def _attend_by_block(q: Tensor, k: Tensor, v: Tensor, scale: float, lengths: Seq
 def attend_all(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """Softmax attention without a mask, (B, H, N, d) over (B, H, M, d) → (B, H, N, d).
 
-    The one place that chooses how: torch's fused kernel, but for bfloat16 on a CPU, where matrix products in
-    blocks are faster than it.
+    This is the one place that selects an implementation: torch's fused kernel, except for bfloat16 on a CPU,
+    where matrix products in blocks are faster.
     """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and not torch.is_grad_enabled():
-        with torch.autocast("cpu", enabled=False):  # which would cast a product but not where it is put
+        with torch.autocast("cpu", enabled=False):  # autocast would cast a product but not its output tensor
             return attend_in_blocks(q, k, v, scale)
     return F.scaled_dot_product_attention(q, k, v, scale=scale)
 
 
 def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """As :func:`attend_all`, some heads and queries at a time, so that their scores stay in the cache."""
+    """As :func:`attend_all`, for some heads and queries at a time, so that scores stay in the CPU's cache."""
     batch, heads, queries, _ = q.shape
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     rows = max(SCORES_AT_A_TIME // k.shape[2], 1)
@@ -117,8 +75,8 @@ class KVCache:
 
     Args:
         shape: (layers, 2, B, heads, positions, head size).
-        scales: of the code maps whose positions it holds, after the context's.
-        device: where it lives.
+        scales: of the code maps whose positions follow those of the context.
+        device: of keys and values.
         dtype: of keys and values.
     """
 
@@ -148,7 +106,7 @@ class KVCache:
     def attend_context(self, layer: int, rows: slice, positions: int) -> Attend:
         """Attention of the first positions among themselves, for some of the batch's rows.
 
-        A single row or position given for several stands for all of them.
+        Keys and values of batch size 1 or length 1 are broadcast.
         """
 
         def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -160,31 +118,23 @@ class KVCache:
         return attend
 
     def advance(self, positions: int) -> None:
-        """Count positions as seen, once every layer has taken them."""
+        """Count new positions as cached, after every layer has stored them."""
         self.length += positions
 
 
-class LinearGivenBias(nn.Linear):
-    """A linear map whose bias comes with the call, so that one kernel adds it and an adapter can wrap it."""
-
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:  # type: ignore[override]
-        """(…, in) → (…, out)."""
-        return F.linear(x, self.weight, bias)
-
-
 class Attention(nn.Module):
-    """Multi-head attention with rotary positions; who sees whom is the caller's.
+    """Multi-head attention with rotary positions; the caller decides which positions attend to which.
 
     Args:
         width: C.
-        num_heads: heads, each of width/heads channels.
-        normalize: cosine attention: unit queries and keys, a learned temperature a head.
+        num_heads: number of heads, each of width/heads channels.
+        normalize: cosine attention: unit queries and keys, and a learned temperature per head.
     """
 
     def __init__(self, width: int, num_heads: int, normalize: bool) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = LinearGivenBias(width, 3 * width, bias=False)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
         self.proj = nn.Linear(width, width)
@@ -199,17 +149,14 @@ class Attention(nn.Module):
 
     @property
     def qkv_bias(self) -> Tensor:
-        """(3C,); keys have none."""
+        """Bias of queries, keys and values, (3C,); it is zero for keys."""
         return torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
 
-    def project(self, x: Tensor) -> Tensor:
-        """Queries, keys and values side by side, (B, N, C) → (B, N, 3C)."""
-        return self.qkv(x, self.qkv_bias)
-
     def heads(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of tokens in their places, (B, N, C) → (B, H, N, d) each."""
-        qkv = self.project(x).unflatten(-1, (3, self.num_heads, -1))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        """Rotated queries, rotated keys and values, (B, N, C) → (B, H, N, d) each."""
+        qkv: Tensor = self.qkv(x)
+        qkv += self.qkv_bias  # in place: a copy would be a further pass over the largest tensor of a block
+        q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         if self.log_temperature is not None:
             temperature = self.log_temperature.clamp_max(math.log(100)).exp()
             q = (F.normalize(q, dim=-1) * temperature).to(v.dtype)
@@ -219,5 +166,6 @@ class Attention(nn.Module):
         return q, k, v
 
     def merge(self, mixed: Tensor) -> Tensor:
-        """What the heads found, (B, H, N, d) → (B, N, C)."""
-        return self.proj(mixed.transpose(1, 2).flatten(2))
+        """Join the heads and project, (B, H, N, d) → (B, N, C)."""
+        projected: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
+        return projected

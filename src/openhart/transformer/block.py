@@ -2,58 +2,75 @@
 
 from torch import Tensor, nn
 
-from openhart.transformer.attention import Attend, Attention, Rotation
-from openhart.transformer.layers import build_mlp, modulate
+from openhart.transformer.attention import Attend, Attention
+from openhart.transformer.layers import build_mlp
+from openhart.transformer.rotary import Rotation
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind one shared norm and its part of the modulation.
+    """Attention and MLP, each behind the block's one norm and its part of the modulation.
 
-    A modulation (B, 6, C) holds gate₁ gate₂ scale₁ scale₂ shift₁ shift₂. In training, dropout acts on what
-    attention and MLP add.
+    A modulation (B, 6, C) holds gate₁ gate₂ scale₁ scale₂ shift₁ shift₂: 1 for attention, 2 for the MLP.
+
+    Args:
+        attention: attention of the block.
+        mlp: (B, N, C) → (B, N, C).
+        norm: norm that takes a scale and a shift, shared by attention and MLP.
+        dropout: probability with which an element of what attention and MLP add is dropped in training mode.
     """
 
-    def __init__(
-        self,
-        width: int,
-        num_heads: int,
-        mlp: str,
-        mlp_ratio: float,
-        norm: nn.Module,
-        unit: bool,
-        dropout: float = 0.0,
-    ) -> None:
+    def __init__(self, attention: Attention, mlp: nn.Module, norm: nn.Module, dropout: float = 0.0) -> None:
         super().__init__()
         self.norm = norm
-        self.attention = Attention(width, num_heads, unit)
-        self.mlp = build_mlp(mlp, width, mlp_ratio)
+        self.attention = attention
+        self.mlp = mlp
         self.dropout = nn.Dropout(dropout)
 
     def forward(
         self, x: Tensor, modulation: Tensor | None, rotation: Rotation | None, attend: Attend
     ) -> Tensor:
         """(B, N, C) → (B, N, C)."""
-        found = self.attention(self._norm(x, modulation, 0), rotation, attend)
-        return self._add_mlp(self._add(x, found, modulation, 0), modulation)
+        added = self.attention(self.modulated_norm(x, modulation, 0), rotation, attend)
+        return self.add_mlp(self.add(x, added, modulation, 0), modulation)
 
-    def before(
+    def pre_attention(
         self, x: Tensor, modulation: Tensor | None, rotation: Rotation | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, (B, H, N, d) each; every token by itself."""
-        return self.attention.heads(self._norm(x, modulation, 0), rotation)
+        """Queries, keys and values, (B, H, N, d) each; no token depends on another."""
+        return self.attention.heads(self.modulated_norm(x, modulation, 0), rotation)
 
-    def after(self, x: Tensor, mixed: Tensor, modulation: Tensor | None) -> Tensor:
-        """Take in what attention found, (B, H, N, d), then the MLP; every token by itself."""
-        return self._add_mlp(self._add(x, self.attention.merge(mixed), modulation, 0), modulation)
+    def post_attention(self, x: Tensor, mixed: Tensor, modulation: Tensor | None) -> Tensor:
+        """Add the result of attention, (B, H, N, d), then the MLP; no token depends on another."""
+        return self.add_mlp(self.add(x, self.attention.merge(mixed), modulation, 0), modulation)
 
-    def _add_mlp(self, x: Tensor, modulation: Tensor | None) -> Tensor:
-        return self._add(x, self.mlp(self._norm(x, modulation, 1)), modulation, 1)
+    def add_mlp(self, x: Tensor, modulation: Tensor | None) -> Tensor:
+        """Add the result of the MLP, (B, N, C) → (B, N, C)."""
+        return self.add(x, self.mlp(self.modulated_norm(x, modulation, 1)), modulation, 1)
 
-    def _add(self, x: Tensor, found: Tensor, modulation: Tensor | None, half: int) -> Tensor:
-        found = self.dropout(found)
-        return x + found if modulation is None else x + modulation[:, half, None] * found
+    def add(self, x: Tensor, added: Tensor, modulation: Tensor | None, half: int) -> Tensor:
+        """Add the gated result of attention (``half`` 0) or of the MLP (1)."""
+        added = self.dropout(added)
+        return x + added if modulation is None else x + modulation[:, half, None] * added
 
-    def _norm(self, x: Tensor, modulation: Tensor | None, half: int) -> Tensor:
+    def modulated_norm(self, x: Tensor, modulation: Tensor | None, half: int) -> Tensor:
+        """The input of attention (``half`` 0) or of the MLP (1)."""
         if modulation is None:
-            return self.norm(x)
-        return modulate(self.norm, x, modulation[:, 2 + half, None], modulation[:, 4 + half, None])
+            normed: Tensor = self.norm(x)
+        else:
+            normed = self.norm(x, modulation[:, 2 + half, None], modulation[:, 4 + half, None])
+        return normed
+
+
+def build_block(
+    width: int,
+    num_heads: int,
+    mlp: str,
+    mlp_ratio: float,
+    norm: nn.Module,
+    normalize_attention: bool,
+    dropout: float = 0.0,
+) -> Block:
+    """A block of :class:`~openhart.transformer.model.HartTransformer`, by its settings."""
+    return Block(
+        Attention(width, num_heads, normalize_attention), build_mlp(mlp, width, mlp_ratio), norm, dropout
+    )

@@ -1,4 +1,4 @@
-"""Norms, MLPs and modulation of the transformer."""
+"""Norms and MLPs of the transformer."""
 
 import torch
 import torch.nn.functional as F
@@ -9,15 +9,43 @@ from openhart.transformer.functions import ScaledRMSNorm
 
 
 class RMSNorm(nn.RMSNorm):
-    """RMSNorm (arXiv 1910.07467) whose weight follows its input's dtype, so that autocast stays fast."""
+    """RMSNorm (arXiv 1910.07467), optionally followed by a modulation.
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(…, width) → (…, width)."""
-        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+    Its weight is cast to the dtype of its input, so that autocast stays fast. The modulation is part of the
+    call, so that hooks that bring an offloaded weight see every use of it.
+    """
+
+    def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+        """norm(x), or norm(x)·(1 + scale) + shift.
+
+        Args:
+            x: (…, C); with a modulation (B, N, C).
+            scale: (B, 1, C), or None.
+            shift: (B, 1, C), or None.
+        """
+        if scale is None or shift is None:
+            return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+        if x.dtype == scale.dtype == torch.float32:
+            modulated: Tensor = ScaledRMSNorm.apply(x, self.weight * (1 + scale), shift, self.eps)
+            return modulated
+        normed = F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+        return normed * (1 + scale) + shift
+
+
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm without a weight, optionally followed by a modulation."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__(width, eps=eps, elementwise_affine=False)
+
+    def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+        """norm(x), or norm(x)·(1 + scale) + shift, as :class:`RMSNorm`."""
+        normed = super().forward(x)
+        return normed if scale is None or shift is None else normed * (1 + scale) + shift
 
 
 def build_norm(kind: str, width: int, eps: float) -> nn.Module:
-    """``rms``: RMSNorm with a weight, as HART; ``layer``: LayerNorm without one, as VAR.
+    """``rms``: RMSNorm with a weight, as in HART; ``layer``: LayerNorm without a weight, as in VAR.
 
     Raises:
         UserError: another name.
@@ -25,23 +53,12 @@ def build_norm(kind: str, width: int, eps: float) -> nn.Module:
     if kind == "rms":
         return RMSNorm(width, eps=eps)
     if kind == "layer":
-        return nn.LayerNorm(width, eps=eps, elementwise_affine=False)
+        return LayerNorm(width, eps=eps)
     raise UserError(f"norm must be rms or layer, got {kind!r}")
 
 
-def modulate(norm: nn.Module, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """norm(x)·(1 + scale) + shift, (B, N, C) with scale and shift (B, 1, C) → (B, N, C)."""
-    if (
-        isinstance(norm, RMSNorm)
-        and norm.weight.device == x.device  # a weight that is offloaded waits for the norm's own forward
-        and x.dtype == scale.dtype == torch.float32
-    ):
-        return ScaledRMSNorm.apply(x, norm.weight * (1 + scale), shift, norm.eps)
-    return norm(x) * (1 + scale) + shift
-
-
 def build_mlp(kind: str, width: int, ratio: float) -> nn.Module:
-    """``swiglu`` as HART (Llama's), ``gelu`` as VAR (GPT-2's).
+    """``swiglu`` as in HART (Llama's), ``gelu`` as in VAR (GPT-2's).
 
     Raises:
         UserError: another name.
@@ -65,56 +82,5 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, width) → (…, width)."""
-        return self.down(F.silu(self.gate(x)) * self.up(x))
-
-
-class TableModulation(nn.Module):
-    """A learned table plus the pooled context, (B, C) → (B, 6, C); HART's choice."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.table = nn.Parameter(torch.randn(6, width) / width**0.5)
-
-    def forward(self, pooled: Tensor) -> Tensor:
-        """(B, C) → (B, 6, C)."""
-        return self.table + pooled[:, None]
-
-
-class LinearModulation(nn.Module):
-    """SiLU, then a linear map of the pooled context, (B, C) → (B, parts, C); AdaLN of DiT
-    (arXiv 2212.09748, section 3.2)."""
-
-    def __init__(self, width: int, parts: int) -> None:
-        super().__init__()
-        self.parts = parts
-        self.linear = nn.Linear(width, parts * width)
-
-    def forward(self, pooled: Tensor) -> Tensor:
-        """(B, C) → (B, parts, C)."""
-        return self.linear(F.silu(pooled)).unflatten(-1, (self.parts, -1))
-
-
-class OffsetModulation(nn.Module):
-    """A learned offset to what all blocks share, (B, 6, C) → (B, 6, C); VAR's d36."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.offset = nn.Parameter(torch.randn(6, width) / width**0.5)
-
-    def forward(self, shared: Tensor) -> Tensor:
-        """(B, 6, C) → (B, 6, C)."""
-        return self.offset + shared
-
-
-def pool_context(tokens: Tensor, mask: Tensor, how: str) -> Tensor:
-    """One vector for a context, (B, T, C) and (B, T) → (B, C).
-
-    Args:
-        tokens: embedded context.
-        mask: real positions.
-        how: ``mean`` over real positions, or ``max`` over all, padding included, as HART does it.
-    """
-    if how == "max":
-        return tokens.amax(dim=1)
-    weights = mask.to(tokens.dtype)
-    return (tokens * weights[..., None]).sum(dim=1) / weights.sum(dim=1, keepdim=True).clamp_min(1)
+        mapped: Tensor = self.down(F.silu(self.gate(x)) * self.up(x))
+        return mapped

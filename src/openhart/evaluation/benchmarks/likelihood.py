@@ -14,7 +14,8 @@ from openhart.data.records import values_of
 from openhart.generation.logits import sample_codes
 from openhart.pipelines.hart import HartPipeline
 from openhart.randomness import SeededDraws
-from openhart.residual.diffusion import SOLVERS, cosine_schedule
+from openhart.residual.schedule import cosine_schedule
+from openhart.residual.solvers import SOLVERS
 from openhart.scales import split_by_scale
 
 
@@ -81,10 +82,10 @@ def _add(
     encoder = pipeline.condition_encoder
     values: dict[str, Any] = {encoder.argument: values_of(records, encoder.kind)}
     condition = pipeline.encode_condition(**values)
-    conditioning = transformer.prepare(*condition)
+    prepared = transformer.prepare(*condition)
     inputs = tokenizer.quantizer.code_inputs(quantized.codes)
-    hidden = transformer(inputs, conditioning=conditioning)
-    logits = transformer.logits(hidden, conditioning)
+    hidden = transformer(inputs, prepared=prepared).hidden_states
+    logits = transformer.logits(hidden, prepared)
     codes = torch.cat(quantized.codes, dim=1)
     loss = F.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="none").view(codes.shape)
     hit = (logits.argmax(dim=-1) == codes).float()

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from openhart.generation.logits import sample_codes
-from openhart.residual.diffusion import cosine_schedule, diffusion_loss
+from openhart.residual.diffusion import diffusion_loss
 from openhart.residual.heads import TokenResidualHead
+from openhart.residual.schedule import cosine_schedule
 from openhart.scales import Scales
 from openhart.training.config import GeneratorRecipe
 from openhart.training.generator.code_loss import SoftTargets, cross_entropies, token_weights
@@ -51,17 +52,17 @@ class GeneratorLosses(nn.Module):
             ``loss`` and its parts: cross-entropy over all tokens and of each scale, diffusion, embeddings.
         """
         transformer = self.transformer
-        context, mask = self.encoder(*batch.condition)
-        conditioning = transformer.prepare(context, mask, batch.scales)
+        condition = self.encoder(*batch.condition)
+        prepared = transformer.prepare(condition.context, condition.mask, batch.scales)
         observed = None if self.alignment is None else self.alignment.observer()
         hidden = transformer(
             batch.scale_inputs,
             keep=batch.keep,
             scales=batch.scales,
-            conditioning=conditioning,
+            prepared=prepared,
             observe=observed,
-        )
-        logits = transformer.logits(hidden, conditioning).float()
+        ).hidden_states
+        logits = transformer.logits(hidden, prepared).float()
         wanted = torch.cat([*batch.codes[:-1], _kept(batch.codes[-1], batch.keep)], dim=1)
         loss, report = self._codes(batch, logits, wanted)
         if self.alignment is not None and observed is not None:

@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from openhart.transformer.model import Block
+from openhart.transformer.block import Block
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 

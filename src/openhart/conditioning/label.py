@@ -93,4 +93,6 @@ class LabelEncoder(CheckedLoading, ModelMixin, ConfigMixin):
         return self._encode(torch.full((batch,), self.num_classes))
 
     def _encode(self, labels: Tensor) -> Condition:
-        return cast(Condition, self(labels.to(self.device), return_dict=False))
+        if self.device.type != "meta":  # an offloaded encoder moves its inputs itself
+            labels = labels.to(self.device)
+        return cast(Condition, self(labels, return_dict=False))

@@ -141,7 +141,7 @@ def ours(shape: Shape, device: str, dtype: str, level: str | None, batch: int) -
         condition: dict[str, Any] = {"class_labels": [LABEL] * batch}
         if shape.family == "hart":
             tokens, mask = context(shape, batch, seed)
-            condition = {"prompt_embeds": tokens, "prompt_mask": mask}
+            condition = {"prompt_embeds": tokens, "prompt_attention_mask": mask}
         start = now()
         watch.clear()
         images = pipeline(

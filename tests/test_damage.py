@@ -10,7 +10,9 @@ import torch
 from openhart.checksums import FILE, write_checksums
 from openhart.cli import main
 from openhart.errors import UserError
-from openhart.model_files import LORA_FILE, load_image_tokenizer, load_lora
+from openhart.lora import FILE as LORA_FILE
+from openhart.lora import add_lora, load_lora, save_lora
+from openhart.model_files import load_image_tokenizer
 from openhart.pipelines.hart import HartPipeline
 from openhart.tokenizer.model import HybridTokenizer
 from tests.damage import damages, flipped
@@ -112,11 +114,9 @@ def test_damaged_checksums_are_told(model, tmp_path, content):
 
 def test_a_damaged_adapter_is_told(tmp_path):
     pytest.importorskip("peft")
-    from openhart.training.config import Lora
-    from openhart.training.lora import add_lora, save_lora
 
     transformer = tiny_transformer()
-    add_lora(transformer, Lora(rank=2, targets=["up"]))
+    add_lora(transformer, 2, 2.0, ["up"])
     save_lora(transformer, tmp_path)
     load_lora(tiny_transformer(), tmp_path)
     path = tmp_path / LORA_FILE

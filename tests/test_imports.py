@@ -15,13 +15,14 @@ COMMON = {
     "arithmetic", "atomic", "chatter", "checks", "checksums", "errors", "hub", "interrupts", "loading",
     "perceptual", "randomness", "reading", "safety", "scales", "sinusoids",
 }  # fmt: skip
-MODELS = PARTS | COMMON | {"generation", "model_files", "acceleration", "memory", "pipelines"}
+MODELS = PARTS | COMMON | {"generation", "model_files", "lora", "acceleration", "memory", "pipelines"}
 MAY_IMPORT = {
     **{part: {part} | COMMON for part in PARTS},
     **dict.fromkeys(COMMON, COMMON),
     "generation": PARTS | COMMON | {"generation"},
     "model_files": PARTS | COMMON,
-    "acceleration": PARTS | COMMON | {"acceleration"},
+    "lora": PARTS | COMMON | {"model_files"},
+    "acceleration": PARTS | COMMON | {"acceleration", "lora"},
     "memory": PARTS | COMMON,
     "pipelines": MODELS,
     "conversion": PARTS | COMMON | {"conversion", "pipelines", "model_files"},

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from openhart.errors import UserError
@@ -85,7 +86,7 @@ def test_an_empty_prompt_is_the_empty_condition(text_pipeline):
 
 def test_embeds_stand_for_their_prompt(text_pipeline):
     context, mask = text_pipeline.encode_condition("a red apple")
-    given = picture(text_pipeline, prompt_embeds=context, prompt_mask=mask)
+    given = picture(text_pipeline, prompt_embeds=context, prompt_attention_mask=mask)
     torch.testing.assert_close(given, picture(text_pipeline, "a red apple"))
 
 
@@ -239,6 +240,99 @@ def test_a_callback_sees_every_scale_and_may_end_the_call(text_pipeline):
     assert len(seen) == 2 + len(text_pipeline.transformer.scales)
 
 
+def test_a_step_callback_may_change_the_features(text_pipeline):
+    steps = []
+
+    def callback(pipe, step, timestep, tensors):
+        steps.append((step, timestep))
+        assert list(tensors) == ["latents"]
+        if timestep == 0:
+            tensors["latents"] = torch.zeros_like(tensors["latents"])
+        return tensors
+
+    call = {"generator": seeded(), "output_type": "latent", "callback_on_step_end": callback}
+    images = text_pipeline("a cat", **call).images
+    scales = text_pipeline.num_timesteps
+    assert steps == [(step, scales - 1 - step) for step in range(scales)]
+    assert not images.any()
+
+    def early(pipe, step, timestep, tensors):
+        return {"latents": torch.zeros_like(tensors["latents"])} if step == scales - 2 else None
+
+    changed = text_pipeline("a cat", **call | {"generator": seeded(), "callback_on_step_end": early}).images
+    usual = text_pipeline("a cat", generator=seeded(), output_type="latent").images
+    assert not torch.equal(changed, usual)
+
+
+def test_a_negative_prompt_takes_the_place_of_the_empty_condition(text_pipeline):
+    usual = picture(text_pipeline, "a cat", num_images_per_prompt=2)
+    for empty in ("", " "):
+        same = picture(text_pipeline, "a cat", num_images_per_prompt=2, negative_prompt=empty)
+        assert torch.equal(same, usual)
+    other = picture(text_pipeline, "a cat", num_images_per_prompt=2, negative_prompt="a dog")
+    assert not torch.allclose(other, usual)
+    context, mask = text_pipeline.encode_condition("a dog")
+    given = picture(
+        text_pipeline,
+        "a cat",
+        num_images_per_prompt=2,
+        negative_prompt_embeds=context,
+        negative_prompt_attention_mask=mask,
+    )
+    assert_same_picture(given, other)
+    both = text_pipeline(
+        ["a rose", "a cat"],
+        negative_prompt=["", "a dog"],
+        generator=[seeded(5), seeded(0)],
+        output_type="pt",
+    ).images
+    alone = text_pipeline("a cat", negative_prompt="a dog", generator=[seeded(0)], output_type="pt").images
+    torch.testing.assert_close(both[1:], alone, atol=1e-4, rtol=0)
+    unguided = picture(text_pipeline, "a cat", guidance_scale=0.0, negative_prompt="a dog")
+    assert torch.equal(unguided, picture(text_pipeline, "a cat", guidance_scale=0.0))
+
+
+def test_a_shorter_sequence_keeps_the_first_tokens(text_pipeline):
+    whole, mask = text_pipeline.encode_condition("a red apple")
+    with pytest.warns(UserWarning, match="first 3 tokens"):
+        short, short_mask = text_pipeline.encode_condition("a red apple", max_sequence_length=3)
+    assert short.shape == whole.shape
+    assert int(mask.sum()) == 5
+    assert int(short_mask.sum()) == 3
+
+
+def test_a_pipeline_is_made_of_its_components(text_pipeline, label_pipeline):
+    again = HartPipeline(**text_pipeline.components)
+    again.set_progress_bar_config(disable=True)
+    sampling = text_pipeline.config.sampling
+    assert_same_picture(picture(again, "a cat", **sampling), picture(text_pipeline, "a cat"))
+    assert HartPipeline.from_pipe(text_pipeline).config.sampling == sampling
+    assert HartPipeline(**label_pipeline.components).condition_encoder.kind == "label"
+
+
+@pytest.mark.parametrize("how", [{}, {"custom_pipeline": "pipeline", "trust_remote_code": True}])
+def test_the_generic_loader_of_diffusers_opens_a_model(text_pipeline, text_model, how, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path))
+    loaded = DiffusionPipeline.from_pretrained(str(text_model), **how)
+    loaded.set_progress_bar_config(disable=True)
+    assert isinstance(loaded, HartPipeline)
+    assert_same_picture(picture(loaded, "a cat"), picture(text_pipeline, "a cat"))
+    loaded.save_pretrained(tmp_path / "saved")
+    assert_same_picture(
+        picture(HartPipeline.from_pretrained(tmp_path / "saved"), "a cat"), picture(text_pipeline, "a cat")
+    )
+
+
+def test_variants_and_shards(label_pipeline, tmp_path):
+    label_pipeline.save_pretrained(tmp_path, variant="fp16", max_shard_size="40KB")
+    assert len(list((tmp_path / "transformer").glob("*.fp16-*-of-*.safetensors"))) > 1
+    loaded = HartPipeline.from_pretrained(tmp_path, variant="fp16", torch_dtype=torch.float32)
+    loaded.set_progress_bar_config(disable=True)
+    assert_same_picture(picture(loaded, class_labels=1), picture(label_pipeline, class_labels=1))
+    with pytest.raises(UserError):
+        HartPipeline.from_pretrained(tmp_path, variant="bf16")
+
+
 BAD_CALLS = {
     "a text or a list of texts": {"prompt": 3},
     "list of texts": {"prompt": ["a", None]},
@@ -258,9 +352,18 @@ BAD_CALLS = {
     "prompt_embeds must be": {"prompt_embeds": torch.zeros(1, 3, 384)},
     "prompt_attention_mask must be": {
         "prompt_embeds": torch.zeros(1, TOKENS, 384),
-        "prompt_mask": torch.ones(1, 3),
+        "prompt_attention_mask": torch.ones(1, 3),
     },
-    "goes with prompt_embeds": {"prompt": "a", "prompt_mask": torch.ones(1, TOKENS)},
+    "not both": {"prompt": "a", "negative_prompt": "b", "negative_prompt_embeds": torch.zeros(1, 8, 384)},
+    "negative_prompt_embeds must be": {"prompt": "a", "negative_prompt_embeds": torch.zeros(1, 3, 384)},
+    "one negative prompt, or one per prompt: 1, got 2": {"prompt": "a", "negative_prompt": ["b", "c"]},
+    "max_sequence_length must be": {"prompt": "a", "max_sequence_length": 99},
+    "callback_on_step_end must be": {"prompt": "a", "callback_on_step_end": 3},
+    "tensor_inputs must be among": {"prompt": "a", "callback_on_step_end_tensor_inputs": ["codes"]},
+    "prompt_attention_mask goes with prompt_embeds": {
+        "prompt": "a",
+        "prompt_attention_mask": torch.ones(1, TOKENS),
+    },
 }
 
 

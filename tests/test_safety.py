@@ -15,7 +15,9 @@ from openhart.conversion.hart import convert_hart
 from openhart.conversion.var import convert_var
 from openhart.data import open_dataset
 from openhart.errors import UserError
-from openhart.model_files import LORA_FILE, load_image_tokenizer, load_lora
+from openhart.lora import FILE as LORA_FILE
+from openhart.lora import add_lora, load_lora, save_lora
+from openhart.model_files import load_image_tokenizer
 from openhart.pipelines.hart import HartPipeline
 from openhart.tokenizer.model import HybridTokenizer
 from tests.data.shard_files import shard_bytes
@@ -197,11 +199,9 @@ def test_weights_that_are_no_numbers_are_refused(model, encoder, value):
 @pytest.fixture
 def adapter(tmp_path):
     pytest.importorskip("peft")
-    from openhart.training.config import Lora
-    from openhart.training.lora import add_lora, save_lora
 
     transformer = tiny_transformer()
-    add_lora(transformer, Lora(rank=2, targets=["up", "down"]))
+    add_lora(transformer, 2, 2.0, ["up", "down"])
     save_lora(transformer, tmp_path / "lora")
     return tmp_path / "lora"
 

@@ -27,13 +27,12 @@ def generate(options: Namespace) -> None:
     import torch
 
     device, dtype = _device(options.device), getattr(torch, options.dtype)
-    from openhart.model_files import load_lora
     from openhart.pipelines.hart import HartPipeline
 
     pipeline = HartPipeline.from_pretrained(options.model, dtype=dtype)
     _check_kind(pipeline, options)
     if options.lora is not None:
-        load_lora(pipeline.transformer, options.lora)
+        pipeline.load_lora_weights(options.lora)
     pipeline.to(device)
     if options.optimize:
         pipeline.optimize(options.optimize)
@@ -242,7 +241,7 @@ def info(options: Namespace) -> None:
     from openhart.checks import check_settings
     from openhart.loading import read_config
     from openhart.model_files import find_model, read_index, read_licence, read_parts
-    from openhart.pipelines.hart import check_index_settings
+    from openhart.pipelines.checks import check_index_settings
     from openhart.scales import parse_scales
     from openhart.tokenizer.model import HybridTokenizer
 

@@ -23,6 +23,7 @@ LOADING_OPTIONS = (
     "variant", "use_safetensors", "low_cpu_mem_usage", "device_map", "max_memory", "offload_folder",
     "offload_state_dict", "quantization_config", "disable_mmap",
 )  # fmt: skip
+GENERIC_OPTIONS = ("use_flashpack",)  # what diffusers' generic loader gives each part beside these
 MODEL_OPTIONS = ("dtype", "torch_dtype", "subfolder", "ignore_mismatched_sizes", "output_loading_info")
 DTYPE_ARGUMENT = "dtype" if hasattr(diffusers.utils, "_resolve_dtype") else "torch_dtype"
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
@@ -66,6 +67,8 @@ def check_files(options: Mapping[str, Any]) -> None:
     variant = options.get("variant")
     if variant is not None and not isinstance(variant, str):
         raise UserError(f"variant must be a text such as fp16, got {variant!r:.60}")
+    if options.get("use_flashpack"):
+        raise UserError("use_flashpack must be False: only weights in safetensors are read")
     for name in ("use_safetensors", "safe_serialization"):
         if options.get(name, True) not in (True, None):
             raise UserError(f"{name} must be True: pickled weights can run code, so none are read or written")
@@ -98,7 +101,7 @@ class CheckedLoading:
         """
         settings = list(cls.__init__.settings.model_fields)  # type: ignore[attr-defined, misc]
         if not _by_pipeline.get():
-            known = (*HUB_OPTIONS, *LOADING_OPTIONS, *MODEL_OPTIONS, *settings)
+            known = (*HUB_OPTIONS, *LOADING_OPTIONS, *MODEL_OPTIONS, *GENERIC_OPTIONS, *settings)
             check_options(f"{cls.__name__}.from_pretrained", kwargs, known)
         check_files(kwargs)
         refuse_code(kwargs)

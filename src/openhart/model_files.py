@@ -4,28 +4,20 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors import SafetensorError
 
 from openhart.chatter import quiet_libraries
-from openhart.checksums import check_checksums
 from openhart.errors import UserError, reason
 from openhart.hub import fetch
 from openhart.loading import count_parameters, read_shapes
-from openhart.reading import parse_json, read_json
-from openhart.safety import check_index, refuse_pickles
+from openhart.reading import read_json
+from openhart.safety import check_index
 from openhart.tokenizer.model import HybridTokenizer
 
 DEFAULT_MODEL = Path(__file__).parent / "models" / "default"
-LORA_FILE = "pytorch_lora_weights.safetensors"
-LORA_SETTINGS = (  # peft imports a module that another of its settings names
-    "r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "lora_dropout", "bias", "lora_bias",
-    "use_rslora", "use_dora",
-)  # fmt: skip
 
 
 def find_model(name: str | Path | None = None, hub: Mapping[str, Any] | None = None) -> Path:
@@ -98,34 +90,6 @@ def load_image_tokenizer(name: str | Path | None = None) -> HybridTokenizer:
         folder = folder / "image_tokenizer"
     with loading(folder):
         return HybridTokenizer.from_pretrained(folder, low_cpu_mem_usage=False).eval()
-
-
-def load_lora(transformer: Any, folder: str | Path) -> None:
-    """Put a LoRA (arXiv 2106.09685) that ``openhart train generator`` saved on a model's transformer.
-
-    Args:
-        transformer: the pipeline's; changed in place.
-        folder: where ``pytorch_lora_weights.safetensors`` lies.
-
-    Raises:
-        UserError: there is none, it is damaged, peft is missing, or it was made for another model.
-    """
-    path = Path(folder) / LORA_FILE
-    if not path.is_file():
-        if path.parent.is_dir():
-            refuse_pickles(path.parent)
-        raise UserError(f"no LoRA in {folder}: it has no {LORA_FILE}")
-    if find_spec("peft") is None:
-        raise UserError("LoRA needs peft: pip install 'openhart[lora]'")
-    with loading(folder):
-        check_checksums(path.parent)
-        with safe_open(path, "pt") as file:
-            told = parse_json((file.metadata() or {}).get("lora_adapter_metadata", "{}"), path)
-        settings = {name: told[name] for name in LORA_SETTINGS if name in told}
-        tensors = load_file(path)
-        if broken := [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]:
-            raise UserError(f"{path} is broken: {broken[0]} has values that are NaN or infinite")
-        transformer.load_lora_adapter(tensors, prefix=None, metadata=settings or None)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import yaml
 
 from openhart.cli import main
 from openhart.errors import UserError
-from openhart.model_files import load_lora
 from openhart.pipelines.hart import HartPipeline
 from openhart.training.generator import train as generator
 from tests.training.corpus import generator_recipe, logged, write_recipe
@@ -59,24 +58,23 @@ def test_an_adapter_learns_and_is_small(adapter, base):
 def test_a_pipeline_takes_an_adapter_up_and_lays_it_down(adapter, base):
     pipeline = HartPipeline.from_pretrained(base)
     before = picture(pipeline)
-    load_lora(pipeline.transformer, adapter[0])
+    pipeline.load_lora_weights(adapter[0])
     assert not torch.equal(picture(pipeline), before)
-    pipeline.transformer.unload_lora()
+    pipeline.unload_lora_weights()
     assert torch.equal(picture(pipeline), before)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("target", ["qkv", "proj", "gate", "up", "down"])
 def test_every_default_target_changes_what_the_transformer_says(target):
-    from openhart.training.config import Lora
-    from openhart.training.lora import add_lora
+    from openhart.lora import add_lora
     from tests.tiny import random_context, tiny_transformer
 
     transformer = tiny_transformer()
     context, mask = random_context(2)
     x = torch.randn(2, 29, 8)
     before = transformer(x, context, mask).hidden_states
-    add_lora(transformer, Lora(targets=[target]))
+    add_lora(transformer, 16, 16.0, [target])
     assert torch.equal(transformer(x, context, mask).hidden_states, before)
     for name, parameter in transformer.named_parameters():
         if "lora_" in name:
@@ -87,7 +85,7 @@ def test_every_default_target_changes_what_the_transformer_says(target):
 def test_an_optimized_pipeline_keeps_its_adapter(adapter, base):
     plain, faster = HartPipeline.from_pretrained(base), HartPipeline.from_pretrained(base)
     for pipeline in (plain, faster):
-        load_lora(pipeline.transformer, adapter[0])
+        pipeline.load_lora_weights(adapter[0])
     faster.optimize("exact")
     torch.testing.assert_close(picture(faster), picture(plain), atol=1e-4, rtol=0)
 
@@ -103,7 +101,7 @@ def test_the_command_line_generates_with_an_adapter(adapter, base, tmp_path, cap
 
 def test_an_adapter_for_another_model_is_told(adapter, text_pipeline):
     with pytest.raises(UserError, match="cannot load the model"):
-        load_lora(text_pipeline.transformer, adapter[0])
+        text_pipeline.load_lora_weights(adapter[0])
 
 
 def test_a_target_that_is_not_there_is_told(corpus, trained_tokenizer, base, tmp_path):

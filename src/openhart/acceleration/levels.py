@@ -10,6 +10,7 @@ from openhart.acceleration.chunked import chunk
 from openhart.acceleration.decoder import speed_up_decoder
 from openhart.acceleration.packed import can_pack, pack
 from openhart.errors import UserError
+from openhart.lora import merge_adapters
 from openhart.residual.heads import TokenResidualHead
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.transformer.model import HartTransformer
@@ -53,7 +54,7 @@ def speed_up(
 
     Adapters become part of the weights they adapt.
     """
-    _merge_adapters(transformer)
+    merge_adapters(transformer)
     if _can_fuse(transformer):
         from openhart.acceleration.fused import fuse
 
@@ -71,14 +72,3 @@ def speed_up(
 def _can_fuse(transformer: HartTransformer) -> bool:
     modulated = transformer.modulations is not None
     return modulated and transformer.device.type == "cuda" and find_spec("triton") is not None
-
-
-def _merge_adapters(transformer: HartTransformer) -> None:
-    if not getattr(transformer, "peft_config", None):
-        return
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    for name, module in list(transformer.named_modules()):
-        if isinstance(module, BaseTunerLayer):
-            module.merge()
-            transformer.set_submodule(name, module.get_base_layer())

@@ -1,88 +1,62 @@
-"""The face of a model: load it, call it with prompts, save it."""
+"""Diffusers pipeline for text-conditional and class-conditional generation."""
 
-import inspect
-from collections.abc import Callable, Generator, Sequence
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Generator, Sequence
+from typing import Any
 
-import diffusers.utils
 import torch
-from diffusers import DiffusionPipeline, ImagePipelineOutput
-from pydantic import BaseModel
-from torch import Tensor, nn
+from diffusers import ImagePipelineOutput
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from openhart.acceleration.levels import find_level, speed_up
 from openhart.acceleration.quantized import quantize_weights
 from openhart.arithmetic import fastest_dtype
-from openhart.atomic import folder_filled_whole
-from openhart.checks import Place, Text, Width, parse_values
-from openhart.checksums import check_checksums, tell_changed, write_checksums
-from openhart.conditioning.encoder import Condition, ConditionEncoder, check_embeds
+from openhart.checks import parse_values
+from openhart.conditioning.encoder import Condition
 from openhart.conditioning.label import LabelEncoder
-from openhart.conditioning.text import TextConditionEncoder, load_text_encoder
 from openhart.errors import UserError
 from openhart.generation.next_scale import generate
 from openhart.generation.settings import SamplingSettings
 from openhart.generation.states import KnownCodes, ScaleState
-from openhart.loading import (
-    DTYPE_ARGUMENT,
-    HUB_OPTIONS,
-    LOADING_OPTIONS,
-    check_files,
-    check_finite,
-    check_options,
-    loading_parts,
-    parse_dtype,
-)
 from openhart.memory import PictureMemory, check_pictures
-from openhart.model_files import find_model, loading, read_index
+from openhart.pipelines.callbacks import TENSOR_INPUTS, Callbacks, ScaleCallback, StepCallback
+from openhart.pipelines.checks import OPTIONAL_PARTS, PipelineSettings, check_condition, check_fit
+from openhart.pipelines.conditions import ConditionedPipeline
+from openhart.pipelines.files import PipelineFiles
+from openhart.pipelines.images import OUTPUT_TYPES, DecodingPipeline
+from openhart.pipelines.lora import LoraPipeline
 from openhart.randomness import Draws, Generators, SeededDraws, expand_generators
 from openhart.residual.heads import TokenResidualHead
-from openhart.safety import OWN_CLASSES, refuse_code
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.tokenizer.quantizer import MultiScaleQuantizer
-from openhart.tokenizer.tiling import decode_in_tiles
 from openhart.transformer.model import HartTransformer
 
-OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-NEEDED_PARTS = ("image_tokenizer", "transformer")
-CONDITIONED = {"text": "text-conditional", "label": "class-conditional"}
-SAVING_OPTIONS = ("safe_serialization", "variant", "max_shard_size")
 
-
-class PipelineSettings(BaseModel):
-    """What a pipeline keeps beside its parts."""
-
-    text_encoder_name: Place | None = None
-    max_tokens: Width = 24
-    instruction: Text = ""
-    sampling: dict[str, Any] | None = None
-
-
-class HartPipeline(DiffusionPipeline):
-    """Prompt or class label → image.
+class HartPipeline(ConditionedPipeline, DecodingPipeline, LoraPipeline, PipelineFiles):
+    """Generates images from prompts or class labels.
 
     Args:
-        image_tokenizer: image ↔ features ↔ codes.
-        transformer: condition and coarser scales → the next scale's codes.
-        residual_head: what the last scale's codes lost, or None: pictures are the codes' alone.
-        label_encoder: for models told classes.
-        text_encoder: for models told texts; gives ``last_hidden_state``.
-        text_tokenizer: the text encoder's.
-        text_encoder_name: where the text encoder comes from (see :func:`load_text_encoder`). With a
-            name it is loaded from there and not saved with the model.
-        max_tokens: context tokens T of a prompt.
-        instruction: text put before every prompt.
-        sampling: the model's own defaults, names and values of :class:`SamplingSettings`.
+        image_tokenizer: encodes images as codes and residual, and decodes them.
+        transformer: predicts the codes of the next scale from the condition and all coarser scales.
+        residual_head: generates the residual that the codes leave; None to decode the codes alone.
+        label_encoder: the condition encoder of a class-conditional model.
+        text_encoder: the text encoder of a text-conditional model, whose output has ``last_hidden_state``.
+        text_tokenizer: the text encoder's tokenizer.
+        text_encoder_name: the name from which the text encoder was loaded
+            (:func:`openhart.conditioning.text.load_text_encoder`). An encoder with a name is not saved with
+            the model, but loaded by its name again.
+        max_tokens: context tokens T of a prompt; None for the number that the transformer takes.
+        instruction: text that is read before every prompt.
+        sampling: the model's own defaults of :class:`SamplingSettings`, by name.
 
     Raises:
-        UserError: parts that do not fit each other.
+        UserError: the parts do not fit each other, or a setting cannot be.
     """
 
     model_cpu_offload_seq = "text_encoder->transformer"
-    _optional_components = ["residual_head", "label_encoder", "text_encoder", "text_tokenizer"]  # noqa: RUF012
+    _optional_components = list(OPTIONAL_PARTS)  # noqa: RUF012
     _exclude_from_cpu_offload = ["image_tokenizer", "residual_head", "label_encoder"]  # noqa: RUF012
+    _callback_tensor_inputs = TENSOR_INPUTS
 
     def __init__(
         self,
@@ -93,7 +67,7 @@ class HartPipeline(DiffusionPipeline):
         text_encoder: PreTrainedModel | None = None,
         text_tokenizer: PreTrainedTokenizerBase | None = None,
         text_encoder_name: str | None = None,
-        max_tokens: int = 24,
+        max_tokens: int | None = None,
         instruction: str = "",
         sampling: dict[str, Any] | None = None,
     ) -> None:
@@ -101,8 +75,10 @@ class HartPipeline(DiffusionPipeline):
         values: dict[str, Any] = {"text_encoder_name": text_encoder_name, "max_tokens": max_tokens}
         values |= {"instruction": instruction, "sampling": sampling}
         parse_values(PipelineSettings, values, "HartPipeline")
-        _check_fit(image_tokenizer, transformer, residual_head)
-        _check_condition(transformer, label_encoder, text_encoder, max_tokens)
+        if max_tokens is None:
+            values["max_tokens"] = transformer.config.context_tokens
+        check_fit(image_tokenizer, transformer, residual_head)
+        check_condition(transformer, label_encoder, text_encoder, values["max_tokens"])
         self.register_modules(
             image_tokenizer=image_tokenizer,
             transformer=transformer,
@@ -111,86 +87,16 @@ class HartPipeline(DiffusionPipeline):
             text_encoder=text_encoder,
             text_tokenizer=text_tokenizer,
         )
-        self.register_to_config(
-            text_encoder_name=text_encoder_name,
-            max_tokens=max_tokens,
-            instruction=instruction,
-            sampling=dict(sampling or {}),
-        )
+        self.register_to_config(**values | {"sampling": dict(sampling or {})})
         self._level_sampling: dict[str, Any] = {}
         self._tile: tuple[int, int] | None = None
         self._optimized = self._quantized = False
         self.sampling_settings()
 
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | Path | None = None, **kwargs: Any
-    ) -> "HartPipeline":
-        """Load a model.
-
-        Args:
-            pretrained_model_name_or_path: a folder or a hub id; None for the packaged model.
-            kwargs: ``dtype``, a dtype or its name; for the hub ``revision``, ``token``, ``cache_dir``,
-                ``local_files_only`` and ``force_download`` (all but ``revision`` for the text encoder too);
-                ``variant`` of the weight files; what :meth:`diffusers.DiffusionPipeline.from_pretrained`
-                takes to place and quantize weights, such as ``device_map``; or a part or setting of the
-                pipeline to use instead of the stored one.
-
-        Raises:
-            UserError: no such model, an argument that nothing would come of, broken weights, or a config that
-                does not fit them.
-        """
-        settings = list(inspect.signature(cls.__init__).parameters)[1:]
-        known = (*HUB_OPTIONS, *LOADING_OPTIONS, "dtype", "torch_dtype", *settings)
-        refuse_code(kwargs)
-        check_options("HartPipeline.from_pretrained", kwargs, known)
-        check_files(kwargs)
-        for name in NEEDED_PARTS:
-            if name in kwargs and not isinstance(kwargs[name], nn.Module):
-                raise UserError(f"{name} must be a model, got {kwargs[name]!r:.60}")
-        hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
-        dtype = parse_dtype(kwargs.pop("dtype", kwargs.pop("torch_dtype", None)))
-        folder = find_model(pretrained_model_name_or_path, hub)
-        index = read_index(folder)
-        check_index_settings(index, folder / "model_index.json")
-        encoder_name = index.get("text_encoder_name")
-        with loading(pretrained_model_name_or_path or folder), loading_parts():
-            if encoder_name and "text_encoder" not in kwargs and not _names_part(index, "text_encoder"):
-                tokenizer, encoder = load_text_encoder(encoder_name, hub | {"revision": None})
-                kwargs |= {"text_encoder": encoder.to(dtype), "text_tokenizer": tokenizer}
-            kwargs.setdefault("low_cpu_mem_usage", diffusers.utils.is_accelerate_available())
-            changed = check_checksums(folder, parts_aside=OWN_CLASSES)
-            kwargs |= {"use_safetensors": True, DTYPE_ARGUMENT: dtype}
-            pipeline = super().from_pretrained(str(folder), **kwargs)
-            if pipeline.text_encoder is not None:
-                check_finite(pipeline.text_encoder, encoder_name or folder / "text_encoder")
-        tell_changed(changed)
-        return pipeline
-
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """Save the model, whole or not at all; a text encoder that has a name stays a name.
-
-        Args:
-            save_directory: the folder, made if missing; files of another name in it stay.
-            kwargs: as :meth:`diffusers.DiffusionPipeline.save_pretrained`, such as ``variant``.
-
-        Raises:
-            UserError: quantized weights, or an argument that nothing would come of.
-            OSError: it cannot be written.
-        """
-        check_options("HartPipeline.save_pretrained", kwargs, SAVING_OPTIONS)
-        check_files(kwargs)
-        if self._quantized:
-            raise UserError("quantized weights cannot be saved: save the model before it is quantized")
-        parts = ("text_encoder", "text_tokenizer") if self.config.text_encoder_name else ()
-        kept = {part: self.config[part] for part in parts}
-        self.register_to_config(**dict.fromkeys(parts, (None, None)))
-        try:
-            with folder_filled_whole(Path(save_directory)) as folder:
-                super().save_pretrained(str(folder), **kwargs)
-                write_checksums(folder)
-        finally:
-            self.register_to_config(**kept)
+    @property
+    def num_timesteps(self) -> int:
+        """Number of scales K, which are the steps of a call."""
+        return len(self.transformer.scales)
 
     def optimize(self, level: str = "exact") -> "HartPipeline":
         """Make the pipeline faster, in place, where it is now; afterwards it only generates.
@@ -255,7 +161,11 @@ class HartPipeline(DiffusionPipeline):
         *,
         class_labels: int | Sequence[int] | Tensor | None = None,
         prompt_embeds: Tensor | None = None,
-        prompt_mask: Tensor | None = None,
+        prompt_attention_mask: Tensor | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        negative_prompt_attention_mask: Tensor | None = None,
+        max_sequence_length: int | None = None,
         height: int | None = None,
         width: int | None = None,
         num_images_per_prompt: int = 1,
@@ -276,19 +186,26 @@ class HartPipeline(DiffusionPipeline):
         known_codes: KnownCodes | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
-        callback_on_scale_end: Callable[["HartPipeline", int, ScaleState], Any] | None = None,
+        callback_on_scale_end: ScaleCallback | None = None,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> Any:
-        """Generate images. Sampling arguments left out are the model's own defaults.
+        """Generate images. A sampling argument that is not given, or None, is the model's own default.
 
         Args:
-            prompt: one text or several; an empty one means no condition.
-            class_labels: instead of a prompt, for models told classes.
-            prompt_embeds: instead of a prompt, context tokens (B, T, D).
-            prompt_mask: (B, T) bool, true where ``prompt_embeds`` are real; None for everywhere.
-            height: in pixels; the model's own unless given. Other sizes are good as far as they were trained
-                (``data.buckets``).
+            prompt: one text or B texts; an empty text is the empty condition.
+            class_labels: labels in place of a prompt, for class-conditional models.
+            prompt_embeds: context tokens (B, T, D) in place of a prompt.
+            prompt_attention_mask: (B, T), true where ``prompt_embeds`` are real; None for everywhere.
+            negative_prompt: text that guidance steers away from, one for all or one per prompt; None for the
+                empty condition, the only one that models are trained for.
+            negative_prompt_embeds: context tokens (1, T, D) or (B, T, D) in place of ``negative_prompt``.
+            negative_prompt_attention_mask: their mask; None for everywhere.
+            max_sequence_length: tokens that a prompt is cut to, at most T; None for T.
+            height: in pixels; None for the model's own. Other sizes give good images as far as the model was
+                trained for them (``data.buckets``).
             width: in pixels.
-            num_images_per_prompt: images of each condition.
+            num_images_per_prompt: images per condition.
             guidance_scale: see :class:`SamplingSettings`, as the next eleven.
             top_k: codes that may be drawn; 0 for all.
             top_p: probability that may be drawn.
@@ -311,19 +228,27 @@ class HartPipeline(DiffusionPipeline):
             callback_on_scale_end: called after each scale with the pipeline, the scale's index and the
                 :class:`ScaleState`; see :meth:`decode_preview`. If it returns False, the call ends with the
                 images of that scale.
+            callback_on_step_end: diffusers' callback, called after each scale as
+                ``callback(pipe, step, timestep, tensors)``: step is the scale's index from 0, and timestep
+                the number of scales that remain. It may return new ``latents``, which replace the features.
+            callback_on_step_end_tensor_inputs: names of the tensors that it gets: ``latents``, the features
+                so far, (B, z, P, P).
 
         Returns:
             an object with ``images``, or a tuple of them.
 
         Raises:
-            UserError: arguments that cannot be, or do not suit the model.
+            UserError: arguments that cannot be, or that do not suit the model.
         """
         if output_type not in OUTPUT_TYPES:
             raise UserError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}")
-        if callback_on_scale_end is not None and not callable(callback_on_scale_end):
-            raise UserError(f"callback_on_scale_end must be a function, got {callback_on_scale_end!r:.60}")
+        callbacks = Callbacks(callback_on_scale_end, callback_on_step_end, callback_on_step_end_tensor_inputs)
         states = self.stream(
-            prompt, class_labels=class_labels, prompt_embeds=prompt_embeds, prompt_mask=prompt_mask,
+            prompt, class_labels=class_labels, prompt_embeds=prompt_embeds,
+            prompt_attention_mask=prompt_attention_mask, negative_prompt=negative_prompt,
+            negative_prompt_embeds=negative_prompt_embeds,
+            negative_prompt_attention_mask=negative_prompt_attention_mask,
+            max_sequence_length=max_sequence_length,
             height=height, width=width, num_images_per_prompt=num_images_per_prompt,
             generator=generator, draws=draws, known_codes=known_codes,
             guidance_scale=guidance_scale, top_k=top_k, top_p=top_p, temperature=temperature,
@@ -331,10 +256,10 @@ class HartPipeline(DiffusionPipeline):
             last_scale_steps=last_scale_steps, residual_solver=residual_solver,
             residual_strength=residual_strength, unguided_scales=unguided_scales, kept_tokens=kept_tokens,
         )  # fmt: skip
-        with self.progress_bar(total=len(self.transformer.scales)) as bar:
+        with self.progress_bar(total=self.num_timesteps) as bar:
             for state in states:
                 bar.update()
-                if callback_on_scale_end and callback_on_scale_end(self, state.scale_index, state) is False:
+                if not callbacks.call(self, state, self.num_timesteps):
                     states.close()
         images = self._finish(state.f_hat, output_type)
         self.maybe_free_model_hooks()
@@ -347,7 +272,11 @@ class HartPipeline(DiffusionPipeline):
         *,
         class_labels: int | Sequence[int] | Tensor | None = None,
         prompt_embeds: Tensor | None = None,
-        prompt_mask: Tensor | None = None,
+        prompt_attention_mask: Tensor | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        negative_prompt_attention_mask: Tensor | None = None,
+        max_sequence_length: int | None = None,
         height: int | None = None,
         width: int | None = None,
         num_images_per_prompt: int = 1,
@@ -364,9 +293,13 @@ class HartPipeline(DiffusionPipeline):
 
         Args:
             prompt: as :meth:`__call__`, like all but the last.
-            class_labels: instead of a prompt, for class-conditional models.
-            prompt_embeds: instead of a prompt, context tokens (B, T, D).
-            prompt_mask: (B, T) bool, true where ``prompt_embeds`` are real.
+            class_labels: labels in place of a prompt, for class-conditional models.
+            prompt_embeds: context tokens (B, T, D) in place of a prompt.
+            prompt_attention_mask: (B, T), true where ``prompt_embeds`` are real.
+            negative_prompt: text that guidance steers away from.
+            negative_prompt_embeds: context tokens in place of ``negative_prompt``.
+            negative_prompt_attention_mask: their mask.
+            max_sequence_length: tokens that a prompt is cut to.
             height: in pixels.
             width: in pixels.
             num_images_per_prompt: images per condition.
@@ -387,20 +320,32 @@ class HartPipeline(DiffusionPipeline):
         size = self.check_size(height, width)
         quantizer = self.image_tokenizer.at(size).quantizer
         self.transformer.check_scales(quantizer.scales)
-        condition = self.encode_condition(prompt, class_labels, prompt_embeds, prompt_mask)
+        condition = self.encode_condition(
+            prompt, class_labels, prompt_embeds, prompt_attention_mask, max_sequence_length
+        )
         count = len(condition[0]) * num_images_per_prompt
+        negative = self.encode_negative(
+            len(condition[0]),
+            negative_prompt,
+            negative_prompt_embeds,
+            negative_prompt_attention_mask,
+            max_sequence_length,
+        )
         check_pictures(self.memory(settings), count, size, self._execution_device)
-        context, mask = (part.repeat_interleave(num_images_per_prompt, 0) for part in condition)
+        condition = _repeated(condition, num_images_per_prompt)
+        if len(negative[0]) > 1:  # a single one is broadcast
+            negative = _repeated(negative, num_images_per_prompt)
         if draws is None:
             draws = SeededDraws(expand_generators(generator, count, self._execution_device))
         elif generator is not None:
             raise UserError("give generator or draws, not both")
-        return self._states((context, mask), quantizer, draws, settings, known_codes)
+        return self._states(condition, negative, quantizer, draws, settings, known_codes)
 
     @torch.no_grad()
     def _states(
         self,
         condition: Condition,
+        negative: Condition,
         quantizer: MultiScaleQuantizer,
         draws: Draws,
         settings: SamplingSettings,
@@ -411,7 +356,7 @@ class HartPipeline(DiffusionPipeline):
             quantizer,
             self.residual_head,
             condition,
-            self._empty_condition(),
+            negative,
             draws,
             settings,
             known,
@@ -438,181 +383,7 @@ class HartPipeline(DiffusionPipeline):
         guided, tile = settings.guidance_scale > 0, self._tile
         return PictureMemory(self.transformer, self.image_tokenizer, guided, tile and tile[0])
 
-    @property
-    def condition_encoder(self) -> ConditionEncoder:
-        """What encodes prompts or class labels: the text encoder with its tokenizer, or the label encoder."""
-        if self.label_encoder is not None:
-            return cast(ConditionEncoder, self.label_encoder)
-        config = self.transformer.config
-        return TextConditionEncoder(
-            self.text_tokenizer,
-            self.text_encoder,
-            config.context_tokens,
-            config.context_dim,
-            self.config.instruction,
-        )
 
-    def encode_condition(
-        self,
-        prompt: str | Sequence[str] | None = None,
-        class_labels: int | Sequence[int] | Tensor | None = None,
-        prompt_embeds: Tensor | None = None,
-        prompt_mask: Tensor | None = None,
-    ) -> Condition:
-        """Encode exactly one of the three as context (B, T, D) and mask (B, T) bool.
-
-        Raises:
-            UserError: none of them, several, or one that does not suit the model.
-        """
-        values = {"prompt": prompt, "class_labels": class_labels, "prompt_embeds": prompt_embeds}
-        given = [name for name, value in values.items() if value is not None]
-        if len(given) != 1:
-            raise UserError("pass exactly one of prompt, class_labels and prompt_embeds")
-        if prompt_mask is not None and prompt_embeds is None:
-            raise UserError("prompt_attention_mask goes with prompt_embeds")
-        encoder = self.condition_encoder
-        if prompt_embeds is not None:
-            return self._placed(check_embeds(prompt_embeds, prompt_mask, encoder))
-        if given[0] != encoder.argument:
-            raise UserError(
-                f"this model is {CONDITIONED[encoder.kind]}: pass {encoder.argument} instead of {given[0]}"
-            )
-        return self._placed(encoder.encode(values[encoder.argument]))
-
-    def _placed(self, condition: Condition) -> Condition:
-        device = self._execution_device
-        return condition[0].to(device), condition[1].to(device)
-
-    def _empty_condition(self) -> Condition:
-        """The token that fills the empty condition, (1, 1, D), and its mask."""
-        context, mask = self._placed(self.condition_encoder.empty(1))
-        return context[:, :1], mask[:, :1]
-
-    def decode_preview(self, state: ScaleState) -> list[Any]:
-        """The pictures, as PIL images, that the scales so far amount to."""
-        return self._finish(state.f_hat, "pil")
-
-    def enable_tiling(self, tile: int = 1024, overlap: int = 128) -> None:
-        """Decode images larger than a tile in parts, in memory that does not grow with them.
-
-        Args:
-            tile: side in pixels.
-            overlap: pixels that neighbouring tiles share and blend in.
-
-        Raises:
-            UserError: tiles that do not exceed their overlap, or the model's patches.
-        """
-        factor = self.image_tokenizer.downsample_factor
-        if type(tile) is not int or type(overlap) is not int:
-            raise UserError(f"tile and overlap must be whole numbers of pixels, got {tile!r} and {overlap!r}")
-        if not factor <= tile or not 0 <= overlap < tile:
-            raise UserError(
-                f"a tile must be at least {factor} pixels and larger than its overlap, "
-                f"got {tile} and {overlap}"
-            )
-        self._tile = tile // factor, overlap // factor
-
-    def disable_tiling(self) -> None:
-        """Decode every image whole again."""
-        self._tile = None
-
-    def _decode(self, features: Tensor) -> Tensor:
-        if self._tile is None:
-            return self.image_tokenizer.decode(features)
-        return decode_in_tiles(self.image_tokenizer, features, *self._tile)
-
-    @torch.no_grad()
-    def _finish(self, features: Tensor, output_type: str) -> Any:
-        if output_type == "latent":
-            return features
-        images = (self._decode(features).float() / 2 + 0.5).clamp(0, 1)
-        if not images.isfinite().all():
-            raise UserError(
-                f"the picture is not finite: the model's weights are broken, or too large for "
-                f"{self.image_tokenizer.dtype}"
-            )
-        if output_type == "pt":
-            return images
-        arrays = images.permute(0, 2, 3, 1).cpu().numpy()
-        return arrays if output_type == "np" else self.numpy_to_pil(arrays)
-
-
-def check_index_settings(index: dict[str, Any], path: Path) -> None:
-    """Hold a ``model_index.json`` against what a pipeline has.
-
-    Raises:
-        UserError: an unknown name, or a value that cannot be.
-    """
-    settings = PipelineSettings.model_fields
-    known = {*inspect.signature(HartPipeline.__init__).parameters, "self"}
-    for name, value in index.items():
-        if name.startswith("_"):
-            continue
-        if name not in known:
-            raise UserError(f"{path} has an unknown setting {name}")
-        if name not in settings and not _is_part(value, name not in NEEDED_PARTS):
-            raise UserError(f"{path}: {name} must name a module and a class, got {value!r:.60}")
-    if missing := [name for name in NEEDED_PARTS if name not in index]:
-        raise UserError(f"{path}: {missing[0]} is missing")
-    given = parse_values(PipelineSettings, {n: index[n] for n in settings if n in index}, str(path))
-    try:
-        SamplingSettings(**(given.sampling or {}))
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-
-
-def _is_part(value: Any, may_be_none: bool) -> bool:
-    if not isinstance(value, list) or len(value) != 2:
-        return False
-    return all(isinstance(word, str) for word in value) or (may_be_none and value == [None, None])
-
-
-def _names_part(index: dict[str, Any], part: str) -> bool:
-    value = index.get(part)
-    return isinstance(value, list) and value[0] is not None
-
-
-def _check_fit(
-    image_tokenizer: HybridTokenizer,
-    transformer: HartTransformer,
-    residual_head: TokenResidualHead | None,
-) -> None:
-    quantizer, config = image_tokenizer.quantizer, transformer.config
-    table = quantizer.codebook
-    sides = [
-        ("scales", quantizer.scales, transformer.scales),
-        ("codebook_size", table.num_embeddings, config.codebook_size),
-        ("code_dim", table.embedding_dim, config.code_dim),
-    ]
-    if residual_head is not None:
-        sides += [
-            ("residual head's code_dim", table.embedding_dim, residual_head.config.code_dim),
-            ("residual head's condition_dim", config.width, residual_head.config.condition_dim),
-        ]
-    for name, wanted, got in sides:
-        if wanted != got:
-            raise UserError(f"the model's parts do not fit: {name} must be {wanted}, got {got}")
-
-
-def _check_condition(
-    transformer: HartTransformer,
-    label_encoder: LabelEncoder | None,
-    text_encoder: PreTrainedModel | None,
-    max_tokens: int,
-) -> None:
-    config = transformer.config
-    sides = []
-    if label_encoder is not None:
-        sides = [
-            ("label encoder's dim", config.context_dim, label_encoder.dim),
-            ("context_tokens", label_encoder.tokens, config.context_tokens),
-        ]
-    elif text_encoder is not None:
-        width = getattr(text_encoder.config, "hidden_size", config.context_dim)
-        sides = [
-            ("text encoder's width", config.context_dim, width),
-            ("max_tokens", config.context_tokens, max_tokens),
-        ]
-    for name, wanted, got in sides:
-        if wanted != got:
-            raise UserError(f"the model's parts do not fit: {name} must be {wanted}, got {got}")
+def _repeated(condition: Condition, times: int) -> Condition:
+    """Each condition several times in a row."""
+    return condition[0].repeat_interleave(times, 0), condition[1].repeat_interleave(times, 0)

@@ -9,6 +9,7 @@ from torch import nn
 
 from openhart.errors import UserError
 from openhart.loading import read_config
+from openhart.lora import add_lora
 from openhart.scales import count_tokens
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.training.build import build_head, transformer_settings, width_of
@@ -29,7 +30,6 @@ from openhart.training.costs import (
 )
 from openhart.training.encoding.conditions import open_conditions
 from openhart.training.generator.embedding_losses import build_alignment
-from openhart.training.lora import add_lora
 from openhart.training.tokenizer.losses import PatchDiscriminator
 from openhart.transformer.model import HartTransformer
 
@@ -181,7 +181,7 @@ def _weigh_generator(recipe: GeneratorRecipe, path: Path, gpus: int) -> Report:
         for part in models.values():
             part.requires_grad_(False)
         with torch.device("meta"):
-            add_lora(transformer, recipe.lora)
+            add_lora(transformer, **recipe.lora.model_dump())
         parts["adapters"] = _count(transformer) - parts["transformer"]
     trained = sum(p.numel() for part in models.values() for p in part.parameters() if p.requires_grad)
     h, w = transformer.scales[-1]

@@ -6,11 +6,10 @@ from typing import Any
 import torch
 
 from openhart.atomic import folder_written_whole
+from openhart.lora import add_lora, save_lora
 from openhart.pipelines.hart import HartPipeline
 from openhart.training.generator.losses import GeneratorLosses
 from openhart.training.generator.stage import Stage
-from openhart.training.lora import FOLDER as LORA_FOLDER
-from openhart.training.lora import add_lora, save_lora
 from openhart.training.run.loop import log_images
 from openhart.training.run.sharding import whole
 
@@ -40,7 +39,7 @@ def log_samples(stage: Stage, step: int) -> None:
 def save_result(stage: Stage, output: Path) -> Path:
     """Save the averaged weights as a pipeline, or the adapter alone."""
     adapted = stage.recipe.lora is not None
-    folder = output / (LORA_FOLDER if adapted else "pipeline")
+    folder = output / ("lora" if adapted else "pipeline")
     averaged = _averaged(stage)
     if stage.accelerator.is_main_process:
         with folder_written_whole(folder) as whole_folder:
@@ -58,7 +57,7 @@ def _averaged(stage: Stage) -> GeneratorLosses:
     trained = stage.losses
     transformer = fresh(trained.transformer)
     if stage.recipe.lora is not None:
-        add_lora(transformer, stage.recipe.lora)
+        add_lora(transformer, **stage.recipe.lora.model_dump())
     encoder = stage.conditions.build_encoder(transformer.config.context_dim)
     others = (fresh(trained.residual_head), encoder)
     averaged = GeneratorLosses(transformer, *others, stage.recipe)

@@ -13,6 +13,7 @@ from torch.utils.data import IterableDataset
 
 from openhart.conditioning.encoder import EncodedContext
 from openhart.interrupts import PendingStop
+from openhart.lora import add_lora
 from openhart.pipelines.hart import HartPipeline
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.training.build import (
@@ -32,7 +33,6 @@ from openhart.training.generator.export import fresh, log_samples, save_result
 from openhart.training.generator.losses import GeneratorLosses
 from openhart.training.generator.noisy_context import Exchange
 from openhart.training.generator.stage import Stage
-from openhart.training.lora import add_lora
 from openhart.training.optimizer import build_optimizer, rate_factor, set_rates
 from openhart.training.run.batches import (
     names_of,
@@ -61,7 +61,7 @@ def train(path: Path, overrides: list[str] | None = None, quiet: bool = False) -
 
     Returns:
         The folder of the trained pipeline, for :meth:`HartPipeline.from_pretrained`; with ``lora``, of the
-        adapter alone, for :func:`openhart.model_files.load_lora`.
+        adapter alone, for :meth:`openhart.HartPipeline.load_lora_weights`.
 
     Raises:
         UserError: a recipe, a tokenizer, a data set or an output folder that cannot be used.
@@ -134,7 +134,7 @@ def _load_initial(
         max_tokens=found.config.max_tokens,
     )
     if recipe.lora is not None:
-        add_lora(start.transformer, recipe.lora)
+        add_lora(start.transformer, **recipe.lora.model_dump())
         for part in (start.residual_head, start.label_encoder):
             if part is not None:
                 part.requires_grad_(False)
@@ -152,7 +152,7 @@ def _prepare(
     conditions.device = accelerator.device
     if start is not None:
         transformer, head = start.transformer.train(), start.residual_head
-        encoder = start.label_encoder or EncodedContext()
+        encoder: nn.Module = start.label_encoder or EncodedContext()
     else:
         shape = conditions.shape()
         transformer = build_model(HartTransformer, transformer_settings(recipe, tokenizer, shape))
@@ -228,7 +228,7 @@ def _open_pace(stage: Stage) -> Pace:
             for part in (transformer, head):
                 if part is not None:
                     part.requires_grad_(False)
-            add_lora(transformer, recipe.lora)
+            add_lora(transformer, **recipe.lora.model_dump())
     plain = recipe.model_copy(update={"run": recipe.run.model_copy(update={"gradient_checkpointing": False})})
     height, width = transformer.scales[-1]
     last = round(height * width * kept_shares(recipe.thinning)[0])

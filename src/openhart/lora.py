@@ -1,0 +1,189 @@
+"""LoRA (arXiv 2106.09685) on the transformer, by peft: low-rank adapters beside its linear maps."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from openhart.checksums import check_checksums, write_checksums
+from openhart.errors import UserError
+from openhart.model_files import loading
+from openhart.reading import parse_json
+from openhart.safety import refuse_pickles
+from openhart.transformer.model import HartTransformer
+
+FILE = "pytorch_lora_weights.safetensors"
+PREFIX = "transformer."
+SETTINGS = (  # peft imports a module that another of its settings names
+    "r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "lora_dropout", "bias", "lora_bias",
+    "use_rslora", "use_dora",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA read from a file.
+
+    Attributes:
+        tensors: its matrices, by names inside the transformer.
+        settings: peft's settings, such as rank and alpha; empty to infer them from the matrices.
+    """
+
+    tensors: dict[str, Tensor]
+    settings: dict[str, Any]
+
+
+def require_peft() -> None:
+    """Make sure that peft is installed, and that diffusers weighs adapters of our transformer.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    if find_spec("peft") is None:
+        raise UserError("LoRA needs peft: pip install 'openhart[lora]'")
+    from diffusers.loaders import peft as loader
+
+    # diffusers expands weights per model by this private table (tried with diffusers 0.38 to 0.42)
+    loader._SET_ADAPTER_SCALE_FN_MAPPING.setdefault("HartTransformer", lambda _, weights: weights)
+
+
+def add_lora(transformer: HartTransformer, rank: int, alpha: float, targets: Sequence[str]) -> None:
+    """Freeze a transformer and add trainable adapters, which start at zero, so that its output is unchanged.
+
+    Args:
+        transformer: changed in place.
+        rank: rank of each adapter.
+        alpha: what an adapter adds is scaled by alpha / rank.
+        targets: ends of names of linear maps, such as ``qkv`` or ``blocks.0.mlp.up``.
+
+    Raises:
+        UserError: peft is missing, or a target does not exist or is no linear map.
+    """
+    require_peft()
+    from peft import LoraConfig
+
+    for target in targets:
+        found = [
+            module
+            for name, module in transformer.named_modules()
+            if name == target or name.endswith(f".{target}")
+        ]
+        if not found:
+            raise UserError(f"lora.targets: the transformer has no module {target}")
+        if not all(isinstance(module, nn.Linear) for module in found):
+            raise UserError(f"lora.targets: {target} is no linear map, as qkv, proj, gate, up and down are")
+    transformer.requires_grad_(False)
+    scale: Any = alpha  # peft scales by a fraction as well
+    config = LoraConfig(r=rank, lora_alpha=scale, target_modules=list(targets))
+    try:
+        transformer.add_adapter(config)
+    except ValueError as error:
+        raise UserError(f"lora.targets: {' '.join(str(error).split())[:200]}") from error
+
+
+def save_lora(transformer: HartTransformer, folder: Path, adapter_name: str = "default") -> None:
+    """Write one adapter alone, in the form that :func:`read_lora` reads.
+
+    Raises:
+        UserError: the transformer has no adapter of this name.
+        OSError: the folder cannot be written.
+    """
+    if adapter_name not in getattr(transformer, "peft_config", {}):
+        raise UserError(f"there is no adapter {adapter_name}: name one that was loaded or trained")
+    transformer.save_lora_adapter(folder, adapter_name=adapter_name)
+    write_checksums(folder)
+
+
+def read_lora(folder: str | Path, weight_name: str = FILE) -> Adapter:
+    """Read an adapter from a folder.
+
+    Args:
+        folder: the folder that ``openhart train generator`` or ``save_lora_weights`` made.
+        weight_name: the file in it.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    path = Path(folder) / weight_name
+    if not path.is_file():
+        if path.parent.is_dir():
+            refuse_pickles(path.parent)
+        raise UserError(f"no LoRA in {folder}: it has no {weight_name}")
+    with loading(folder):
+        check_checksums(path.parent)
+        with safe_open(path, "pt") as file:
+            stored = parse_json((file.metadata() or {}).get("lora_adapter_metadata", "{}"), path)
+        tensors = load_file(path)
+    if broken := [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]:
+        raise UserError(f"{path} is damaged: {broken[0]} has values that are NaN or infinite")
+    return Adapter(_without_prefix(tensors), _known_settings(stored))
+
+
+def adapter_of(tensors: Mapping[str, Tensor]) -> Adapter:
+    """An adapter from tensors by their names, with or without the prefix ``transformer.``."""
+    return Adapter(_without_prefix(tensors), {})
+
+
+def put_lora(
+    transformer: HartTransformer, adapter: Adapter, adapter_name: str | None = None, **options: Any
+) -> None:
+    """Add an adapter to a transformer and make it the active one.
+
+    Args:
+        transformer: changed in place.
+        adapter: its matrices and settings.
+        adapter_name: a new name; None for a numbered one.
+        options: further arguments of diffusers' ``load_lora_adapter``.
+
+    Raises:
+        UserError: peft is missing, the name is taken, or the adapter was made for another model.
+    """
+    require_peft()
+    if adapter_name is not None and adapter_name in getattr(transformer, "peft_config", {}):
+        raise UserError(f"there is an adapter {adapter_name} already: choose another adapter_name")
+    with loading("adapter"):
+        transformer.load_lora_adapter(
+            adapter.tensors,
+            prefix=None,
+            metadata=adapter.settings or None,
+            adapter_name=adapter_name,
+            **options,
+        )
+
+
+def load_lora(transformer: HartTransformer, folder: str | Path) -> None:
+    """Read an adapter from a folder and put it on a transformer, which is changed in place.
+
+    Raises:
+        UserError: there is none, it is damaged, peft is missing, or it was made for another model.
+    """
+    put_lora(transformer, read_lora(folder))
+
+
+def merge_adapters(transformer: HartTransformer) -> None:
+    """Add the active adapters to the weights, and remove them."""
+    if not getattr(transformer, "peft_config", None):
+        return
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in list(transformer.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
+            transformer.set_submodule(name, module.get_base_layer())
+
+
+def _without_prefix(named: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix(PREFIX): value for name, value in named.items()}
+
+
+def _known_settings(stored: Any) -> dict[str, Any]:
+    """The settings that peft may be given; JSON has lists where peft has sets."""
+    if not isinstance(stored, dict):
+        return {}
+    named = _without_prefix(stored)
+    return {name: named[name] for name in SETTINGS if name in named}

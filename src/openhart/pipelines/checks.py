@@ -1,0 +1,127 @@
+"""The settings of a pipeline, and the checks of its settings, its parts and its index file."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from transformers import PreTrainedModel
+
+from openhart.checks import Place, Text, Width, parse_values
+from openhart.conditioning.label import LabelEncoder
+from openhart.errors import UserError
+from openhart.generation.settings import SamplingSettings
+from openhart.residual.heads import TokenResidualHead
+from openhart.tokenizer.model import HybridTokenizer
+from openhart.transformer.model import HartTransformer
+
+NEEDED_PARTS = ("image_tokenizer", "transformer")
+OPTIONAL_PARTS = ("residual_head", "label_encoder", "text_encoder", "text_tokenizer")
+
+
+class PipelineSettings(BaseModel):
+    """The settings that a pipeline keeps beside its parts."""
+
+    text_encoder_name: Place | None = None
+    max_tokens: Width | None = None
+    instruction: Text = ""
+    sampling: dict[str, Any] | None = None
+
+
+def check_index_settings(index: dict[str, Any], path: Path) -> None:
+    """Check the names and values in a ``model_index.json``.
+
+    Args:
+        index: the content of the file.
+        path: the file, which messages name.
+
+    Raises:
+        UserError: a name that no pipeline has, or a value that a pipeline cannot take.
+    """
+    settings = PipelineSettings.model_fields
+    known = {*settings, *NEEDED_PARTS, *OPTIONAL_PARTS}
+    for name, value in index.items():
+        if name.startswith("_"):
+            continue
+        if name not in known:
+            raise UserError(f"{path} has an unknown setting {name}")
+        if name not in settings and not _is_part(value, name not in NEEDED_PARTS):
+            raise UserError(f"{path}: {name} must name a module and a class, got {value!r:.60}")
+    if missing := [name for name in NEEDED_PARTS if name not in index]:
+        raise UserError(f"{path}: {missing[0]} is missing")
+    given = parse_values(PipelineSettings, {n: index[n] for n in settings if n in index}, str(path))
+    try:
+        SamplingSettings(**(given.sampling or {}))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def names_part(index: dict[str, Any], part: str) -> bool:
+    """Whether a ``model_index.json`` names a class for a part."""
+    value = index.get(part)
+    return isinstance(value, list) and value[0] is not None
+
+
+def _is_part(value: Any, may_be_none: bool) -> bool:
+    if not isinstance(value, list) or len(value) != 2:
+        return False
+    return all(isinstance(word, str) for word in value) or (may_be_none and value == [None, None])
+
+
+def check_fit(
+    image_tokenizer: HybridTokenizer,
+    transformer: HartTransformer,
+    residual_head: TokenResidualHead | None,
+) -> None:
+    """Check that the parts agree in scales, codes and widths.
+
+    Raises:
+        UserError: they differ.
+    """
+    quantizer, config = image_tokenizer.quantizer, transformer.config
+    table = quantizer.codebook
+    sides = [
+        ("scales", quantizer.scales, transformer.scales),
+        ("codebook_size", table.num_embeddings, config.codebook_size),
+        ("code_dim", table.embedding_dim, config.code_dim),
+    ]
+    if residual_head is not None:
+        sides += [
+            ("residual head's code_dim", table.embedding_dim, residual_head.config.code_dim),
+            ("residual head's condition_dim", config.width, residual_head.config.condition_dim),
+        ]
+    _check_equal(sides)
+
+
+def check_condition(
+    transformer: HartTransformer,
+    label_encoder: LabelEncoder | None,
+    text_encoder: PreTrainedModel | None,
+    max_tokens: int,
+) -> None:
+    """Check that the condition encoder gives the context that the transformer takes.
+
+    Raises:
+        UserError: it differs in channels or positions.
+    """
+    config = transformer.config
+    if label_encoder is not None:
+        _check_equal(
+            [
+                ("label encoder's dim", config.context_dim, label_encoder.dim),
+                ("context_tokens", label_encoder.tokens, config.context_tokens),
+            ]
+        )
+    elif text_encoder is not None:
+        width = getattr(text_encoder.config, "hidden_size", config.context_dim)
+        _check_equal(
+            [
+                ("text encoder's width", config.context_dim, width),
+                ("max_tokens", config.context_tokens, max_tokens),
+            ]
+        )
+
+
+def _check_equal(sides: list[tuple[str, Any, Any]]) -> None:
+    for name, wanted, got in sides:
+        if wanted != got:
+            raise UserError(f"the model's parts do not fit: {name} must be {wanted}, got {got}")

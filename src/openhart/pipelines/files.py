@@ -1,0 +1,127 @@
+"""Loading a pipeline from a folder or the hub, and saving it."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import diffusers.utils
+from diffusers import DiffusionPipeline
+from torch import nn
+
+from openhart.atomic import folder_filled_whole
+from openhart.checksums import check_checksums, tell_changed, write_checksums
+from openhart.conditioning.text import load_text_encoder
+from openhart.errors import UserError
+from openhart.loading import (
+    DTYPE_ARGUMENT,
+    HUB_OPTIONS,
+    LOADING_OPTIONS,
+    check_files,
+    check_finite,
+    check_options,
+    loading_parts,
+    parse_dtype,
+)
+from openhart.model_files import find_model, loading, read_index
+from openhart.pipelines.checks import (
+    NEEDED_PARTS,
+    OPTIONAL_PARTS,
+    PipelineSettings,
+    check_index_settings,
+    names_part,
+)
+from openhart.safety import OWN_CLASSES, TEXT_PARTS, refuse_code
+
+SAVING_OPTIONS = ("safe_serialization", "variant", "max_shard_size")
+LOADER_FILE = "pipeline.py"
+LOADER = '''"""Opens this model with diffusers alone; it needs `pip install openhart`:
+
+DiffusionPipeline.from_pretrained(FOLDER, custom_pipeline="pipeline", trust_remote_code=True)
+"""
+
+from openhart.pipelines.generic import HartPipeline
+
+__all__ = ["HartPipeline"]
+'''
+
+
+class PipelineFiles(DiffusionPipeline):
+    """The part of a pipeline that reads and writes model folders."""
+
+    _quantized: bool
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path | None = None, **kwargs: Any
+    ) -> "PipelineFiles":
+        """Load a model.
+
+        Args:
+            pretrained_model_name_or_path: a folder or a hub id; None for the packaged model.
+            kwargs: ``dtype`` (or ``torch_dtype``), a dtype or its name; for the hub ``revision``, ``token``,
+                ``cache_dir``, ``local_files_only`` and ``force_download`` (all but ``revision`` apply to the
+                text encoder too); ``variant`` of the weight files; the arguments with which
+                :meth:`diffusers.DiffusionPipeline.from_pretrained` places and quantizes weights, such as
+                ``device_map`` and ``quantization_config``; or a part or setting of the pipeline that replaces
+                the stored one.
+
+        Raises:
+            UserError: there is no such model, an argument has no effect, the weights are damaged, or the
+                config does not fit them.
+        """
+        refuse_code(kwargs)
+        parts = (*NEEDED_PARTS, *OPTIONAL_PARTS)
+        known = (*HUB_OPTIONS, *LOADING_OPTIONS, "dtype", "torch_dtype", *parts)
+        check_options("HartPipeline.from_pretrained", kwargs, (*known, *PipelineSettings.model_fields))
+        check_files(kwargs)
+        for name in NEEDED_PARTS:
+            if name in kwargs and not isinstance(kwargs[name], nn.Module):
+                raise UserError(f"{name} must be a model, got {kwargs[name]!r:.60}")
+        hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
+        dtype = parse_dtype(kwargs.pop("dtype", kwargs.pop("torch_dtype", None)))
+        folder = find_model(pretrained_model_name_or_path, hub)
+        index = read_index(folder)
+        check_index_settings(index, folder / "model_index.json")
+        encoder_name = index.get("text_encoder_name")
+        with loading(pretrained_model_name_or_path or folder), loading_parts():
+            if encoder_name and "text_encoder" not in kwargs and not names_part(index, "text_encoder"):
+                tokenizer, encoder = load_text_encoder(encoder_name, hub | {"revision": None})
+                kwargs |= {"text_encoder": encoder.to(dtype), "text_tokenizer": tokenizer}
+            kwargs.setdefault("low_cpu_mem_usage", diffusers.utils.is_accelerate_available())
+            changed = check_checksums(folder, parts_aside=OWN_CLASSES)
+            kwargs |= {"use_safetensors": True, DTYPE_ARGUMENT: dtype}
+            pipeline = cast(PipelineFiles, super().from_pretrained(str(folder), **kwargs))
+            if pipeline.text_encoder is not None:
+                check_finite(pipeline.text_encoder, encoder_name or folder / "text_encoder")
+        tell_changed(changed)
+        return pipeline
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Save the model. The folder is filled completely or left as it was.
+
+        A text encoder that has a name (``text_encoder_name``) is not saved, but loaded by its name again. The
+        folder also gets a ``pipeline.py``, with which diffusers' generic loader opens the model.
+
+        Args:
+            save_directory: the folder, created if it is missing; other files in it stay.
+            kwargs: ``variant`` and ``max_shard_size``, as :meth:`diffusers.DiffusionPipeline.save_pretrained`
+                takes them.
+
+        Raises:
+            UserError: the weights are quantized, or an argument has no effect.
+            OSError: the folder cannot be written.
+        """
+        check_options("HartPipeline.save_pretrained", kwargs, SAVING_OPTIONS)
+        check_files(kwargs)
+        if self._quantized:
+            raise UserError("quantized weights cannot be saved: save the model before it is quantized")
+        with folder_filled_whole(Path(save_directory)) as folder:
+            DiffusionPipeline.save_pretrained(self._without_named(), str(folder), **kwargs)
+            (folder / LOADER_FILE).write_text(LOADER, encoding="utf-8")
+            write_checksums(folder)
+
+    def _without_named(self) -> DiffusionPipeline:
+        """This pipeline, or, if its text encoder has a name, one of the same parts without the encoder."""
+        if not self.config.text_encoder_name:
+            return self
+        settings = {name: self.config[name] for name in PipelineSettings.model_fields}
+        return type(self)(**{**self.components, **dict.fromkeys(TEXT_PARTS)}, **settings)

@@ -1,0 +1,69 @@
+"""The part of a pipeline that decodes features into images."""
+
+from typing import Any, cast
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+from openhart.errors import UserError
+from openhart.generation.states import ScaleState
+from openhart.tokenizer.model import HybridTokenizer
+from openhart.tokenizer.tiling import decode_in_tiles
+
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+
+class DecodingPipeline(DiffusionPipeline):
+    """Decodes features, whole or in tiles."""
+
+    image_tokenizer: HybridTokenizer
+    _tile: tuple[int, int] | None = None
+
+    def decode_preview(self, state: ScaleState) -> list[Any]:
+        """Decode the features accumulated so far into PIL images."""
+        return cast(list[Any], self._finish(state.f_hat, "pil"))
+
+    def enable_tiling(self, tile: int = 1024, overlap: int = 128) -> None:
+        """Decode images larger than a tile in parts, so that memory does not grow with the image.
+
+        Args:
+            tile: side of a tile in pixels.
+            overlap: pixels that neighbouring tiles share, where they are blended.
+
+        Raises:
+            UserError: the tile is not larger than the overlap, or smaller than one patch of the model.
+        """
+        factor = self.image_tokenizer.downsample_factor
+        if type(tile) is not int or type(overlap) is not int:
+            raise UserError(f"tile and overlap must be whole numbers of pixels, got {tile!r} and {overlap!r}")
+        if not factor <= tile or not 0 <= overlap < tile:
+            raise UserError(
+                f"a tile must be at least {factor} pixels and larger than its overlap, "
+                f"got {tile} and {overlap}"
+            )
+        self._tile = tile // factor, overlap // factor
+
+    def disable_tiling(self) -> None:
+        """Decode every image whole again."""
+        self._tile = None
+
+    @torch.no_grad()
+    def _finish(self, features: Tensor, output_type: str) -> Any:
+        """Features (B, z, P, P) as one of :data:`OUTPUT_TYPES`."""
+        if output_type == "latent":
+            return features
+        if self._tile is None:
+            decoded = self.image_tokenizer.decode(features)
+        else:
+            decoded = decode_in_tiles(self.image_tokenizer, features, *self._tile)
+        images = (decoded.float() / 2 + 0.5).clamp(0, 1)
+        if not images.isfinite().all():
+            raise UserError(
+                f"the image is not finite: the model's weights are damaged, or too large for "
+                f"{self.image_tokenizer.dtype}"
+            )
+        if output_type == "pt":
+            return images
+        arrays = images.permute(0, 2, 3, 1).cpu().numpy()
+        return arrays if output_type == "np" else self.numpy_to_pil(arrays)

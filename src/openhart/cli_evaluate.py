@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from openhart.atomic import check_writable, written_whole
 from openhart.cli_checks import LARGEST_SEED, UsageError, named, place, whole
 from openhart.cli_commands import _check_image_path, _device, _need_extra
+from openhart.cli_reconstructions import add_reconstructions, reconstructions
 from openhart.cli_samples import add_samples, samples
 from openhart.errors import UserError
 
@@ -46,6 +47,7 @@ def add_evaluate(commands: Any) -> None:
     _add_checker(kinds)
     _add_published(kinds)
     add_samples(kinds)
+    add_reconstructions(kinds)
     for name, kind in kinds.choices.items():
         if name not in WITH_OWN_OUTPUT:
             kind.add_argument("-o", "--output", type=place, help="a JSON file")
@@ -106,9 +108,11 @@ def _add_published(kinds: Any) -> None:
 def evaluate(options: Namespace) -> None:
     """``openhart evaluate``: figures as JSON."""
     sheet = getattr(options, "sheet", None)
-    if sheet is not None:
-        _check_image_path(sheet)
-    for path in (options.output, sheet, getattr(options, "rows", None)):
+    plot = getattr(options, "plot", None)
+    for picture in (sheet, plot):
+        if picture is not None:
+            _check_image_path(picture)
+    for path in (options.output, sheet, plot, getattr(options, "rows", None)):
         if path is not None and path.is_dir() and options.kind not in ("checker", "samples"):
             raise UsageError(f"{path} is a folder, a file is needed")
         if path is not None and (path.is_file() or not path.exists()):
@@ -310,4 +314,6 @@ KINDS: dict[str, Callable[[Namespace], dict[str, Any] | None]] = {
     "geneval": _geneval,
     "compare": _compare,
     "samples": samples,
+    "scales": reconstructions,
+    "perturbed": reconstructions,
 }

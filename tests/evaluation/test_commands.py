@@ -123,3 +123,21 @@ def test_every_kind_of_measure_on_a_model(capsys, text_model, tmp_path):
         assert json.loads(stdout) == stored
         assert name in {figure["name"] for figure in stored["figures"]}
         assert stored["made_by"]["model"] == str(text_model)
+
+
+def test_the_tokenizer_is_measured_by_scales_and_with_exchanged_codes(capsys, text_model, photos, tmp_path):
+    pytest.importorskip("efficientnet_lite_pytorch")
+    lines = [json.dumps({"file_name": path.name, "text": "noise"}) for path in sorted(photos.iterdir())]
+    (photos / "metadata.jsonl").write_text("\n".join(lines))
+    common = (photos, "--model", text_model, "--quiet", "-o", tmp_path / "r.json")
+    assert run(capsys, "evaluate", "scales", *common, "--plot", tmp_path / "plot.png")[0] == 0
+    assert Image.open(tmp_path / "plot.png").width > 100
+    assert run(capsys, "evaluate", "perturbed", *common, "--nearest", "5", "--shares", "0.1", "0.5")[0] == 0
+    names = {figure["name"] for figure in json.loads((tmp_path / "r.json").read_text())["figures"]}
+    assert names == {
+        "10 % exchanged, PSNR",
+        "10 % exchanged, FD",
+        "50 % exchanged, PSNR",
+        "50 % exchanged, FD",
+    }
+    fails(capsys, 1, "between 1 and 31", "evaluate", "perturbed", *common, "--nearest", "500")

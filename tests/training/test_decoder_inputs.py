@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from openhart.training.config import Phase
-from openhart.training.tokenizer.decoder_inputs import decoder_features, draw_decoder_inputs, exchange_codes
+from openhart.tokenizer.exchange import exchange_codes
+from openhart.training.tokenizer.decoder_inputs import decoder_features, draw_decoder_inputs
 from tests.tiny import tiny_tokenizer
 
 BATCH = 8

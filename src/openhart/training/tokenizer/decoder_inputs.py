@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from openhart.scales import count_tokens, split_by_scale
+from openhart.tokenizer.exchange import exchange_codes
 from openhart.tokenizer.quantizer import MultiScaleQuantizer, Quantized
 from openhart.training.config import Exchange, Phase
 
@@ -86,16 +87,3 @@ def decoder_features(
         withheld = (inputs.residual_share - 1)[:, None, None, None] * (features.float() - complete)
         change = discrete - complete + withheld  # exactly 0 where nothing is withheld
     return features + change.to(features.dtype)
-
-
-def exchange_codes(quantizer: MultiScaleQuantizer, codes: Tensor, ranks: Tensor) -> Tensor:
-    """Replace each code (B, L) by its ``ranks``-th nearest by Euclidean distance; 0 keeps it."""
-    table = quantizer.codebook.weight.float()
-    chosen = ranks > 0
-    if not chosen.any():
-        return codes
-    distances = torch.cdist(table[codes[chosen]], table)
-    nearest = distances.topk(int(ranks.max()) + 1, largest=False).indices
-    exchanged = codes.clone()
-    exchanged[chosen] = nearest.gather(1, ranks[chosen][:, None])[:, 0]
-    return exchanged

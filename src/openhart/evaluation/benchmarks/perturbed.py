@@ -1,8 +1,8 @@
 """Perturbed reconstruction: true codes, some of them exchanged for near ones, as a generator's mistakes do.
 
 A tokenizer whose images degrade slowly tolerates wrong codes, so the measurement predicts the quality of
-generation without training a generator (RobusTok, arXiv 2503.08354). Its settings differ, so every figure names
-the ones that were used.
+generation without training a generator (RobusTok, arXiv 2503.08354). Its settings differ, so every figure
+names the ones that were used.
 """
 
 from collections.abc import Mapping, Sequence

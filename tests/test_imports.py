@@ -33,7 +33,15 @@ MAY_IMPORT = {
     "integrations": {"integrations", "errors"},
 }
 """Packages and modules directly below ``openhart``, and what each of them may import from there."""
-COMMAND_LINE = {"cli", "cli_checks", "cli_commands", "cli_evaluate", "cli_reconstructions", "cli_samples"}
+COMMAND_LINE = {
+    "cli",
+    "cli_checks",
+    "cli_commands",
+    "cli_distances",
+    "cli_evaluate",
+    "cli_reconstructions",
+    "cli_samples",
+}
 ANYTHING = COMMAND_LINE | {"__init__", "__main__"}
 FACES = COMMAND_LINE | {"serving", "integrations"}
 """What users call: no other package imports these."""

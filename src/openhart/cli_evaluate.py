@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from openhart.atomic import check_writable, written_whole
 from openhart.cli_checks import LARGEST_SEED, UsageError, named, place, whole
 from openhart.cli_commands import _check_image_path, _device, _need_extra
+from openhart.cli_distances import add_distances, distances
 from openhart.cli_reconstructions import add_reconstructions, reconstructions
 from openhart.cli_samples import add_samples, samples
 from openhart.errors import UserError
@@ -48,6 +49,7 @@ def add_evaluate(commands: Any) -> None:
     _add_published(kinds)
     add_samples(kinds)
     add_reconstructions(kinds)
+    add_distances(kinds)
     for name, kind in kinds.choices.items():
         if name not in WITH_OWN_OUTPUT:
             kind.add_argument("-o", "--output", type=place, help="a JSON file")
@@ -243,21 +245,13 @@ def _imagenet(options: Namespace) -> dict[str, Any]:
 
 def _pack(options: Namespace) -> None:
     from openhart.data.decoding import read_image
-    from openhart.data.images import IMAGE_KINDS
+    from openhart.evaluation.image_folders import find_images
     from openhart.evaluation.npz_files import write_sample_batch
 
-    if not options.folder.is_dir():
-        raise UserError(f"there is no folder {options.folder}")
-    paths = sorted(
-        path
-        for path in options.folder.rglob("*")
-        if path.suffix.lower() in {f".{kind}" for kind in IMAGE_KINDS}
-    )
-    if not paths:
-        raise UserError(f"{options.folder} has no pictures")
+    paths = find_images(options.folder)
     write_sample_batch(paths, options.output, read_image, options.seed)
     if not options.quiet:
-        print(f"{options.output}  {len(paths):,} pictures")
+        print(f"{options.output}  {len(paths):,} images")
 
 
 def _geneval(options: Namespace) -> dict[str, Any]:
@@ -316,4 +310,5 @@ KINDS: dict[str, Callable[[Namespace], dict[str, Any] | None]] = {
     "samples": samples,
     "scales": reconstructions,
     "perturbed": reconstructions,
+    "distances": distances,
 }

@@ -38,7 +38,7 @@ def test_pack_and_score_a_sample_batch(capsys, photos, tmp_path):
     pytest.importorskip("efficientnet_lite_pytorch")
     batch = tmp_path / "samples.npz"
     code, stdout, _ = run(capsys, "evaluate", "pack", photos, "-o", batch)
-    assert (code, "6 pictures" in stdout) == (0, True)
+    assert (code, "6 images" in stdout) == (0, True)
     report = tmp_path / "report.json"
     scored = ("evaluate", "imagenet", batch, batch, "--extractor", "efficientnet", "--quiet", "-o", report)
     assert run(capsys, *scored)[0] == 0
@@ -123,6 +123,19 @@ def test_every_kind_of_measure_on_a_model(capsys, text_model, tmp_path):
         assert json.loads(stdout) == stored
         assert name in {figure["name"] for figure in stored["figures"]}
         assert stored["made_by"]["model"] == str(text_model)
+
+
+def test_two_folders_are_compared(capsys, photos, tmp_path):
+    pytest.importorskip("efficientnet_lite_pytorch")
+    crop = ("--crop", "sana", "--size", "8")
+    code, stdout, _ = run(
+        capsys, "evaluate", "distances", photos, photos, *crop, "--quiet", "-o", tmp_path / "r.json"
+    )
+    assert (code, stdout) == (0, "")
+    values = {f["name"]: f["value"] for f in json.loads((tmp_path / "r.json").read_text())["figures"]}
+    assert values["FD"] == pytest.approx(0, abs=1e-2)
+    fails(capsys, 2, "are given together", "evaluate", "distances", photos, photos, "--crop", "sana")
+    fails(capsys, 1, "there is no folder", "evaluate", "distances", photos, tmp_path / "none")
 
 
 def test_the_tokenizer_is_measured_by_scales_and_with_exchanged_codes(capsys, text_model, photos, tmp_path):

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from openhart.training.config import Phase
 from openhart.tokenizer.exchange import exchange_codes
+from openhart.training.config import Phase
 from openhart.training.tokenizer.decoder_inputs import decoder_features, draw_decoder_inputs
 from tests.tiny import tiny_tokenizer
 

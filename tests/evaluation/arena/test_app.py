@@ -38,7 +38,7 @@ def test_a_rater_votes_through_all_pairs_and_the_votes_name_what_was_shown(clien
     assert [(v.left, v.right, v.choice) for v in arena.votes.all()] == seen
 
 
-def test_a_pair_does_not_reveal_its_models(client, arena):
+def test_a_pair_does_not_reveal_its_models(client):
     pair = client.get("/pair", params={"rater": "me"})
     image = client.get(f"/pair/{pair.json()['token']}/left")
     for text in (pair.text, str(dict(image.headers))):
@@ -74,7 +74,7 @@ def test_a_wrong_ballot_is_one_sentence(client, ballot):
     assert "choice (left, right or tie)" in answer.json()["error"]
 
 
-def test_votes_from_another_site_are_refused(client, arena):
+def test_votes_from_another_site_are_refused(client):
     for path in ("/vote", "/undo?rater=me"):
         answer = client.post(path, content=b"{}", headers={"origin": "http://elsewhere.example"})
         assert answer.status_code == 403

@@ -91,7 +91,7 @@ class Arena:
         return str(path), MEDIA_TYPES[path.suffix.lower()]
 
 
-def arena_app(arena: Arena) -> Starlette:
+def arena_app(arena: Arena) -> Starlette:  # noqa: C901 (four short handlers)
     """The application: the page, its pairs and images, votes and the removal of the last vote."""
 
     async def pair(request: Request) -> Response:

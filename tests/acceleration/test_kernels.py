@@ -35,6 +35,7 @@ def test_a_fused_transformer_says_the_same(variant, dtype):
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_a_fused_block_works_with_the_cache():
     plain, fused = tiny_transformer(), tiny_transformer()
     fuse(fused)

@@ -94,6 +94,7 @@ def test_retrieval_of_a_perfect_and_of_a_blind_model(folder, tmp_path):
     assert blind.figure("reconstructed top1").value == 1
 
 
+@pytest.mark.slow
 def test_a_worse_picture_without_the_residual_shows(folder):
     result = evaluate_residual(Memory(folder), folder, count=10, quiet=True, resamples=8)
     assert result.figure("with residual, FD").value < result.figure("without residual, FD").value
@@ -103,6 +104,7 @@ def test_a_worse_picture_without_the_residual_shows(folder):
     assert result.figure("with residual, top1").value == 1
 
 
+@pytest.mark.slow
 def test_equal_pictures_save_nothing():
     random = np.random.default_rng(0)
     real, made = random.integers(0, 256, (2, 12, 32, 32, 3), dtype=np.uint8)

@@ -67,7 +67,7 @@ def test_near_folders_are_nearer_than_far_ones(dino, clip, tmp_path):
     real, near, far = (write(tmp_path / str(shade), 12, shade) for shade in (40, 45, 160))
     gradients = GradientExtractor()
     extractors = {
-        "FD": gradients, "KID": gradients, "FD-DINOv2": DinoExtractor(dino), "CMMD": ClipExtractor(clip),
+        "KID": gradients, "FD-DINOv2": DinoExtractor(dino), "CMMD": ClipExtractor(clip),
     }  # fmt: skip
     results = [evaluate_distances(folder, real, extractors, quiet=True) for folder in (real, near, far)]
     for name in extractors:
@@ -90,19 +90,19 @@ def test_images_of_mixed_sizes_and_crops(tmp_path):
     paths = find_images(tmp_path / "a")
     assert [batch.shape[:3] for batch in read_batches(paths)] == [(3, 40, 40), (2, 50, 30)]
     result = evaluate_distances(
-        tmp_path / "a", tmp_path / "a", {"FD": GradientExtractor()}, ("sana", 32), quiet=True
+        tmp_path / "a", tmp_path / "a", {"KID": GradientExtractor()}, ("sana", 32), quiet=True
     )
-    assert result.figure("FD").rules["crop"] == "sana to 32"
+    assert result.figure("KID").rules["crop"] == "sana to 32"
 
 
 def test_broken_images_are_refused_or_skipped_and_named(tmp_path):
     folder = write(tmp_path / "a", 4, 10)
     (folder / "9.png").write_bytes(b"broken")
-    extractors = {"FD": GradientExtractor()}
+    extractors = {"KID": GradientExtractor()}
     with pytest.raises(UserError, match=r"cannot read .*9\.png"):
         evaluate_distances(folder, folder, extractors, quiet=True)
     result = evaluate_distances(folder, folder, extractors, skip_broken=True, quiet=True)
-    assert result.figure("FD").count == 4
+    assert result.figure("KID").count == 4
     assert len(result.details["skipped"]) == 2
     with pytest.raises(UserError, match="there is no folder"):
         find_images(tmp_path / "none")

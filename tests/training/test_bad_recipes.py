@@ -154,6 +154,7 @@ def test_tokenizer(change, word, corpus, places, tmp_path, capsys):
     assert word in refused("tokenizer", write_recipe(tmp_path / "r.yaml", values), output, capsys)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_model(corpus, tokenizer_folder, tmp_path, capsys):
     values = generator_recipe(corpus, tmp_path / "out", tokenizer_folder, steps=1, sample_prompts=[])
     recipe = write_recipe(tmp_path / "r.yaml", values)

@@ -88,6 +88,7 @@ def test_what_stands_for_a_broken_image_has_its_size(corpus, tmp_path):
     assert all(images.ndim == 4 for images, _ in batches)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_generator_learns_all_sizes_and_makes_them(corpus, image_tokenizer, tmp_path, kept):
     values = generator_recipe(corpus, tmp_path, image_tokenizer, steps=40, cache=kept, thinning={})
@@ -102,6 +103,7 @@ def test_a_generator_learns_all_sizes_and_makes_them(corpus, image_tokenizer, tm
         assert image.size == (width, height)
 
 
+@pytest.mark.slow
 def test_caching_and_encoding_see_the_same_batches(corpus, image_tokenizer, tmp_path):
     losses = []
     for kept in (True, False):
@@ -114,6 +116,7 @@ def test_caching_and_encoding_see_the_same_batches(corpus, image_tokenizer, tmp_
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)  # a cache keeps bfloat16 targets
 
 
+@pytest.mark.slow
 def test_a_cache_on_disk_is_the_same_as_one_in_memory(corpus, image_tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "SAMPLES_A_PART", 6)
     losses = []
@@ -132,6 +135,7 @@ def test_a_cache_on_disk_is_the_same_as_one_in_memory(corpus, image_tokenizer, t
         generator.train(tmp_path / "str" / "recipe.yaml", ["data.buckets=[[32, 32], [24, 40]]"], quiet=True)
 
 
+@pytest.mark.slow
 def test_shards_of_all_sizes_train_and_resume_exactly(corpus, image_tokenizer, tmp_path):
     files = [(path.name, path.read_bytes()) for path in sorted(corpus.glob("*.png"))]
     with_texts = [pair for name, data in files for pair in ((name, data), (name[:-3] + "txt", b"a ball"))]

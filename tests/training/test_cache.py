@@ -47,6 +47,7 @@ def fail(*_, **__):
     raise AssertionError("an encoder ran")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [{}, {"conditioning": {"kind": "label", "num_classes": 8}}])
 def test_training_from_a_cache_runs_no_encoder_and_is_the_same(write, tmp_path, monkeypatch, kind):
     folder, count = generator_data.fill_cache(write("cached", **kind), quiet=True)
@@ -132,6 +133,7 @@ def test_a_cache_of_something_else_is_refused(write, change, word, capsys):
     assert said.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_another_tokenizer_is_noticed(write, corpus, tmp_path):
     generator_data.fill_cache(write("cached"), quiet=True)
     other = tmp_path / "other-tokenizer"

@@ -90,12 +90,14 @@ def same(first, second):
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_data(run):
     names = {path.name for path in (run / "checkpoints" / "step-00000002").iterdir()}
     parts = ("model", "optimizer", "averages", "skips", "random-0")
     assert names == {f"{part}.safetensors" for part in parts} | {MANIFEST}
 
 
+@pytest.mark.slow
 def test_every_damaged_file_of_a_checkpoint_is_told(run, label_recipe, tmp_path, capsys):
     recipe, checkpoint = copied(run, tmp_path, label_recipe)
     for path in sorted(checkpoint.iterdir()):
@@ -113,6 +115,7 @@ def test_every_damaged_file_of_a_checkpoint_is_told(run, label_recipe, tmp_path,
     assert main(["train", "generator", str(recipe), "--quiet"]) == 0
 
 
+@pytest.mark.slow
 def test_the_checkpoint_before_a_damaged_one_goes_on(label_recipe, tmp_path, capsys):
     recipe = label_recipe(tmp_path)
     first = generator.train(recipe, ["run.save_every=1", "run.keep_checkpoints=2"], quiet=True)
@@ -162,6 +165,7 @@ def test_pickles_in_a_run_are_not_opened(run, label_recipe, tmp_path, mark, caps
     assert said.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_damaged_history_is_passed_over(run, label_recipe, tmp_path):
     recipe, _ = copied(run, tmp_path, label_recipe)
     history = tmp_path / "run" / "metrics.jsonl"
@@ -174,6 +178,7 @@ def test_a_damaged_history_is_passed_over(run, label_recipe, tmp_path):
     assert main(["train", "generator", str(recipe), "--plot", str(tmp_path / "a.png")]) == 0
 
 
+@pytest.mark.slow
 def test_every_damaged_file_of_a_cache_is_told(label_recipe, tmp_path, capsys):
     whole = generator_data.load_recipe(label_recipe(tmp_path), generator_data.GeneratorRecipe).cache
     expected = weights(generator.train(label_recipe(tmp_path), quiet=True))

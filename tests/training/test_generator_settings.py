@@ -42,6 +42,7 @@ def trained(corpus, trained_tokenizer, tmp_path_factory):
     return generator.train(write_recipe(path, values), quiet=True), output
 
 
+@pytest.mark.slow
 def test_everything_together_learns(trained):
     _, output = trained
     for name in ("cross_entropy", "embedding/target", "embedding/current", "diffusion/mse"):
@@ -72,6 +73,7 @@ def test_what_is_saved_is_a_plain_pipeline(trained):
     torch.testing.assert_close(HartPipeline.optimize(pipeline) and picture(), plain, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_run_with_every_setting_resumes_to_the_bit(corpus, trained_tokenizer, tmp_path):
     losses = []
     for name, stops in (("whole", []), ("stopped", [2, 4])):
@@ -86,6 +88,7 @@ def test_a_run_with_every_setting_resumes_to_the_bit(corpus, trained_tokenizer, 
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 def test_settings_that_are_off_change_no_loss(corpus, trained_tokenizer, tmp_path):
     found = []
     for name, more in (("plain", {}), ("named", {"code_loss": {}, "noise": {"strength": 1e-9}})):
@@ -95,6 +98,7 @@ def test_settings_that_are_off_change_no_loss(corpus, trained_tokenizer, tmp_pat
     assert found[0] == pytest.approx(found[1], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_noise_shows_in_the_loss_and_annealing_ends_it(corpus, trained_tokenizer, tmp_path):
     quiet = {
         "optimizer": {"learning_rate": 1e-9, "warmup_steps": 0},
@@ -109,6 +113,7 @@ def test_noise_shows_in_the_loss_and_annealing_ends_it(corpus, trained_tokenizer
     assert found["none"][3:] == pytest.approx(found["annealed"][3:], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_cache_holds_the_copies_and_is_not_another_recipes(corpus, trained_tokenizer, tmp_path, capsys):
     data = {"train": str(corpus), "batch_size": 8, "workers": 0}
     more = {"augment": AUGMENT, "copies": 3}

@@ -43,6 +43,7 @@ def same(first, second):
     return all(torch.equal(a, b) for a, b in pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_tokenizer_run_loses_nothing(corpus, undisturbed_tokenizer, tmp_path, capsys, number):
     values = tokenizer_recipe(corpus, tmp_path, steps=(10, 10, 10))

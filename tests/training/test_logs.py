@@ -37,6 +37,7 @@ def test_a_clock_counts_steps_and_nothing_between_them(monkeypatch):
     assert (told["samples_per_second"], told["teraflops_per_second"], told["mfu"]) == (2, 0.25, 1 / 16)
 
 
+@pytest.mark.slow
 def test_a_run_tells_its_pace(corpus, tmp_path):
     recipe = write_recipe(tmp_path / "r.yaml", tokenizer_recipe(corpus, tmp_path, (2, 2, 2)))
     tokenizer.train(recipe, quiet=True)

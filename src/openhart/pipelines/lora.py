@@ -51,7 +51,8 @@ class LoraPipeline(LoraBaseMixin):
             weight_name: the file in the folder.
             subfolder: a folder inside the folder.
             hotswap: replace the adapter of the same name in place, which needs no new compilation.
-            hub: for hub ids ``revision``, ``token``, ``cache_dir``, ``local_files_only`` …
+            hub: for a hub id ``revision``, ``token``, ``cache_dir``, ``local_files_only``,
+                ``force_download``.
 
         Raises:
             UserError: there is no such adapter, it is damaged or was made for another model, peft is missing,

@@ -22,7 +22,7 @@ def open_dataset(path: str, *sizes: tuple[int, int], only: Mapping[str, Sequence
         UserError: there is nothing that can be read.
     """
     if not path.strip() or "\0" in path:
-        raise UserError("name a folder of images, shards, or a data set that begins with hf:")
+        raise UserError("give a folder of images, shards, or the address of a data set that begins with hf:")
     if path.startswith("hf:"):
         from openhart.data.hugging_face import HuggingFaceImages
 
@@ -31,7 +31,7 @@ def open_dataset(path: str, *sizes: tuple[int, int], only: Mapping[str, Sequence
         from openhart.data.shards import Shards
 
         if only:
-            raise UserError("only: shards cannot be filtered, give a folder")
+            raise UserError("only: shards cannot be filtered by their records, so give a folder")
         return Shards(path, *sizes)
     from openhart.data.images import ImageFolder
 

@@ -1,4 +1,4 @@
-"""Sizes that images are cut to; of several (aspect-ratio buckets), each takes the nearest to its shape."""
+"""Sizes to which images are cropped; with several sizes (aspect-ratio buckets), the nearest is used."""
 
 import math
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ FORMATS = (
     "GIF",
     "TIFF",
     "PPM",
-)  # Pillow gives PostScript to a program that runs it
+)  # not PostScript, which Pillow passes to a program that executes it
 ORIENTATION, LYING = 0x0112, 5  # EXIF: from 5 on, width and height are exchanged
 
 Size = tuple[int, int]
 
 
 def log_aspect(source: Path | IO[bytes]) -> float:
-    """ln(height / width) of an image held upright, of which only the header is read; 0 if it cannot be."""
+    """ln(height / width) of an image after EXIF rotation, from its header only; 0 if it cannot be read."""
     try:
         with Image.open(source, formats=FORMATS) as image:
             width, height = image.size
@@ -31,7 +31,7 @@ def log_aspect(source: Path | IO[bytes]) -> float:
                 width, height = height, width
         return math.log(height / width)
     except Exception:  # noqa: BLE001 (each decoder raises errors of its own)
-        return 0.0  # decoding it will say what is wrong
+        return 0.0  # the error is reported when the image is decoded
 
 
 def nearest_size(aspect: float, sizes: Sequence[Size]) -> Size:

@@ -92,7 +92,7 @@ def _record(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
 def _parse(address: str) -> tuple[str, dict[str, str]]:
     name, _, query = address.removeprefix(PREFIX).partition("?")
     if not name:
-        raise UserError(f"{address} names no data set: give a hub id or a folder after {PREFIX}")
+        raise UserError(f"{address} has no name: give a hub id or a folder after {PREFIX}")
     settings = dict(parse_qsl(query))
     if unknown := [setting for setting in settings if setting not in SETTINGS]:
         raise UserError(f"{address}: there is no setting {unknown[0]}; there are {', '.join(SETTINGS)}")
@@ -100,7 +100,7 @@ def _parse(address: str) -> tuple[str, dict[str, str]]:
 
 
 def _load(name: str, settings: dict[str, str]) -> tuple[Any, str]:
-    """The rows, images left as files, and the column that holds them."""
+    """The rows, with images as undecoded files, and the name of the image column."""
     try:
         import datasets
     except ImportError as error:
@@ -119,7 +119,7 @@ def _load(name: str, settings: dict[str, str]) -> tuple[Any, str]:
 
 
 def _aspects(rows: Any, column: str) -> list[float]:
-    """ln(height / width) of each image; the library keeps them for the next run."""
+    """ln(height / width) of each image; the library caches them for the next run."""
     found = rows.map(_aspect, input_columns=[column], remove_columns=rows.column_names)
     return list(found["aspect"])
 
@@ -132,7 +132,7 @@ def _aspect(image: dict[str, Any] | None) -> dict[str, float]:
 
 
 def _columns(address: str, rows: Any, settings: dict[str, str]) -> dict[str, str]:
-    """Which column holds what a record calls ``text`` and ``label``, where there is one."""
+    """The columns of ``text`` and ``label``, if they exist."""
     from datasets import ClassLabel
 
     texts = [column for column in TEXT_COLUMNS if column in rows.column_names]

@@ -34,6 +34,7 @@ def photos(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_pack_and_score_a_sample_batch(capsys, photos, tmp_path):
     pytest.importorskip("efficientnet_lite_pytorch")
     batch = tmp_path / "samples.npz"
@@ -125,6 +126,7 @@ def test_every_kind_of_measure_on_a_model(capsys, text_model, tmp_path):
         assert stored["made_by"]["model"] == str(text_model)
 
 
+@pytest.mark.slow
 def test_two_folders_are_compared(capsys, photos, tmp_path):
     pytest.importorskip("efficientnet_lite_pytorch")
     crop = ("--crop", "sana", "--size", "8")

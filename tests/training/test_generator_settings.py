@@ -50,6 +50,7 @@ def test_everything_together_learns(trained):
         assert sum(values[-5:]) < 0.85 * sum(values[:5]), name
 
 
+@pytest.mark.slow
 def test_what_is_saved_is_a_plain_pipeline(trained):
     folder, _ = trained
     assert {path.name for path in folder.iterdir() if path.is_dir()} == {

@@ -13,7 +13,7 @@ ROOT = Path(openhart.__file__).parent
 PARTS = {"tokenizer", "conditioning", "transformer", "residual"}
 COMMON = {
     "arithmetic", "atomic", "chatter", "checks", "checksums", "errors", "hub", "interrupts", "loading",
-    "perceptual", "randomness", "reading", "safety", "scales", "sinusoids",
+    "onednn", "perceptual", "randomness", "reading", "safety", "scales", "sinusoids",
 }  # fmt: skip
 MODELS = PARTS | COMMON | {"generation", "model_files", "lora", "acceleration", "memory", "pipelines"}
 MAY_IMPORT = {

@@ -9,28 +9,11 @@ from functools import cache
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+
+from openhart.onednn import linear, pack_weight, packs
 
 SIDE, CPU_SIDE, SMALL_SIDE = 8192, 1024, 256
 TRIALS = 5
-ROWS = 1024  # for which oneDNN picks a layout; it serves every number of rows
-
-
-def pack_weight(weight: Tensor) -> Tensor:
-    """A weight (out, in) in the layout that oneDNN's matrix product on a CPU wants."""
-    return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS)
-
-
-@cache
-def packs(dtype: torch.dtype) -> bool:
-    """Whether oneDNN is there and packs weights of a dtype on this CPU."""
-    if dtype not in (torch.float32, torch.bfloat16) or not torch.backends.mkldnn.is_available():
-        return False
-    try:
-        pack_weight(torch.zeros(16, 16, dtype=dtype))
-    except RuntimeError:  # torch has no public question for it
-        return False
-    return True
 
 
 @cache
@@ -47,7 +30,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, side: int | None = Non
     ways = [lambda: F.linear(x, weight)]
     if device.type == "cpu" and packs(dtype):
         packed = pack_weight(weight)
-        ways.append(lambda: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], ""))
+        ways.append(lambda: linear(x, packed, None))
     best = 0.0
     with torch.no_grad():
         for way in ways * TRIALS:

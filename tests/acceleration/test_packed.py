@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from openhart.acceleration.packed import PackedLinear, can_pack, pack
-from openhart.arithmetic import packs
 from openhart.errors import UserError
+from openhart.onednn import packs
 from tests.tiny import random_context, tiny_head, tiny_transformer
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="packing is oneDNN's")

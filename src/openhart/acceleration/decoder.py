@@ -1,4 +1,4 @@
-"""The image decoder for inference on a CPU: fewer products where it doubles, fewer maps in memory."""
+"""The image decoder for inference on a CPU: cheaper upsampling, and fewer feature maps in memory."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from openhart.tokenizer.autoencoder import ResidualBlock, Upsample
 
 
 class InPlaceResidualBlock(nn.Module):
-    """:class:`ResidualBlock` that overwrites its own intermediate maps, (B, in, h, w) → (B, out, h, w)."""
+    """:class:`ResidualBlock` that overwrites its intermediate maps, (B, in, h, w) → (B, out, h, w)."""
 
     def __init__(self, block: ResidualBlock) -> None:
         super().__init__()
@@ -20,14 +20,15 @@ class InPlaceResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, h, w) → (B, out, h, w)."""
         h = self.conv1(F.silu(self.norm1(x), inplace=True))
-        return self.conv2(F.silu(self.norm2(h), inplace=True)).add_(self.skip(x))
+        out: Tensor = self.conv2(F.silu(self.norm2(h), inplace=True)).add_(self.skip(x))
+        return out
 
 
 class TransposedUpsample(nn.Module):
     """:class:`Upsample` as one transposed convolution, (B, C, h, w) → (B, C, 2h, 2w).
 
-    Each output sees 2×2 inputs, some of them through several taps: adding those taps up beforehand leaves
-    4/9 of the products.
+    Each output depends on 2×2 inputs, on some of them through several elements of the kernel. Adding those
+    elements beforehand leaves 4/9 of the products.
     """
 
     kernel: Tensor
@@ -44,17 +45,18 @@ class TransposedUpsample(nn.Module):
 
 
 def transposed_kernel(weight: Tensor) -> Tensor:
-    """The 3×3 kernel of an upsampling (out, in, 3, 3) → that of its transposed form, (in, out, 4, 4)."""
+    """The kernel of an upsampling, (out, in, 3, 3) → that of its transposed form, (in, out, 4, 4)."""
     flipped = weight.flip(2, 3).flatten(0, 1)[:, None]
     spread = F.conv2d(flipped, torch.ones(1, 1, 2, 2, dtype=weight.dtype, device=weight.device), padding=1)
-    return spread.unflatten(0, weight.shape[:2])[:, :, 0].transpose(0, 1).contiguous()
+    kernel: Tensor = spread.unflatten(0, weight.shape[:2])[:, :, 0].transpose(0, 1).contiguous()
+    return kernel
 
 
 REPLACEMENTS: dict[type, Any] = {ResidualBlock: InPlaceResidualBlock, Upsample: TransposedUpsample}
 
 
 def speed_up_decoder(module: nn.Module) -> None:
-    """Replace, in place, the blocks below a module by their inference forms."""
+    """Replace the blocks below a module by their inference forms, in place."""
     for name, child in module.named_children():
         replacement = REPLACEMENTS.get(type(child))
         if replacement is None:

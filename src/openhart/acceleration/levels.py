@@ -1,4 +1,4 @@
-"""Levels of speed: the one place that chooses what a pipeline is made faster by."""
+"""Levels of optimization: the one place that selects how a pipeline is made faster."""
 
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -9,6 +9,7 @@ import torch
 from openhart.acceleration.chunked import chunk
 from openhart.acceleration.decoder import speed_up_decoder
 from openhart.acceleration.packed import can_pack, pack
+from openhart.checks import listed
 from openhart.errors import UserError
 from openhart.lora import merge_adapters
 from openhart.residual.heads import TokenResidualHead
@@ -18,11 +19,11 @@ from openhart.transformer.model import HartTransformer
 
 @dataclass(frozen=True)
 class Level:
-    """A level of speed.
+    """A level of optimization.
 
     Attributes:
         low_precision: weights are cast to bfloat16 where the device is faster in it.
-        sampling: sampling defaults that take the place of the model's.
+        sampling: sampling defaults that replace those of the model.
     """
 
     low_precision: bool = False
@@ -37,22 +38,27 @@ LEVELS = {
 
 
 def find_level(name: str) -> Level:
-    """A level by its name.
+    """Find a level by its name.
 
     Raises:
-        UserError: there is none.
+        UserError: no level has this name.
     """
     if name not in LEVELS:
-        raise UserError(f"a level of speed is one of {', '.join(LEVELS)}, got {name!r}")
+        raise UserError(f"the level must be {listed(LEVELS)}, got {name!r}")
     return LEVELS[name]
 
 
 def speed_up(
     image_tokenizer: HybridTokenizer, transformer: HartTransformer, residual_head: TokenResidualHead | None
 ) -> None:
-    """Replace, in place, what has a faster form with the same result on the device the parts are on.
+    """Replace, in place, the modules that have a faster equivalent on their current device.
 
-    Adapters become part of the weights they adapt.
+    The equivalents serve inference only. Adapters are merged into the weights that they adapt.
+
+    Args:
+        image_tokenizer: its decoder is changed.
+        transformer: changed.
+        residual_head: changed; or None.
     """
     merge_adapters(transformer)
     if _can_fuse(transformer):

@@ -1,16 +1,15 @@
-"""Linear maps whose weights lie as oneDNN's matrix product on a CPU wants them.
+"""Linear maps whose weights are stored in the layout of oneDNN's matrix product on a CPU.
 
-Torch's own path repacks a bfloat16 weight with each call, and sends float32 to a library that is slow on some
-processors. A packed layer gives the same numbers up to rounding, and only forward.
+Torch's own path repacks a bfloat16 weight in every call, and sends float32 to a library that is slow on some
+processors. A packed layer gives the same values up to rounding, and has no backward pass.
 """
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from openhart.arithmetic import pack_weight, packs
 from openhart.errors import UserError
+from openhart.onednn import linear, linear_times, pack_weight, packs
 from openhart.transformer.layers import SwiGLU
 
 
@@ -28,13 +27,12 @@ class PackedLinear(nn.Module):
         self.bias = None if bias is None else bias.detach().clone()
 
     def forward(self, x: Tensor, activation: str = "none") -> Tensor:
-        """(…, in) → (…, out), through ``none``, ``swish`` or ``gelu`` (by tanh) on the way out."""
-        algorithm = "tanh" if activation == "gelu" else ""
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, activation, [], algorithm)
+        """(…, in) → (…, out), followed by ``none``, ``swish`` or ``gelu`` (its tanh approximation)."""
+        return linear(x, self.weight, self.bias, activation)
 
     def times(self, x: Tensor, factor: Tensor) -> Tensor:
-        """The map of x, multiplied by ``factor`` (…, out) on the way out."""
-        return torch.ops.mkldnn._linear_pointwise.binary(x, factor, self.weight, self.bias, "mul")
+        """The map of x, multiplied by ``factor`` (…, out) in the same pass."""
+        return linear_times(x, factor, self.weight, self.bias)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "PackedLinear":
         weight = fn(self.weight.to_dense())
@@ -56,7 +54,7 @@ class PackedLinear(nn.Module):
 
 
 class PackedSwiGLU(nn.Module):
-    """:class:`SwiGLU` with its activation and product done as the matrix products write."""
+    """:class:`SwiGLU` whose activation and product are computed as the matrix products write."""
 
     def __init__(self, mlp: SwiGLU) -> None:
         super().__init__()
@@ -66,19 +64,21 @@ class PackedSwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, width) → (…, width)."""
-        return self.down(self.up.times(x, self.gate(x, "swish")))
+        mapped: Tensor = self.down(self.up.times(x, self.gate(x, "swish")))
+        return mapped
 
 
 class PackedGELU(nn.Sequential):
-    """Linear map, GELU, linear map, with the activation done as the first product writes."""
+    """Linear map, GELU, linear map, with the activation computed as the first product writes."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, width) → (…, width)."""
-        return self[2](self[0](x, "gelu"))
+        mapped: Tensor = self[2](self[0](x, "gelu"))
+        return mapped
 
 
-def _packed_linear(linear: nn.Linear) -> PackedLinear:
-    return PackedLinear(linear.weight, linear.bias)
+def _packed_linear(module: nn.Linear) -> PackedLinear:
+    return PackedLinear(module.weight, module.bias)
 
 
 def _packed_sequence(parts: nn.Sequential) -> nn.Sequential:
@@ -95,13 +95,13 @@ REPLACEMENTS: dict[type, Any] = {
 
 
 def can_pack(module: nn.Module) -> bool:
-    """Whether oneDNN is there and takes the module's weights."""
+    """Whether oneDNN is available and packs the module's weights."""
     weight = next(module.parameters())
     return weight.device.type == "cpu" and packs(weight.dtype)
 
 
 def pack(module: nn.Module) -> None:
-    """Replace, in place, every linear map, SwiGLU and attention below a module by its packed form."""
+    """Replace every linear map and SwiGLU below a module by its packed form, in place."""
     for name, child in module.named_children():
         replacement = REPLACEMENTS.get(type(child))
         if replacement is None:

@@ -1,4 +1,4 @@
-"""Weights in eight bits, by torchao: a quarter of float32's memory, at a cost in quality (docs/speed.md)."""
+"""Weights in eight bits, by torchao: a quarter of the memory of float32 (docs/speed.md has the cost)."""
 
 from typing import Any
 
@@ -10,17 +10,17 @@ CONFIGS = {"int8": "Int8WeightOnlyConfig", "fp8": "Float8WeightOnlyConfig"}
 
 
 def quantize_weights(module: nn.Module, kind: str) -> None:
-    """Keep the weights of a module's linear maps in eight bits, in place; products stay in its dtype.
+    """Store the weights of a module's linear maps in eight bits, in place; products keep the module's dtype.
 
     Args:
-        module: what to change.
-        kind: ``int8``, a scale for each row of a matrix, or ``fp8`` (e4m3).
+        module: whose linear maps are changed.
+        kind: ``int8``, with one scale per row of a matrix, or ``fp8`` (e4m3).
 
     Raises:
-        UserError: no such kind, or torchao is not installed.
+        UserError: another kind, or torchao is not installed.
     """
     if kind not in CONFIGS:
-        raise UserError(f"weights are quantized to {' or '.join(CONFIGS)}, got {kind!r}")
+        raise UserError(f"weights can be quantized to {' or '.join(CONFIGS)}, got {kind!r}")
     quantization = _torchao()
     quantization.quantize_(module, getattr(quantization, CONFIGS[kind])())
 
@@ -29,5 +29,5 @@ def _torchao() -> Any:
     try:
         import torchao.quantization
     except ImportError as error:
-        raise UserError("quantized weights need another package: pip install 'openhart[quantize]'") from error
+        raise UserError("quantized weights need torchao: pip install 'openhart[quantize]'") from error
     return torchao.quantization

@@ -59,7 +59,10 @@ class HybridTokenizer(CheckedLoading, ModelMixin, ConfigMixin):
         UserError: for settings that cannot be built.
     """
 
-    _group_offload_block_modules = ("encoder", "decoder", "quantizer", "quant_conv", "post_quant_conv")
+    _no_split_modules = ("ResidualBlock", "SpatialAttention", "Upsample", "Downsample")
+    _group_offload_block_modules = (
+        "encoder", "decoder", "quantizer", "codebook", "quant_conv", "post_quant_conv",
+    )  # fmt: skip
 
     @register_to_config
     @checked
@@ -134,7 +137,7 @@ class HybridTokenizer(CheckedLoading, ModelMixin, ConfigMixin):
                 f"image sides must be multiples of {self.downsample_factor}, "
                 f"got {image.shape[-2]}×{image.shape[-1]}"
             )
-        return self.quant_conv(self.encoder(image))
+        return self.quant_conv(self.encoder(image.to(self.dtype)))
 
     @apply_forward_hook
     def quantize(self, features: Tensor) -> Quantized:

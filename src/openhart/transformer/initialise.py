@@ -16,19 +16,12 @@ OUTPUTS = ("attention.proj.weight", "mlp.down.weight", "mlp.2.weight")
 @torch.no_grad()
 def initialise(transformer: "HartTransformer") -> None:
     """Small linear maps, smaller ones where a block adds its outputs, and open gates."""
-    zero_outputs, depth = transformer.config.zero_outputs, transformer.config.depth
     for module in transformer.modules():
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.trunc_normal_(module.weight, std=0.02)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
-    for name, parameter in transformer.named_parameters():
-        if name.endswith(OUTPUTS):
-            nn.init.trunc_normal_(parameter, std=0.02 / (2 * depth) ** 0.5)
-            if zero_outputs:
-                nn.init.zeros_(parameter)
-    if zero_outputs:
-        nn.init.zeros_(transformer.head.weight)
+    _initialise_outputs(transformer)
     for module in transformer.modules():
         if isinstance(module, LinearModulation):
             module.linear.weight.zero_()
@@ -36,6 +29,18 @@ def initialise(transformer: "HartTransformer") -> None:
         _open_gates(modulation, transformer.config.width)
     if transformer.position_embed is not None:
         nn.init.trunc_normal_(transformer.position_embed, std=0.02)
+
+
+def _initialise_outputs(transformer: "HartTransformer") -> None:
+    """The last maps of attention, MLP and codes."""
+    zero_outputs, depth = transformer.config.zero_outputs, transformer.config.depth
+    for name, parameter in transformer.named_parameters():
+        if name.endswith(OUTPUTS):
+            nn.init.trunc_normal_(parameter, std=0.02 / (2 * depth) ** 0.5)
+            if zero_outputs:
+                nn.init.zeros_(parameter)
+    if zero_outputs:
+        nn.init.zeros_(transformer.head.weight)
 
 
 def _open_gates(modulation: nn.Module, width: int) -> None:

@@ -21,9 +21,9 @@ from openhart.transformer.block import build_block
 from openhart.transformer.context import PreparedContext, ScaleContext
 from openhart.transformer.initialise import initialise
 from openhart.transformer.layers import RMSNorm, build_norm
-from openhart.transformer.modulation import LinearModulation, build_modulations, pool_context
+from openhart.transformer.modulation import LinearModulation, build_modulations
 from openhart.transformer.output import HartTransformerOutput
-from openhart.transformer.rotary import rotations
+from openhart.transformer.prepare import prepare_context
 from openhart.transformer.value_residual import START
 
 
@@ -169,32 +169,7 @@ class HartTransformer(CheckedLoading, ModelMixin, ConfigMixin, PeftAdapterMixin)
             UserError: the context has another shape than the transformer was built for, or the transformer
                 cannot predict the scales.
         """
-        return self.prepare_context(context, mask, scales)
-
-    def prepare_context(self, context: Tensor, mask: Tensor, scales: Scales | None = None) -> PreparedContext:
-        """As :meth:`prepare`, inside a call of the transformer."""
-        config = self.config
-        expected = (config.context_tokens, config.context_dim)
-        if context.ndim != 3 or context.shape[1] not in (1, expected[0]) or context.shape[2] != expected[1]:
-            raise UserError(
-                f"context must be (batch, {expected[0]}, {expected[1]}), got {tuple(context.shape)}"
-            )
-        scales = self.check_scales(scales)
-        tokens = self.context_embed(self.context_rms(context.to(self.dtype)))
-        pooled = pool_context(tokens, mask, config.pooling)
-        if self.shared_modulation is not None:
-            pooled = self.shared_modulation(pooled)
-        modulations = None
-        if self.modulations is not None:
-            modulations = [part(pooled) for part in self.modulations]
-        index = torch.arange(len(scales), device=tokens.device)
-        sinusoidal = isinstance(self.level_embed, SinusoidalEmbedding)
-        levels = self.level_embed(index, tokens.dtype) if sinusoidal else self.level_embed(index)
-        head = self.head_modulation(tokens.amax(dim=1))
-        rotary = None
-        if self.position_embed is None:
-            rotary = rotations(mask, scales, config.width // config.num_heads)
-        return PreparedContext(tokens, modulations, head, levels, rotary)
+        return prepare_context(self, context, mask, scales)
 
     def forward(
         self,
@@ -254,7 +229,7 @@ class HartTransformer(CheckedLoading, ModelMixin, ConfigMixin, PeftAdapterMixin)
             if prepared is None:
                 assert context is not None
                 assert mask is not None
-                prepared = self.prepare_context(context, mask, scales)
+                prepared = prepare_context(self, context, mask, scales)
             assert scale_inputs is not None
             hidden = passes.all_scales(self, scale_inputs, prepared, keep, scales, observe)
             output = HartTransformerOutput(hidden)

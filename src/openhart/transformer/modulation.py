@@ -29,7 +29,8 @@ class LinearModulation(nn.Module):
     def forward(self, pooled: Tensor) -> Tensor:
         """(B, C) → (B, parts, C)."""
         mapped: Tensor = self.linear(F.silu(pooled))
-        return mapped.unflatten(-1, (self.parts, -1))
+        parts: Tensor = mapped.unflatten(-1, (self.parts, -1))
+        return parts
 
 
 class OffsetModulation(nn.Module):

@@ -11,6 +11,7 @@ from openhart.scales import Scales
 from openhart.transformer.attention import Attend, KVCache, block_causal
 from openhart.transformer.context import PreparedContext, ScaleContext
 from openhart.transformer.output import HartTransformerOutput
+from openhart.transformer.prepare import prepare_context
 from openhart.transformer.rotary import Rotation, join_rotations, keep_tokens
 from openhart.transformer.value_residual import ValueResidual
 
@@ -69,11 +70,11 @@ def prefill(
         cache: of B sequences, or 2B with ``empty``.
     """
     batch = len(context[0])
-    prepared = _with_positions(model, model.prepare_context(*context, cache.scales))
+    prepared = _with_positions(model, prepare_context(model, *context, cache.scales))
     if empty is None:
         last = _run_context(model, prepared, cache, slice(0, batch))
     else:
-        without = _with_positions(model, model.prepare_context(*empty, cache.scales))
+        without = _with_positions(model, prepare_context(model, *empty, cache.scales))
         both = prepared.concatenate(without)
         if model.config.context_tokens == 1:  # one pass reads the weights once
             last = _run_context(model, both, cache, slice(0, 2 * batch))

@@ -1,8 +1,8 @@
-"""Starting from a trained model at another resolution (HART, section 3.2).
+"""A trained transformer at another resolution (HART, section 3.2).
 
-A sinusoidal embedding of the scale's index and rotary positions on the finest grid hold no weights of a
-scale, so they carry over as they are. Learned tables are rows of scales: those of a size that both lists
-have are copied, the others start anew.
+A sinusoidal embedding of the scale's index and rotary positions on the finest grid have no weights of a
+single scale, so they carry over unchanged. Learned tables have rows per scale: the rows of a size that both
+lists have are copied, and the others are initialised.
 """
 
 import torch
@@ -17,18 +17,18 @@ def with_scales(transformer: HartTransformer, scales: list[int | tuple[int, int]
     """The same transformer for another list of scales.
 
     Args:
-        transformer: trained; itself returned where the scales are its own.
+        transformer: trained; it is returned itself if the scales are its own.
         scales: sides or ``[height, width]``, the first 1.
 
     Returns:
-        a transformer with all of its weights, rows of new scales in learned tables initialised.
+        a transformer with the same weights; in learned tables, rows of new scales are initialised.
 
     Raises:
-        UserError: scales that cannot be.
+        UserError: impossible scales.
     """
     if parse_scales(scales) == transformer.scales:
         return transformer
-    grown = HartTransformer.from_config(transformer.config, scales=scales)
+    grown: HartTransformer = HartTransformer.from_config(transformer.config, scales=scales)
     weights = transformer.state_dict()
     if isinstance(grown.level_embed, nn.Embedding):
         name = "level_embed.weight"
@@ -44,7 +44,7 @@ def with_scales(transformer: HartTransformer, scales: list[int | tuple[int, int]
 
 
 def _lengths(transformer: HartTransformer) -> list[int]:
-    """Positions of the context, which stands for scale 1, and of each scale after it."""
+    """Number of positions of the context, which stands in place of scale 1, and of each scale after it."""
     return [transformer.config.context_tokens, *(h * w for h, w in transformer.scales[1:])]
 
 

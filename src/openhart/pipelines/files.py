@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import diffusers.utils
+import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
@@ -57,12 +58,16 @@ class PipelineFiles(DiffusionPipeline):
 
         Args:
             pretrained_model_name_or_path: a folder or a hub id; None for the packaged model.
-            kwargs: ``dtype`` (or ``torch_dtype``), a dtype or its name; for the hub ``revision``, ``token``,
-                ``cache_dir``, ``local_files_only`` and ``force_download`` (all but ``revision`` apply to the
-                text encoder too); ``variant`` of the weight files; the arguments with which
-                :meth:`diffusers.DiffusionPipeline.from_pretrained` places and quantizes weights, such as
-                ``device_map`` and ``quantization_config``; or a part or setting of the pipeline that replaces
-                the stored one.
+            kwargs: any of the following.
+
+                - ``dtype`` (or ``torch_dtype``): a dtype or its name; or a dictionary of one per part, and
+                  ``default``.
+                - For the hub: ``revision``, ``token``, ``cache_dir``, ``local_files_only`` and
+                  ``force_download``. All but ``revision`` apply to the text encoder too.
+                - ``variant`` of the weight files.
+                - What :meth:`diffusers.DiffusionPipeline.from_pretrained` takes to place and quantize weights,
+                  such as ``device_map`` and ``quantization_config``.
+                - A part or setting of the pipeline, which replaces the stored one.
 
         Raises:
             UserError: there is no such model, an argument has no effect, the weights are damaged, or the
@@ -77,7 +82,7 @@ class PipelineFiles(DiffusionPipeline):
             if name in kwargs and not isinstance(kwargs[name], nn.Module):
                 raise UserError(f"{name} must be a model, got {kwargs[name]!r:.60}")
         hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
-        dtype = parse_dtype(kwargs.pop("dtype", kwargs.pop("torch_dtype", None)))
+        dtype = _parse_dtypes(kwargs.pop("dtype", kwargs.pop("torch_dtype", None)))
         folder = find_model(pretrained_model_name_or_path, hub)
         index = read_index(folder)
         check_index_settings(index, folder / "model_index.json")
@@ -85,7 +90,7 @@ class PipelineFiles(DiffusionPipeline):
         with loading(pretrained_model_name_or_path or folder), loading_parts():
             if encoder_name and "text_encoder" not in kwargs and not names_part(index, "text_encoder"):
                 tokenizer, encoder = load_text_encoder(encoder_name, hub | {"revision": None})
-                kwargs |= {"text_encoder": encoder.to(dtype), "text_tokenizer": tokenizer}
+                kwargs |= {"text_encoder": encoder.to(_dtype_of(dtype)), "text_tokenizer": tokenizer}
             kwargs.setdefault("low_cpu_mem_usage", diffusers.utils.is_accelerate_available())
             changed = check_checksums(folder, parts_aside=OWN_CLASSES)
             kwargs |= {"use_safetensors": True, DTYPE_ARGUMENT: dtype}
@@ -125,3 +130,16 @@ class PipelineFiles(DiffusionPipeline):
             return self
         settings = {name: self.config[name] for name in PipelineSettings.model_fields}
         return type(self)(**{**self.components, **dict.fromkeys(TEXT_PARTS)}, **settings)
+
+
+def _parse_dtypes(value: Any) -> Any:
+    """A dtype, or a dtype per part and ``default``, as diffusers takes them."""
+    if isinstance(value, dict):
+        check_options("dtype", value, (*NEEDED_PARTS, *OPTIONAL_PARTS, "default"))
+        return {name: parse_dtype(part) for name, part in value.items()}
+    return parse_dtype(value)
+
+
+def _dtype_of(dtype: Any) -> torch.dtype | None:
+    """The text encoder's dtype."""
+    return dtype.get("text_encoder", dtype.get("default")) if isinstance(dtype, dict) else dtype

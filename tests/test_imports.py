@@ -37,6 +37,7 @@ COMMAND_LINE = {
     "cli",
     "cli_checks",
     "cli_commands",
+    "cli_arena",
     "cli_distances",
     "cli_evaluate",
     "cli_reconstructions",

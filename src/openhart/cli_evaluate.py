@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openhart.atomic import check_writable, written_whole
+from openhart.cli_arena import add_arena, arena, ratings, report
 from openhart.cli_checks import LARGEST_SEED, UsageError, named, place, whole
 from openhart.cli_commands import _check_image_path, _device, _need_extra
 from openhart.cli_distances import add_distances, distances
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 GENERATION = ("retrieval", "residual", "attributes")
 ON_MODELS = ("reconstruction", *GENERATION)
-WITH_OWN_OUTPUT = ("checker", "pack", "samples")
+WITH_OWN_OUTPUT = ("arena", "checker", "pack", "report", "samples")
 MANY = 10**6
 
 
@@ -50,6 +51,7 @@ def add_evaluate(commands: Any) -> None:
     add_samples(kinds)
     add_reconstructions(kinds)
     add_distances(kinds)
+    add_arena(kinds)
     for name, kind in kinds.choices.items():
         if name not in WITH_OWN_OUTPUT:
             kind.add_argument("-o", "--output", type=place, help="a JSON file")
@@ -300,6 +302,9 @@ def _same_place(result: "Result", number: int, path: str) -> Any:
 
 
 KINDS: dict[str, Callable[[Namespace], dict[str, Any] | None]] = {
+    "arena": arena,
+    "ratings": ratings,
+    "report": report,
     **dict.fromkeys(ON_MODELS, _on_model),
     "checker": _checker,
     "composition": _composition,

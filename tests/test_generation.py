@@ -11,7 +11,7 @@ from openhart.generation.logits import truncate
 from openhart.generation.next_scale import generate, most_distinct
 from openhart.generation.settings import SamplingSettings
 from openhart.randomness import SeededDraws, draw_codes
-from tests.tiny import random_context, tiny_head, tiny_tokenizer, tiny_transformer
+from tests.tiny import SCALES, random_context, tiny_head, tiny_tokenizer, tiny_transformer
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +127,7 @@ def test_more_special_scales_than_there_are_is_told(parts):
 
 
 def test_a_share_of_the_residual_is_added(parts):
+    parts = parts[0], tiny_tokenizer(phi_at_last_scale="never").quantizer, parts[2]
     states = {share: run(parts, [0, 1], residual_strength=share)[-1] for share in (0.0, 0.5, 1.0)}
     torch.testing.assert_close(states[0.5].residual, states[1.0].residual / 2)
     middle = (states[0.0].f_hat + states[1.0].f_hat) / 2
@@ -203,3 +204,25 @@ def test_impossible_values_are_told(values, word):
 
 def test_settings_are_plain_data():
     assert SamplingSettings(**dataclasses.asdict(SamplingSettings(top_k=3))).top_k == 3
+
+
+PHI_RULES = {  # per rule: is φ applied with a residual, with an unused head, without a head?
+    "without_residual": (False, True, True),
+    "never": (False, False, False),
+    "without_head": (False, False, True),
+}
+
+
+@pytest.mark.parametrize("rule", PHI_RULES)
+def test_phi_at_the_last_scale_follows_the_setting(parts, rule):
+    quantizer = tiny_tokenizer(phi_at_last_scale=rule).quantizer
+    ways = ({"use_residual": True}, {"use_residual": False}, {"head": False})
+    for way, expected in zip(ways, PHI_RULES[rule], strict=True):
+        *_, before, last = run((parts[0], quantizer, parts[2]), [0, 1], **way)
+        embedding = quantizer.lookup(last.codes)
+        if last.residual is not None:
+            embedding = embedding + last.residual
+        applied = quantizer.add_scale(before.f_hat, embedding, len(SCALES) - 1)
+        omitted = quantizer.add_scale(before.f_hat, embedding, len(SCALES) - 1, apply_phi=False)
+        assert torch.allclose(last.f_hat, applied, atol=1e-5) is expected
+        assert torch.allclose(last.f_hat, omitted, atol=1e-5) is not expected

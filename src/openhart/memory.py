@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from openhart.errors import UserError
-from openhart.scales import Scales, count_tokens, fit_scales
+from openhart.scales import Scales, count_tokens
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.transformer.model import HartTransformer
 
@@ -72,7 +72,7 @@ class PictureMemory:
     def of(self, images: int, size: tuple[int, int]) -> int:
         """Bytes, about, of some images of a height and width in pixels."""
         factor = self.tokenizer.downsample_factor
-        scales = fit_scales(self.tokenizer.quantizer.scales, (size[0] // factor, size[1] // factor))
+        scales = self.tokenizer.quantizer.scales_for((size[0] // factor, size[1] // factor))
         return max(
             self._generating(images * (2 if self.guided else 1), scales), self._decoding(images, scales)
         )

@@ -27,7 +27,7 @@ def test_features_and_codes(hart, recorded):
     for ours, theirs in zip(quantized.f_hats, numbered(case, "f_hat"), strict=True):
         assert_near(ours, theirs)
     target = last_map(case["last_scale_target"], tokenizer.quantizer.size)
-    assert_near(quantized.last_target, target)
+    assert_near(quantized.continuous_target, target)
 
 
 def test_transformer_input(hart, recorded):

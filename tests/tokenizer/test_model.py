@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 
@@ -35,3 +37,19 @@ def test_sides_that_do_not_divide_are_told():
 def test_widths_that_do_not_fit_are_told():
     with pytest.raises(UserError, match="multiple of 32"):
         tiny_tokenizer(base_channels=48)
+
+
+def test_a_model_saved_before_the_rule_for_phi_keeps_its_behaviour(tmp_path):
+    tiny_tokenizer(phi_at_last_scale="never").save_pretrained(tmp_path)
+    assert HybridTokenizer.from_pretrained(tmp_path).quantizer.phi_at_last_scale == "never"
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    del config["phi_at_last_scale"]
+    path.write_text(json.dumps(config))
+    loaded = HybridTokenizer.from_pretrained(tmp_path)
+    assert loaded.quantizer.phi_at_last_scale == loaded.config.phi_at_last_scale == "without_head"
+
+
+def test_an_unknown_rule_for_phi_is_refused():
+    with pytest.raises(UserError, match="phi_at_last_scale must be 'without_residual', 'never' or"):
+        tiny_tokenizer(phi_at_last_scale="always")

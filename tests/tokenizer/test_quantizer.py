@@ -29,9 +29,9 @@ def test_codes_and_residual_restore_the_features(scales, phi_count, cosine):
     found = quantizer.quantize(features)
     last = len(scales) - 1
     embedding = quantizer.lookup(found.codes[-1])
-    residual = found.last_target.flatten(2).transpose(1, 2) - embedding
+    residual = found.continuous_target.flatten(2).transpose(1, 2) - embedding
     before = found.f_hats[last - 1] if last else quantizer.empty(2, torch.device("cpu"))
-    restored = quantizer.add_scale(before, embedding + residual, last, blend=False)
+    restored = quantizer.add_scale(before, embedding + residual, last, apply_phi=False)
     torch.testing.assert_close(restored, features, atol=1e-5, rtol=0)
 
 
@@ -79,6 +79,13 @@ def test_impossible_scales_are_told(scales, word):
         quantizer_for(scales)
 
 
-def test_features_of_another_size_are_told():
-    with pytest.raises(UserError, match="do not fit"):
-        quantizer_for([1, 4]).quantize(torch.randn(1, 4, 5, 5))
+@settings(max_examples=20, deadline=None)
+@given(any_scales(), st.tuples(side, side))
+def test_features_of_another_size_get_scales_in_proportion(scales, size):
+    quantizer = quantizer_for([1, *scales])
+    features = torch.randn(1, 4, *size)
+    found = quantizer.quantize(features)
+    assert quantizer.scales_for(size)[-1] == size
+    assert [codes.shape[1] for codes in found.codes] == [h * w for h, w in quantizer.scales_for(size)]
+    torch.testing.assert_close(quantizer.decode(found.codes, size), found.f_hats[-1], atol=1e-5, rtol=0)
+    assert quantizer.size == tuple(scales[-1])  # the configured scales are as they were

@@ -156,13 +156,12 @@ def test_shards_of_all_sizes_train_and_resume_exactly(corpus, image_tokenizer, t
 
 def test_another_size_is_made_of_the_same_weights(text_pipeline):
     transformer, image_tokenizer = text_pipeline.transformer, text_pipeline.image_tokenizer
-    other = image_tokenizer.at((24, 40))
-    assert other.quantizer.scales == ((1, 1), (2, 2), (2, 4), (3, 5))
-    assert transformer.check_scales(other.quantizer.scales) == other.quantizer.scales
-    assert image_tokenizer.quantizer.scales == transformer.scales  # the original is as it was
+    scales = image_tokenizer.scales_for_image((24, 40))
+    assert scales == ((1, 1), (2, 2), (2, 4), (3, 5))
+    assert transformer.check_scales(scales) == scales
     images = torch.randn(2, 3, 24, 40)
-    quantized = other.quantize(other.encode(images))
-    assert other.decode_codes(quantized.codes).shape == images.shape
+    quantized = image_tokenizer.quantize(image_tokenizer.encode(images))
+    assert image_tokenizer.decode_codes(quantized.codes, (24, 40)).shape == images.shape
 
 
 @pytest.mark.parametrize(

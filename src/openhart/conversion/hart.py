@@ -101,6 +101,7 @@ def convert_hart(
         abs(codes_config.quant_resi),
         codes_config.using_znorm,
         hybrid=True,
+        phi_at_last_scale="never",
     )
     transformer, head = _build_generator(tensors, f"the llm in {src}", settings, head_settings)
     save(

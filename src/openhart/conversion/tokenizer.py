@@ -6,6 +6,7 @@ from openhart.conversion.folder import build
 from openhart.conversion.keys import tokenizer_rules
 from openhart.conversion.weights import Checkpoint
 from openhart.tokenizer.model import HybridTokenizer
+from openhart.tokenizer.quantizer import PhiRule
 
 IGNORED = r"disc\..*|(vae\.)?quantize\.ema_vocab_hit_SV"
 
@@ -17,6 +18,7 @@ def build_tokenizer(
     phi_ratio: float,
     normalize_codes: bool,
     hybrid: bool,
+    phi_at_last_scale: PhiRule,
 ) -> HybridTokenizer:
     """The image tokenizer in a checkpoint; its shape is read off the tensors.
 
@@ -27,6 +29,7 @@ def build_tokenizer(
         phi_ratio: weight r of the convolution in φ, where there are any.
         normalize_codes: nearest code by cosine similarity.
         hybrid: whether a residual completes the last scale.
+        phi_at_last_scale: as the published program generates; see :class:`HybridTokenizer`.
 
     Raises:
         UserError: tensors that are missing, unknown or of another shape.
@@ -52,6 +55,7 @@ def build_tokenizer(
         "normalize_codes": normalize_codes,
         "quant_kernel": checkpoint[f"{prefix}quant_conv.weight"].shape[-1],
         "hybrid": hybrid,
+        "phi_at_last_scale": phi_at_last_scale,
     }
     tokenizer = build(HybridTokenizer, config, checkpoint, tokenizer_rules(levels, phis, prefix))
     checkpoint.check_all_placed()

@@ -55,7 +55,9 @@ def convert_var(vae_path: Path, var_path: Path, dst: Path, scales: Sequence[int]
     checkpoint = Checkpoint(read_tensors(var_path), var_path, IGNORED)
     codes = Checkpoint(read_tensors(vae_path), vae_path, IGNORED_IN_TOKENIZER)
     settings = _transformer_settings(checkpoint, scales)
-    tokenizer = build_tokenizer(codes, "", settings["scales"], PHI_RATIO, False, hybrid=False)
+    tokenizer = build_tokenizer(
+        codes, "", settings["scales"], PHI_RATIO, False, hybrid=False, phi_at_last_scale="without_residual"
+    )
     rules = [*PLAIN_ATTENTION, *TRANSFORMER]
     given = _tensors_without_counterpart(checkpoint, settings["width"])
     transformer = build(HartTransformer, settings, checkpoint, rules, given)

@@ -44,12 +44,13 @@ class Parts:
     guidances: Sequence[float]
     draws: Draws
     settings: SamplingSettings
+    scales: Scales
     known: KnownCodes | None = None
 
     @property
     def last(self) -> int:
         """Index of the last scale."""
-        return len(self.quantizer.scales) - 1
+        return len(self.scales) - 1
 
     def copies(self, index: int) -> int:
         """2 while this scale or a later one is guided, since then both halves go on; else 1."""
@@ -61,7 +62,7 @@ class Parts:
         place = index - (self.last + 1 - len(shares))
         if index == 0 or place < 0 or shares[place] == 1:
             return None
-        return max(1, round(shares[place] * math.prod(self.quantizer.scales[index])))
+        return max(1, round(shares[place] * math.prod(self.scales[index])))
 
 
 @torch.no_grad()
@@ -74,18 +75,20 @@ def generate(
     draws: Draws,
     settings: SamplingSettings,
     known: KnownCodes | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Iterator[ScaleState]:
     """Generate features scale by scale.
 
     Args:
         transformer: predicts codes.
         quantizer: turns codes into features.
-        residual_head: completes the last scale, or None: then its codes pass through φ like the others'.
+        residual_head: generates the residual of the last scale, or None.
         context: context tokens (B, T, D) and their mask (B, T).
         empty: the one token that fills the empty condition, (1, 1, D), and its mask (1, 1).
         draws: draws codes and noise; says how many images there are.
         settings: how to draw.
         known: codes that are given instead of drawn, for inpainting, variations and teacher forcing.
+        size: height and width of the feature map; None for the size that the quantizer is configured for.
 
     Yields:
         the state after each scale.
@@ -93,14 +96,17 @@ def generate(
     Raises:
         UserError: settings that do not suit the scales.
     """
-    guidances = _guidances(settings, len(quantizer.scales))
+    scales = quantizer.scales_for(size or quantizer.size)
+    guidances = _guidances(settings, len(scales))
     batch, device = draws.batch, context[0].device
     guided = any(guidances)
-    cache = transformer.allocate_cache(2 * batch if guided else batch, quantizer.scales, device)
+    cache = transformer.allocate_cache(2 * batch if guided else batch, scales, device)
     prefilled = transformer(None, *context, empty=empty if guided else None, cache=cache)
     hidden, logits = prefilled.hidden_states, prefilled.logits
-    parts = Parts(transformer, quantizer, prefilled.prepared, cache, guidances, draws, settings, known)
-    f_hat = quantizer.empty(batch, device)
+    parts = Parts(
+        transformer, quantizer, prefilled.prepared, cache, guidances, draws, settings, scales, known
+    )
+    f_hat = quantizer.empty(batch, device, scales[-1])
     for index in range(parts.last):
         if index:
             hidden, logits = _run_scale(parts, f_hat, index, hidden)
@@ -138,7 +144,7 @@ def _run_scale(parts: Parts, f_hat: Tensor, index: int, before: Tensor) -> tuple
     if kept is None:
         return _forward(parts, inputs, index)
     places = most_distinct(inputs, kept)
-    base = _resize(before[: parts.copies(index) * len(inputs)], parts.quantizer.scales, index)
+    base = _resize(before[: parts.copies(index) * len(inputs)], parts.scales, index)
     return _forward(parts, inputs.take_along_dim(places[..., None], dim=1), index, places, base)
 
 
@@ -218,8 +224,9 @@ def _finish(
         condition = parts.transformer.residual_condition(hidden, words)
         residual = parts.settings.residual_strength * _residual(parts, residual_head, condition)
         embedding = embedding + residual.to(embedding.dtype)
-    blend = residual_head is None
-    f_hat = parts.quantizer.add_scale(f_hat.to(embedding.dtype), embedding, parts.last, blend=blend)
+    quantizer = parts.quantizer
+    apply_phi = quantizer.applies_phi_to_last_scale(residual is not None, residual_head is not None)
+    f_hat = quantizer.add_scale(f_hat.to(embedding.dtype), embedding, parts.last, apply_phi)
     return ScaleState(parts.last, codes, f_hat, residual)
 
 
@@ -267,6 +274,6 @@ def _residual(parts: Parts, head: Any, condition: Tensor) -> Tensor:
 
     solver = SOLVERS[parts.settings.residual_solver]
     schedule = solver.respace(cosine_schedule(), parts.settings.residual_steps)
-    size = parts.quantizer.size
+    size = parts.scales[-1]
     found = solver.sample(head, with_condition, without, guidance, draw(), draw, schedule, size)
     return head.from_units(found)

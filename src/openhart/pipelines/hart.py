@@ -28,7 +28,6 @@ from openhart.pipelines.lora import LoraPipeline
 from openhart.randomness import Draws, Generators, SeededDraws, expand_generators
 from openhart.residual.heads import TokenResidualHead
 from openhart.tokenizer.model import HybridTokenizer
-from openhart.tokenizer.quantizer import MultiScaleQuantizer
 from openhart.transformer.model import HartTransformer
 
 
@@ -318,8 +317,7 @@ class HartPipeline(ConditionedPipeline, DecodingPipeline, LoraPipeline, Pipeline
             raise UserError(f"num_images_per_prompt must be at least 1, got {num_images_per_prompt!r}")
         settings = self.sampling_settings(**sampling)
         size = self.check_size(height, width)
-        quantizer = self.image_tokenizer.at(size).quantizer
-        self.transformer.check_scales(quantizer.scales)
+        scales = self.transformer.check_scales(self.image_tokenizer.scales_for_image(size))
         condition = self.encode_condition(
             prompt, class_labels, prompt_embeds, prompt_attention_mask, max_sequence_length
         )
@@ -339,27 +337,28 @@ class HartPipeline(ConditionedPipeline, DecodingPipeline, LoraPipeline, Pipeline
             draws = SeededDraws(expand_generators(generator, count, self._execution_device))
         elif generator is not None:
             raise UserError("give generator or draws, not both")
-        return self._states(condition, negative, quantizer, draws, settings, known_codes)
+        return self._states(condition, negative, scales[-1], draws, settings, known_codes)
 
     @torch.no_grad()
     def _states(
         self,
         condition: Condition,
         negative: Condition,
-        quantizer: MultiScaleQuantizer,
+        size: tuple[int, int],
         draws: Draws,
         settings: SamplingSettings,
         known: KnownCodes | None,
     ) -> Generator[ScaleState, None, None]:
         states = generate(
             self.transformer,
-            quantizer,
+            self.image_tokenizer.quantizer,
             self.residual_head,
             condition,
             negative,
             draws,
             settings,
             known,
+            size,
         )
         try:
             yield from states

@@ -1,9 +1,8 @@
 """The hybrid image tokenizer: image ↔ features ↔ codes + residual (HART, section 3.1)."""
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
@@ -15,9 +14,9 @@ from torch import Tensor, nn
 from openhart.checks import Count, Depth, Flag, Share, Width, checked
 from openhart.errors import UserError
 from openhart.loading import CheckedLoading
-from openhart.scales import ScaleList, fit_scales
+from openhart.scales import ScaleList, Scales
 from openhart.tokenizer.autoencoder import GROUPS, Decoder, Encoder
-from openhart.tokenizer.quantizer import MultiScaleQuantizer, Quantized
+from openhart.tokenizer.quantizer import MultiScaleQuantizer, PhiRule, Quantized
 
 
 @dataclass
@@ -32,31 +31,36 @@ class HybridTokenizerOutput(BaseOutput):
 
 
 class HybridTokenizer(CheckedLoading, ModelMixin, ConfigMixin):
-    """Image ↔ features, and features ↔ a pyramid of codes plus a continuous residual.
+    """Encodes images as features, and features as codes of several scales plus a continuous residual.
 
-    One scale and ``hybrid=False`` make it a plain VQGAN tokenizer; many scales and ``hybrid=False``
-    make it VAR's.
+    One scale and ``hybrid=False`` make a plain VQGAN tokenizer; several scales and ``hybrid=False`` make
+    VAR's tokenizer. Images of another size than :attr:`image_size` are accepted everywhere; their scales are
+    the configured ones in proportion.
 
     Args:
-        in_channels: the image's channels.
+        in_channels: channels of the image.
         base_channels: width of the first convolution; a multiple of 32.
         channel_multipliers: width of each level, fine to coarse, in units of ``base_channels``;
             every level but the first halves the sides.
-        encoder_blocks: residual blocks a level in the encoder.
-        decoder_blocks: residual blocks a level in the decoder.
+        encoder_blocks: residual blocks per level in the encoder.
+        decoder_blocks: residual blocks per level in the decoder.
         patch_size: side of the pixel blocks folded into channels first; 1 for none.
-        attention: attend over all places at the coarsest level.
-        code_dim: features' channels z.
+        attention: apply self-attention over all positions at the coarsest level.
+        code_dim: channels z of the features.
         codebook_size: number of codes V.
         scales: sides or ``[height, width]`` of the code maps, coarse to fine.
-        phi_count: φ convolutions shared by the scales; 0 for one a scale.
-        phi_ratio: weight of the convolution in φ; 0 leaves φ out.
-        normalize_codes: nearest code by cosine similarity.
-        quant_kernel: kernel of the convolutions on either side of the quantizer; odd.
-        hybrid: the last scale's codes are completed by a continuous residual, so they skip φ.
+        phi_count: φ convolutions shared by the scales; 0 for one per scale.
+        phi_ratio: weight of the convolution in φ; 0 omits φ.
+        normalize_codes: choose the nearest code by cosine similarity.
+        quant_kernel: kernel size of the convolutions before and after the quantizer; odd.
+        hybrid: a continuous residual may complete the codes of the last scale.
+        phi_at_last_scale: when the last scale of a generated image passes through φ: ``without_residual``
+            (unless a residual is added to it), ``never`` (HART's rule, with or without a residual) or
+            ``without_head`` (unless the model has a residual head; models saved before this setting existed
+            behave so).
 
     Raises:
-        UserError: for settings that cannot be built.
+        UserError: the settings cannot be built.
     """
 
     _no_split_modules = ("ResidualBlock", "SpatialAttention", "Upsample", "Downsample")
@@ -83,65 +87,62 @@ class HybridTokenizer(CheckedLoading, ModelMixin, ConfigMixin):
         normalize_codes: Flag = False,
         quant_kernel: Annotated[Depth, Field(le=31)] = 3,
         hybrid: Flag = True,
+        phi_at_last_scale: PhiRule = "without_residual",
     ) -> None:
         super().__init__()
         if quant_kernel % 2 == 0:
-            raise UserError(f"quant_kernel must be odd, or maps change their size, got {quant_kernel}")
+            raise UserError(f"quant_kernel must be odd (an even one changes the size), got {quant_kernel}")
         shape = (base_channels, channel_multipliers)
         self.encoder = Encoder(in_channels, *shape, encoder_blocks, code_dim, patch_size, attention)
         self.decoder = Decoder(in_channels, *shape, decoder_blocks, code_dim, patch_size, attention)
         self.quantizer = MultiScaleQuantizer(
-            scales, codebook_size, code_dim, phi_count, phi_ratio, normalize_codes
+            scales, codebook_size, code_dim, phi_count, phi_ratio, normalize_codes, phi_at_last_scale
         )
         padding = quant_kernel // 2
         self.quant_conv = nn.Conv2d(code_dim, code_dim, quant_kernel, padding=padding)
         self.post_quant_conv = nn.Conv2d(code_dim, code_dim, quant_kernel, padding=padding)
         self.downsample_factor = patch_size * 2 ** (len(channel_multipliers) - 1)
 
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """See diffusers. A config that was saved before ``phi_at_last_scale`` existed keeps its behaviour."""
+        return super().from_config({"phi_at_last_scale": "without_head", **config}, *args, **kwargs)
+
     @property
     def hybrid(self) -> bool:
-        """Whether a residual completes the last scale's codes."""
+        """Whether a residual may complete the codes of the last scale."""
         return self.config.hybrid
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width in pixels of the images whose features fit the scales."""
+        """Height and width in pixels of the images for which the scales are configured."""
         height, width = self.quantizer.size
         return height * self.downsample_factor, width * self.downsample_factor
 
-    def at(self, size: tuple[int, int]) -> "HybridTokenizer":
-        """The same tokenizer for images of another height and width; weights are shared.
+    def scales_for_image(self, size: tuple[int, int]) -> Scales:
+        """Scales of images of this height and width in pixels; the last one is the size of their features.
 
         Raises:
-            UserError: sides that the down-sampling does not divide.
+            UserError: a side is no multiple of the down-sampling factor.
         """
-        if tuple(size) == self.image_size:
-            return self
         factor = self.downsample_factor
         if any(side < factor or side % factor for side in size):
             raise UserError(f"image sides must be multiples of {factor}, got {size[0]}×{size[1]}")
-        other = copy.copy(self)
-        scales = fit_scales(self.quantizer.scales, (size[0] // factor, size[1] // factor))
-        other._modules = self._modules | {"quantizer": self.quantizer.at(scales)}
-        return other
+        return self.quantizer.scales_for((size[0] // factor, size[1] // factor))
 
     @apply_forward_hook
     def encode(self, image: Tensor) -> Tensor:
         """Image (B, 3, H, W) in [−1, 1] → features (B, z, H/f, W/f).
 
         Raises:
-            UserError: sides that the down-sampling does not divide.
+            UserError: a side is no multiple of the down-sampling factor.
         """
-        if any(side % self.downsample_factor for side in image.shape[-2:]):
-            raise UserError(
-                f"image sides must be multiples of {self.downsample_factor}, "
-                f"got {image.shape[-2]}×{image.shape[-1]}"
-            )
+        self.scales_for_image((image.shape[-2], image.shape[-1]))
         return self.quant_conv(self.encoder(image.to(self.dtype)))
 
     @apply_forward_hook
     def quantize(self, features: Tensor) -> Quantized:
-        """Features (B, z, P, P) → codes of every scale and what they leave unsaid."""
+        """Features (B, z, h, w) → codes of every scale and the continuous target of the last one."""
         return self.quantizer.quantize(features)
 
     def decode(self, features: Tensor) -> Tensor:
@@ -150,13 +151,21 @@ class HybridTokenizer(CheckedLoading, ModelMixin, ConfigMixin):
 
     @apply_forward_hook
     def decode_unclamped(self, features: Tensor) -> Tensor:
-        """As :meth:`decode`, values left as they come: what training losses look at."""
+        """As :meth:`decode`, without limiting the values to [−1, 1], for training losses."""
         image: Tensor = self.decoder(self.post_quant_conv(features.to(self.dtype)))
         return image
 
-    def decode_codes(self, codes: Sequence[Tensor]) -> Tensor:
-        """Codes of every scale → the discrete image (B, 3, H, W) in [−1, 1], φ at every scale."""
-        return self.decode(self.quantizer.decode(codes))
+    def decode_codes(self, codes: Sequence[Tensor], size: tuple[int, int] | None = None) -> Tensor:
+        """Codes of every scale → the discrete image (B, 3, H, W) in [−1, 1], φ at every scale.
+
+        Args:
+            codes: one tensor per scale, (B, h_k·w_k), row-major.
+            size: height and width of the image in pixels; None for :attr:`image_size`.
+
+        Raises:
+            UserError: a side is no multiple of the down-sampling factor.
+        """
+        return self.decode(self.quantizer.decode(codes, self.scales_for_image(size or self.image_size)[-1]))
 
     def forward(
         self, image: Tensor, discrete: bool = False, return_dict: bool = True

@@ -1,8 +1,8 @@
 """Multi-scale residual vector quantization (VAR, arXiv 2404.02905, algorithms 1 and 2)."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -10,39 +10,47 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openhart.errors import UserError
-from openhart.scales import Scales, parse_scales
+from openhart.scales import Scales, fit_scales, parse_scales
+
+PhiRule = Literal["without_residual", "never", "without_head"]
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """What a pyramid of codes keeps of a feature map.
+    """A feature map as codes of every scale, with the intermediate results of the quantization.
 
     Attributes:
-        codes: one tensor a scale, (B, h_k·w_k), row-major.
-        searched: one tensor a scale, (B, h_k·w_k, z): the vectors whose nearest code was taken.
-        f_hats: one tensor a scale, (B, z, H, W): the sum of all scales so far, φ applied at each.
-        last_target: (B, z, H, W): what was left to say before the last scale; HART's continuous target.
+        codes: one tensor per scale, (B, h_k·w_k), row-major.
+        searched: one tensor per scale, (B, h_k·w_k, z): the vectors whose nearest codes were chosen.
+        f_hats: one tensor per scale, (B, z, H, W): the sum of all scales so far, φ applied at each.
+        continuous_target: (B, z, H, W): the features minus all scales but the last (HART, section 3.1).
     """
 
     codes: list[Tensor]
     searched: list[Tensor]
     f_hats: list[Tensor]
-    last_target: Tensor
+    continuous_target: Tensor
 
 
 class MultiScaleQuantizer(nn.Module):
-    """Turns features into K code maps, coarse to fine, and back.
+    """Encodes features as K code maps, coarse to fine, and decodes them again.
+
+    Feature maps of another size than the last scale's are accepted too: their scales are the configured ones
+    in proportion (:meth:`scales_for`).
 
     Args:
         scales: sides or ``[height, width]`` of the code maps; the last one is the feature map's size.
         codebook_size: number of codes V, shared by all scales.
-        code_dim: features' channels z.
+        code_dim: channels z of the features.
         phi_count: how many convolutions φ the scales share; 0 gives every scale its own.
-        phi_ratio: weight r of the convolution in φ(h) = (1 − r)·h + r·conv(h); 0 leaves φ out.
-        normalize_codes: nearest code by cosine similarity instead of Euclidean distance.
+        phi_ratio: weight r of the convolution in φ(h) = (1 − r)·h + r·conv(h); 0 omits φ.
+        normalize_codes: choose the nearest code by cosine similarity instead of Euclidean distance.
+        phi_at_last_scale: when the last scale of a generated image passes through φ. ``without_residual``:
+            unless a residual is added to it. ``never``: HART's rule, with or without a residual.
+            ``without_head``: unless the model has a residual head.
 
     Raises:
-        UserError: for scales or numbers that cannot be.
+        UserError: the scales or the numbers are not valid.
     """
 
     def __init__(
@@ -53,52 +61,45 @@ class MultiScaleQuantizer(nn.Module):
         phi_count: int = 4,
         phi_ratio: float = 0.5,
         normalize_codes: bool = False,
+        phi_at_last_scale: PhiRule = "without_residual",
     ) -> None:
         super().__init__()
         self.scales = parse_scales(scales)
         if codebook_size < 2 or code_dim < 1:
             raise UserError(
-                f"a codebook needs at least 2 codes of 1 channel, got {codebook_size} of {code_dim}"
+                "codebook_size must be at least 2 and code_dim at least 1, "
+                f"got {codebook_size} and {code_dim}"
             )
         if phi_count < 0 or not 0 <= phi_ratio <= 1:
             raise UserError(
-                "phi_count must not be negative and phi_ratio must lie in [0, 1], "
+                "phi_count must be at least 0 and phi_ratio must be between 0 and 1, "
                 f"got {phi_count} and {phi_ratio}"
             )
         self.phi_ratio = phi_ratio
         self.normalize_codes = normalize_codes
+        self.phi_at_last_scale = phi_at_last_scale
         self.codebook = nn.Embedding(codebook_size, code_dim)
         count = (phi_count or len(self.scales)) if phi_ratio else 0
         self.phis = nn.ModuleList(nn.Conv2d(code_dim, code_dim, 3, padding=1) for _ in range(count))
         self._phi_of_scale = _nearest_ticks(count, len(self.scales))
 
-    def at(self, scales: Scales) -> "MultiScaleQuantizer":
-        """The same codes and φ for another list of as many scales; weights are shared."""
-        other = copy.copy(self)
-        other.scales = scales
-        return other
-
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the feature map."""
+        """Height and width of the feature map that the configured scales end in."""
         return self.scales[-1]
 
-    def quantize(self, features: Tensor) -> Quantized:
-        """Encode features (B, z, H, W) scale by scale (VAR, algorithm 1), in float32.
+    def scales_for(self, size: tuple[int, int]) -> Scales:
+        """Scales of a feature map of this height and width: the configured ones, each side in proportion."""
+        return self.scales if size == self.size else fit_scales(self.scales, size)
 
-        Raises:
-            UserError: the feature map has another size than the last scale.
-        """
-        if tuple(features.shape[-2:]) != self.size:
-            raise UserError(
-                f"features of {tuple(features.shape[-2:])} do not fit scales that end in {self.size}"
-            )
+    def quantize(self, features: Tensor) -> Quantized:
+        """Encode features (B, z, H, W) scale by scale (VAR, algorithm 1), in float32."""
         rest = features.float()
         f_hat = torch.zeros_like(rest)
         codes, searched, f_hats = [], [], []
-        last_target = rest
+        target = rest
         for index in range(len(self.scales)):
-            last_target = rest
+            target = rest
             tokens = self.next_input(rest, index)
             found = self.nearest(tokens)
             step = self.add_scale(torch.zeros_like(rest), self.lookup(found).float(), index)
@@ -107,7 +108,7 @@ class MultiScaleQuantizer(nn.Module):
             codes.append(found)
             searched.append(tokens)
             f_hats.append(f_hat)
-        return Quantized(codes, searched, f_hats, last_target)
+        return Quantized(codes, searched, f_hats, target)
 
     def nearest(self, tokens: Tensor) -> Tensor:
         """Index of the nearest code of each vector, (B, N, z) → (B, N)."""
@@ -124,69 +125,105 @@ class MultiScaleQuantizer(nn.Module):
         return self.codebook(codes)
 
     def table(self, device: torch.device) -> Tensor:
-        """The whole codebook, (V, z), read through the module, which may be offloaded."""
+        """All codes' vectors, (V, z), read through the module so that offloading hooks run."""
         return self.codebook(torch.arange(self.codebook.num_embeddings, device=device))
 
-    def add_scale(self, f_hat: Tensor, embedding: Tensor, scale_index: int, blend: bool = True) -> Tensor:
+    def add_scale(self, f_hat: Tensor, embedding: Tensor, scale_index: int, apply_phi: bool = True) -> Tensor:
         """Add one scale's embedded codes to the features so far (VAR, algorithm 2).
 
         Args:
-            f_hat: (B, z, H, W).
+            f_hat: (B, z, H, W); its height and width determine the scales.
             embedding: (B, h_k·w_k, z), row-major.
             scale_index: k, from 0.
-            blend: pass them through φ; HART leaves it out for the last scale when it generates.
+            apply_phi: pass the embedded codes through φ.
 
         Returns:
             (B, z, H, W).
         """
-        height, width = self.scales[scale_index]
-        step = embedding.transpose(1, 2).unflatten(2, (height, width))
+        size = _size_of(f_hat)
+        step = embedding.transpose(1, 2).unflatten(2, self.scales_for(size)[scale_index])
         if scale_index < len(self.scales) - 1:
-            step = F.interpolate(step, size=self.size, mode="bicubic")
-        if blend and self.phis:
+            step = F.interpolate(step, size=size, mode="bicubic")
+        if apply_phi and self.phis:
             phi = self.phis[self._phi_of_scale[scale_index]]
             step = step.mul(1 - self.phi_ratio) + phi(step).mul(self.phi_ratio)
         return f_hat + step
 
+    def applies_phi_to_last_scale(self, has_residual: bool, has_head: bool) -> bool:
+        """Whether the last scale of a generated image passes through φ, by ``phi_at_last_scale``.
+
+        Args:
+            has_residual: a residual is added to the last scale of this image.
+            has_head: the model has a residual head, used or not.
+        """
+        if self.phi_at_last_scale == "without_residual":
+            return not has_residual
+        return self.phi_at_last_scale == "without_head" and not has_head
+
     def next_input(self, f_hat: Tensor, scale_index: int) -> Tensor:
-        """Features so far as the transformer sees them at a scale, (B, z, H, W) → (B, h_k·w_k, z)."""
+        """Features so far, resized to the transformer's input at a scale, (B, z, H, W) → (B, h_k·w_k, z)."""
         if scale_index < len(self.scales) - 1:
-            f_hat = _area_resize(f_hat, self.scales[scale_index])
+            f_hat = _area_resize(f_hat, self.scales_for(_size_of(f_hat))[scale_index])
         return f_hat.flatten(2).transpose(1, 2)
 
-    def code_inputs(self, codes: Sequence[Tensor]) -> Tensor:
-        """Transformer inputs for scales 2 … K under teacher forcing, (B, Σ_{k≥2} h_k·w_k, z)."""
-        f_hat = self.empty(len(codes[0]), codes[0].device)
+    def code_inputs(self, codes: Sequence[Tensor], size: tuple[int, int] | None = None) -> Tensor:
+        """Transformer inputs for scales 2 … K under teacher forcing, (B, Σ_{k≥2} h_k·w_k, z).
+
+        Args:
+            codes: one tensor per scale, (B, h_k·w_k).
+            size: height and width of the feature map; None for the configured size.
+        """
+        f_hat = self.empty(len(codes[0]), codes[0].device, size)
         inputs = [f_hat.new_zeros(len(codes[0]), 0, f_hat.shape[1])]
         for index in range(len(self.scales) - 1):
             f_hat = self.add_scale(f_hat, self.lookup(codes[index]), index)
             inputs.append(self.next_input(f_hat, index + 1))
         return torch.cat(inputs, dim=1)
 
-    def decode(self, codes: Sequence[Tensor]) -> Tensor:
-        """The features that the codes of all scales add up to, φ applied at each, (B, z, H, W)."""
-        return self.prefixes(codes)[-1]
+    def decode(self, codes: Sequence[Tensor], size: tuple[int, int] | None = None) -> Tensor:
+        """The features that the codes of all scales add up to, φ applied at each, (B, z, H, W).
 
-    def prefixes(self, codes: Sequence[Tensor]) -> list[Tensor]:
-        """The features after each scale, φ applied at each: one tensor (B, z, H, W) per scale."""
-        f_hats = [self.empty(len(codes[0]), codes[0].device)]
+        Args:
+            codes: one tensor per scale, (B, h_k·w_k).
+            size: height and width of the feature map; None for the configured size.
+        """
+        return self.prefixes(codes, size)[-1]
+
+    def prefixes(self, codes: Sequence[Tensor], size: tuple[int, int] | None = None) -> list[Tensor]:
+        """The features after each scale, φ applied at each: one tensor (B, z, H, W) per scale.
+
+        Args:
+            codes: one tensor per scale, (B, h_k·w_k).
+            size: height and width of the feature map; None for the configured size.
+        """
+        f_hats = [self.empty(len(codes[0]), codes[0].device, size)]
         for index, scale_codes in enumerate(codes):
             f_hats.append(self.add_scale(f_hats[-1], self.lookup(scale_codes), index))
         return f_hats[1:]
 
-    def empty(self, batch: int, device: torch.device) -> Tensor:
-        """Features before the first scale: zeros, (B, z, H, W), in float32."""
-        return torch.zeros(batch, self.codebook.embedding_dim, *self.size, device=device)
+    def empty(self, batch: int, device: torch.device, size: tuple[int, int] | None = None) -> Tensor:
+        """Features before the first scale: zeros, (B, z, H, W), in float32.
+
+        Args:
+            batch: B.
+            device: where the tensor is allocated.
+            size: height and width; None for the configured size.
+        """
+        return torch.zeros(batch, self.codebook.embedding_dim, *(size or self.size), device=device)
+
+
+def _size_of(features: Tensor) -> tuple[int, int]:
+    return features.shape[-2], features.shape[-1]
 
 
 def _nearest_ticks(count: int, scale_count: int) -> list[int]:
-    """Which of ``count`` φ each scale takes: the one whose tick lies nearest to k/(K − 1)."""
+    """Which of ``count`` φ each scale uses: the one whose tick is nearest to k/(K − 1)."""
     if count == 0:
         return []
     margin = 1 / (3 * count) if count == 4 else 1 / (2 * count)
     ticks = np.linspace(margin, 1 - margin, count)
-    places = [index / max(scale_count - 1, 1) for index in range(scale_count)]
-    return [int(np.abs(ticks - place).argmin()) for place in places]
+    progress = [index / max(scale_count - 1, 1) for index in range(scale_count)]
+    return [int(np.abs(ticks - value).argmin()) for value in progress]
 
 
 def _area_resize(features: Tensor, size: tuple[int, int]) -> Tensor:

@@ -94,7 +94,7 @@ def _add(
     sums.samples += len(images)
     if pipeline.residual_head is not None:
         count = quantized.codes[-1].shape[1]
-        target = quantized.last_target.flatten(2).transpose(1, 2)
+        target = quantized.continuous_target.flatten(2).transpose(1, 2)
         _add_residual(sums, pipeline, hidden[:, -count:], logits[:, -count:], target, generators)
 
 

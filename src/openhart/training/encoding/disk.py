@@ -223,7 +223,7 @@ def _encoded(
 
     def encode(size: Size | None) -> None:
         images = torch.stack(waiting.pop(size)).to(tokenizer.device)
-        codes, targets = encode_images(tokenizer.at((images.shape[-2], images.shape[-1])), images)
+        codes, targets = encode_images(tokenizer, images)
         encoded.setdefault(size, []).append((codes.to(torch.int32).cpu(), targets.to(torch.bfloat16).cpu()))
         bar.update(len(images))
 

@@ -24,7 +24,7 @@ from openhart.tokenizer.model import HybridTokenizer
 def encode_images(tokenizer: HybridTokenizer, images: Tensor) -> tuple[Tensor, Tensor]:
     """Images (B, 3, H, W) → codes of all scales in a row (B, L), last target (B, P², z)."""
     quantized = tokenizer.quantize(tokenizer.encode(images))
-    return torch.cat(quantized.codes, dim=1), quantized.last_target.flatten(2).transpose(1, 2)
+    return torch.cat(quantized.codes, dim=1), quantized.continuous_target.flatten(2).transpose(1, 2)
 
 
 def check_data(dataset: Any, kind: str, classes: int | None) -> None:
@@ -87,8 +87,7 @@ class Latents(Dataset):
         )
         places = iter(order)
         for images, records in tqdm(loader, desc="encoding", disable=quiet):
-            sized = tokenizer.at(tuple(images.shape[-2:]))
-            codes, targets = encode_images(sized, images.to(tokenizer.device))
+            codes, targets = encode_images(tokenizer, images.to(tokenizer.device))
             broken.note(records)
             rows = zip(codes.to(torch.int32).cpu(), targets.to(torch.bfloat16).cpu(), records, strict=True)
             for row in rows:

@@ -28,22 +28,23 @@ def make_batch(
     each sample, ``common`` what is the same for all on every process; ``progress`` is the share of the run's
     steps that is done.
     """
-    quantizer = stage.tokenizer.at(records[0].get(BUCKET, stage.tokenizer.image_size)).quantizer
-    by_scale = split_by_scale(codes, quantizer.scales)
+    quantizer = stage.tokenizer.quantizer
+    scales = stage.tokenizer.scales_for_image(records[0].get(BUCKET, stage.tokenizer.image_size))
+    size, by_scale = scales[-1], split_by_scale(codes, scales)
     condition = stage.conditions.draw(records, generators)
     strength = stage.exchange.settings.strength_at(progress) if stage.exchange else 0.0
     if stage.exchange is None or not strength:
-        seen = clean_context(quantizer, by_scale, last_target)
+        seen = clean_context(quantizer, by_scale, last_target, size)
     else:
-        seen = noisy_context(quantizer, by_scale, last_target, stage.exchange, strength, generators)
+        seen = noisy_context(quantizer, by_scale, last_target, stage.exchange, strength, generators, size)
     return Batch(
         codes=seen.codes,
         scale_inputs=seen.inputs,
         last_target=seen.last_target,
         condition=tuple(part.to(codes.device) for part in condition),
-        keep=_choose_kept(codes, quantizer.size, stage.recipe.thinning, generators, common),
+        keep=_choose_kept(codes, size, stage.recipe.thinning, generators, common),
         codebook=quantizer.codebook.weight,
-        scales=quantizer.scales,
+        scales=scales,
         generators=generators,
     )
 

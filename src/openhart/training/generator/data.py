@@ -112,7 +112,7 @@ def residual_scale(tokenizer: HybridTokenizer, dataset: Any, scaling: str) -> fl
     if isinstance(dataset, Latents | LatentCache):
         codes, targets = values[0].long(), values[1].float()
     else:
-        codes, targets = encode_images(tokenizer.at(tuple(values.shape[-2:])), values.to(tokenizer.device))
+        codes, targets = encode_images(tokenizer, values.to(tokenizer.device))
     last = codes[:, -targets.shape[1] :].to(tokenizer.device)
     residual = targets.to(tokenizer.device) - tokenizer.quantizer.lookup(last).float()
     if scaling == "variance":
@@ -129,5 +129,4 @@ def encoded(
             codes, targets = (part.to(tokenizer.device) for part in values)
             yield codes.long(), targets.float(), records
         else:
-            sized = tokenizer.at(tuple(values.shape[-2:]))
-            yield *encode_images(sized, values.to(tokenizer.device)), records
+            yield *encode_images(tokenizer, values.to(tokenizer.device)), records

@@ -62,23 +62,35 @@ class Exchange:
         return torch.where(chosen, others, codes), chosen.any(dim=1)
 
 
-def clean_context(quantizer: MultiScaleQuantizer, codes: list[Tensor], last_target: Tensor) -> Seen:
+def clean_context(
+    quantizer: MultiScaleQuantizer,
+    codes: list[Tensor],
+    last_target: Tensor,
+    size: tuple[int, int] | None = None,
+) -> Seen:
     """What is seen and predicted under plain teacher forcing."""
-    return Seen(codes, quantizer.code_inputs(codes), last_target)
+    return Seen(codes, quantizer.code_inputs(codes, size), last_target)
 
 
-def features_of(quantizer: MultiScaleQuantizer, codes: Sequence[Tensor], last_target: Tensor) -> Tensor:
+def features_of(
+    quantizer: MultiScaleQuantizer,
+    codes: Sequence[Tensor],
+    last_target: Tensor,
+    size: tuple[int, int] | None = None,
+) -> Tensor:
     """The continuous features that codes and last target were made of, (B, z, P, P).
 
     Args:
         quantizer: made the codes.
         codes: one tensor a scale, (B, h_k·w_k).
         last_target: (B, P², z), the features minus all scales but the last.
+        size: height and width of the feature map; None for the size that the quantizer is configured for.
     """
-    f_hat = quantizer.empty(len(last_target), last_target.device)
+    size = size or quantizer.size
+    f_hat = quantizer.empty(len(last_target), last_target.device, size)
     for index, found in enumerate(codes[:-1]):
         f_hat = quantizer.add_scale(f_hat, quantizer.lookup(found), index)
-    return f_hat + last_target.transpose(1, 2).unflatten(2, quantizer.size)
+    return f_hat + last_target.transpose(1, 2).unflatten(2, size)
 
 
 def noisy_context(
@@ -88,6 +100,7 @@ def noisy_context(
     exchange: Exchange,
     strength: float,
     generators: Sequence[torch.Generator],
+    size: tuple[int, int] | None = None,
 ) -> Seen:
     """Exchange codes of the coarser scales and quantize what is left over anew, scale by scale.
 
@@ -100,12 +113,13 @@ def noisy_context(
         exchange: which codes become which.
         strength: s; a sample's codes are exchanged with probability p ~ U(0, s).
         generators: a source of random choices a sample.
+        size: height and width of the feature map; None for the size that the quantizer is configured for.
     """
-    features = features_of(quantizer, codes, last_target)
+    features = features_of(quantizer, codes, last_target, size)
     shares = strength * drawn(torch.rand, (1,), generators)[:, 0]
     touched = torch.zeros(len(shares), dtype=torch.bool, device=features.device)
     last = len(codes) - 1
-    f_hat, wanted, inputs = quantizer.empty(len(features), features.device), [], []
+    f_hat, wanted, inputs = torch.zeros_like(features), [], []
     for index, given in enumerate(codes):
         again = quantizer.nearest(quantizer.next_input(features - f_hat, index))
         wanted.append(torch.where(touched[:, None], again, given))

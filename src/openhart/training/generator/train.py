@@ -84,7 +84,7 @@ def _run(recipe: GeneratorRecipe, quiet: bool) -> tuple[Accelerator, Path]:
             model = build_model(HartTransformer, transformer_settings(recipe, tokenizer, context))
     check_generator_fits(recipe, model)
     for size in recipe.data.buckets:
-        model.check_scales(tokenizer.at(size).quantizer.scales)
+        model.check_scales(tokenizer.scales_for_image(size))
     has_head = recipe.residual is not None and (start is None or start.residual_head is not None)
     accelerator, output = open_run(recipe, all_used=has_head)
     tokenizer.to(accelerator.device)

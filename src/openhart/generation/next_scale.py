@@ -66,7 +66,7 @@ class Parts:
 
 
 @torch.no_grad()
-def generate(
+def generate(  # noqa: PLR0913 (the public loop)
     transformer: HartTransformer,
     quantizer: MultiScaleQuantizer,
     residual_head: Any | None,

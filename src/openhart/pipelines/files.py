@@ -65,8 +65,8 @@ class PipelineFiles(DiffusionPipeline):
                 - For the hub: ``revision``, ``token``, ``cache_dir``, ``local_files_only`` and
                   ``force_download``. All but ``revision`` apply to the text encoder too.
                 - ``variant`` of the weight files.
-                - What :meth:`diffusers.DiffusionPipeline.from_pretrained` takes to place and quantize weights,
-                  such as ``device_map`` and ``quantization_config``.
+                - What :meth:`diffusers.DiffusionPipeline.from_pretrained` takes to place and to quantize
+                  weights, such as ``device_map`` and ``quantization_config``.
                 - A part or setting of the pipeline, which replaces the stored one.
 
         Raises:

@@ -147,7 +147,7 @@ def ours(shape: Shape, device: str, dtype: str, level: str | None, batch: int) -
         images = pipeline(
             **condition,
             draws=draws,
-            guidance_scale=GUIDANCE,
+            guidance_scale=GUIDANCE + 1,
             top_k=1,
             residual_steps=STEPS,
             output_type="pt",

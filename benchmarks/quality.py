@@ -38,8 +38,8 @@ WAYS: dict[str, tuple[str | None, dict[str, Any]]] = {
     "last scale without guidance": (None, {"unguided_scales": 1}),
     "last two without guidance": (None, {"unguided_scales": 2}),
     "last three without guidance": (None, {"unguided_scales": 3}),
-    "3/4 of the last scale's tokens": (None, {"kept_tokens": (0.75,)}),
-    "half of the last scale's tokens": (None, {"kept_tokens": (0.5,)}),
+    "3/4 of the last scale's tokens": (None, {"keep_ratios": (0.75,)}),
+    "half of the last scale's tokens": (None, {"keep_ratios": (0.5,)}),
 } | {
     f"residual, {solver}, {steps} steps": (
         None,

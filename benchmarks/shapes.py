@@ -66,7 +66,7 @@ def build(shape: Shape, seed: int = 0) -> HartPipeline:
         residual_head=head,
         label_encoder=labels,
         max_tokens=transformer.config.context_tokens,
-        sampling={"last_scale_holds_back": shape.family == "hart"},
+        sampling={"hold_last_guidance": shape.family == "hart"},
     )
 
 

@@ -27,7 +27,7 @@ def text_pipeline() -> HartPipeline:
         text_tokenizer=text_tokenizer,
         text_encoder_name=DEFAULT_TEXT_ENCODER,
         max_tokens=TOKENS,
-        sampling={"guidance_scale": 2.0, "top_k": 16},
+        sampling={"guidance_scale": 3.0, "top_k": 16},
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

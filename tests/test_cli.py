@@ -75,8 +75,8 @@ def test_a_prompt_gives_the_same_file_alone_as_among_others(capsys, text_model, 
 def test_generate_says_where_and_with_which_seed(capsys, text_model, tmp_path):
     code, stdout, _ = run(
         capsys, "generate", "a cat", "--images-per-prompt", 2, "--model", text_model,
-        "-o", tmp_path, "--guidance-scale", 1.5, "--top-k", 5, "--top-p", 0.9, "--no-residual",
-        "--temperature", 0.9, "--smooth", "--dtype", "bfloat16", "--device", "cpu",
+        "-o", tmp_path, "--guidance-scale", 2.5, "--top-k", 5, "--top-p", 0.9, "--no-residual",
+        "--temperature", 0.9, "--gumbel-smoothing", "--dtype", "bfloat16", "--device", "cpu",
         "--last-scale-steps", 2,
     )  # fmt: skip
     assert code == 0
@@ -108,15 +108,15 @@ def test_a_long_prompt_warns_in_one_line(capsys, text_model, tmp_path):
         ("invalid choice", ["paint"]),
         ("give a prompt", ["generate"]),
         ("not both", ["generate", "a", "--label", "1"]),
-        ("--top-p must lie", ["generate", "a", "--top-p", "2"]),
+        ("--top-p must be between 0 and 1", ["generate", "a", "--top-p", "2"]),
         ("--top-k: must be a whole number", ["generate", "a", "--top-k", "-3"]),
-        ("--temperature must lie", ["generate", "a", "--temperature", "0"]),
+        ("--temperature must be between 0.001 and 1000", ["generate", "a", "--temperature", "0"]),
         ("--guidance-scale: must be a finite number", ["generate", "a", "--guidance-scale", "nan"]),
         ("--residual-steps: must be a whole number of 1", ["generate", "a", "--residual-steps", "0"]),
         ("must be a finite number, got 'hot'", ["generate", "a", "--temperature", "hot"]),
         ("whole number of 1 to", ["generate", "a", "--images-per-prompt", "0"]),
         ("--seed: must be", ["generate", "a", "--seed", "-1"]),
-        ("--residual-strength must lie", ["generate", "a", "--residual-strength", "1.5"]),
+        ("--residual-strength must be between", ["generate", "a", "--residual-strength", "1.5"]),
         ("need a folder", ["generate", "a", "b", "-o", "x.png"]),
         ("ends in .png", ["generate", "a", "-o", "x.txt"]),
         ("ends in .png", ["reconstruct", "a.png", "-o", "x"]),
@@ -229,7 +229,7 @@ def test_messages_name_flags(capsys, text_model, label_model, tmp_path):
     common = ("--model", text_model, "-o", tmp_path / "out")
     for flags, word in (
         (["--height", 33], "--height and --width must be multiples of 8"),
-        (["--unguided-scales", 9], "--unguided-scales and --kept-tokens must not exceed"),
+        (["--unguided-scales", 9], "--unguided-scales and the number of --keep-ratios must not exceed"),
         (["--height", 60_000, "--width", 60_000], "at most"),
     ):
         fails(capsys, 1, word, "generate", "a", *common, *flags)

@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,10 +8,13 @@ from hypothesis import strategies as st
 
 from openhart.conditioning.text import empty_condition
 from openhart.errors import UserError
-from openhart.generation.logits import truncate
+from openhart.generation.logits import guide, truncate
 from openhart.generation.next_scale import generate, most_distinct
-from openhart.generation.settings import SamplingSettings
+from openhart.generation.saved import present_index
+from openhart.generation.settings import RESIDUAL_SOLVERS, SamplingOptions, SamplingSettings
+from openhart.generation.table import with_table
 from openhart.randomness import SeededDraws, draw_codes
+from openhart.residual.solvers import SOLVERS
 from tests.tiny import SCALES, random_context, tiny_head, tiny_tokenizer, tiny_transformer
 
 
@@ -39,15 +43,15 @@ def run(parts, rows, head=True, **values):
 
 WAYS = [
     {},
-    {"guidance_scale": 0.0},
-    {"smooth": True},
+    {"guidance_scale": 1.0},
+    {"gumbel_smoothing": True},
     {"top_k": 5, "top_p": 0.7},
     {"last_scale_steps": 3},
     {"use_residual": False},
     {"residual_solver": "dpm++", "residual_steps": 4},
     {"residual_solver": "mean", "residual_strength": 0.5},
     {"unguided_scales": 1},
-    {"unguided_scales": 2, "kept_tokens": (0.5, 0.5)},
+    {"unguided_scales": 2, "keep_ratios": (0.5, 0.5)},
 ]
 
 
@@ -72,8 +76,8 @@ def test_every_scale_is_yielded_and_the_residual_comes_last(parts):
 
 
 def test_without_guidance_the_empty_condition_is_not_read(parts):
-    plain = run(parts, [0], guidance_scale=0.0)[-1]
-    guided = run(parts, [0], guidance_scale=1e-9)[-1]
+    plain = run(parts, [0], guidance_scale=1.0)[-1]
+    guided = run(parts, [0], guidance_scale=1 + 1e-9)[-1]
     torch.testing.assert_close(plain.f_hat, guided.f_hat, atol=1e-4, rtol=1e-4)
 
 
@@ -105,12 +109,12 @@ def test_scales_left_unguided_change_and_earlier_ones_do_not(parts):
 
 
 def test_no_scale_guided_is_no_guidance(parts):
-    plain, none = run(parts, [0], guidance_scale=0.0), run(parts, [0], unguided_scales=4)
+    plain, none = run(parts, [0], guidance_scale=1.0), run(parts, [0], unguided_scales=4)
     assert torch.equal(plain[-1].f_hat, none[-1].f_hat)
 
 
 def test_keeping_all_tokens_is_keeping_none_out(parts):
-    whole, kept = run(parts, [0, 1]), run(parts, [0, 1], kept_tokens=(1.0, 1.0))
+    whole, kept = run(parts, [0, 1]), run(parts, [0, 1], keep_ratios=(1.0, 1.0))
     assert torch.equal(whole[-1].f_hat, kept[-1].f_hat)
 
 
@@ -121,7 +125,7 @@ def test_kept_tokens_are_the_ones_that_stand_out():
 
 
 def test_more_special_scales_than_there_are_is_told(parts):
-    for values in ({"unguided_scales": 5}, {"kept_tokens": (0.5,) * 5}):
+    for values in ({"unguided_scales": 5}, {"keep_ratios": (0.5,) * 5}):
         with pytest.raises(UserError, match="4 scales"):
             run(parts, [0], **values)
 
@@ -138,7 +142,7 @@ def test_a_share_of_the_residual_is_added(parts):
 
 
 def test_the_mean_residual_is_the_same_for_every_seed(parts):
-    greedy = {"top_k": 1, "residual_solver": "mean", "guidance_scale": 0.0}
+    greedy = {"top_k": 1, "residual_solver": "mean", "guidance_scale": 1.0}
     context, mask = random_context(1)
     nothing = empty_condition(1, 1, context.shape[2])
     states = [
@@ -189,12 +193,12 @@ def test_only_codes_in_the_nucleus_are_drawn(top_k, top_p, seed):
         ({"temperature": 0.0}, "temperature"),
         ({"last_scale_steps": 0}, "last_scale_steps"),
         ({"residual_steps": 0}, "residual_steps"),
-        ({"residual_solver": "euler"}, "ddpm, dpm"),
+        ({"residual_solver": "euler"}, "one of ddpm, dpm"),
         ({"residual_strength": 1.5}, "residual_strength"),
         ({"residual_strength": -0.1}, "residual_strength"),
         ({"unguided_scales": -1}, "unguided_scales"),
-        ({"kept_tokens": (0.0,)}, "kept_tokens"),
-        ({"kept_tokens": (0.5,), "last_scale_steps": 2}, "last_scale_steps"),
+        ({"keep_ratios": (0.0,)}, "keep_ratios"),
+        ({"keep_ratios": (0.5,), "last_scale_steps": 2}, "last_scale_steps"),
     ],
 )
 def test_impossible_values_are_told(values, word):
@@ -226,3 +230,33 @@ def test_phi_at_the_last_scale_follows_the_setting(parts, rule):
         omitted = quantizer.add_scale(before.f_hat, embedding, len(SCALES) - 1, apply_phi=False)
         assert torch.allclose(last.f_hat, applied, atol=1e-5) is expected
         assert torch.allclose(last.f_hat, omitted, atol=1e-5) is not expected
+
+
+def test_every_setting_is_a_keyword_argument_too():
+    fields = {field.name for field in dataclasses.fields(SamplingSettings)}
+    assert set(SamplingOptions.__annotations__) == fields
+    assert set(RESIDUAL_SOLVERS) == set(SOLVERS)
+
+
+def test_the_documented_table_is_the_present_one():
+    page = Path(__file__).parents[1] / "docs" / "generation.md"
+    assert page.read_text(encoding="utf-8") == with_table(page.read_text(encoding="utf-8"))
+
+
+def test_guidance_grows_linearly_and_is_that_of_diffusers(parts):
+    conditional, unconditional = torch.randn(2, 3, 4, 8).unbind()
+    expected = unconditional + 2.5 * (conditional - unconditional)
+    torch.testing.assert_close(guide(torch.cat([conditional, unconditional]), 2.5), expected)
+    below, none = run(parts, [0], guidance_scale=0.5), run(parts, [0], guidance_scale=1.0)
+    assert torch.equal(below[-1].f_hat, none[-1].f_hat)
+
+
+def test_settings_saved_by_the_first_version_are_translated():
+    old = {"guidance_scale": 1.5, "smooth": True, "kept_tokens": [0.5], "last_scale_holds_back": False}
+    new = present_index({"sampling": old})
+    assert SamplingSettings(**new["sampling"]) == SamplingSettings(
+        guidance_scale=2.5, gumbel_smoothing=True, keep_ratios=[0.5], hold_last_guidance=False
+    )
+    assert present_index(new) == new
+    with pytest.raises(UserError, match="later OpenHART"):
+        present_index({"_sampling_version": 3})

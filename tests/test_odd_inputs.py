@@ -195,7 +195,7 @@ def test_metadata_of_any_bytes(tmp_path, content):
 
 FLAGS = [
     "--seed", "--label", "--height", "--width", "--top-k", "--top-p", "--temperature", "--guidance-scale",
-    "--images-per-prompt", "--last-scale-steps", "--residual-steps", "--residual-solver", "--kept-tokens",
+    "--images-per-prompt", "--last-scale-steps", "--residual-steps", "--residual-solver", "--keep-ratios",
     "--unguided-scales", "--device", "--dtype", "--weights", "--optimize", "--lora", "--model", "-o",
     "--only", "--count", "--gpus", "--gpu-memory", "--plot", "--scales", "--instruction", "--size",
     "--styles",

@@ -9,6 +9,7 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from openhart.errors import UserError
+from openhart.generation.settings import SamplingSettings
 from openhart.generation.states import KnownCodes
 from openhart.pipelines.hart import HartPipeline
 from openhart.randomness import expand_generators
@@ -81,7 +82,7 @@ def test_an_empty_prompt_is_the_empty_condition(text_pipeline):
     assert not context.any()
     assert mask[0].tolist() == [True] + [False] * (TOKENS - 1)
     guided = picture(text_pipeline, "", guidance_scale=5.0)
-    torch.testing.assert_close(guided, picture(text_pipeline, "", guidance_scale=0.0))
+    torch.testing.assert_close(guided, picture(text_pipeline, "", guidance_scale=1.0))
 
 
 def test_embeds_stand_for_their_prompt(text_pipeline):
@@ -95,7 +96,7 @@ def test_classes(label_pipeline):
     assert images.shape[0] == 2
     torch.testing.assert_close(images[:1], picture(label_pipeline, class_labels=0), atol=1e-4, rtol=0)
     torch.testing.assert_close(
-        picture(label_pipeline, class_labels=torch.tensor([5]), guidance_scale=0.0),
+        picture(label_pipeline, class_labels=torch.tensor([5]), guidance_scale=1.0),
         picture(label_pipeline, class_labels=5),
     )
 
@@ -104,9 +105,9 @@ def test_classes(label_pipeline):
     "call",
     [
         {"use_residual": False},
-        {"guidance_scale": 0.0},
+        {"guidance_scale": 1.0},
         {"top_k": 1},
-        {"smooth": True},
+        {"gumbel_smoothing": True},
         {"temperature": 3.0},
         {"top_p": 0.3},
         {"residual_steps": 2},
@@ -121,9 +122,12 @@ def test_sampling_arguments_are_heard(text_pipeline, call):
 
 
 def test_sampling_defaults_come_from_the_model(text_pipeline):
-    assert text_pipeline.sampling_settings().guidance_scale == 2.0
-    assert text_pipeline.sampling_settings(guidance_scale=1.0).guidance_scale == 1.0
+    assert text_pipeline.sampling_settings().guidance_scale == 3.0
+    assert text_pipeline.sampling_settings(guidance_scale=2.0).guidance_scale == 2.0
     assert text_pipeline.sampling_settings(top_p=None).temperature == 1.0
+    whole = SamplingSettings(top_k=7, late_top_k=3)
+    assert text_pipeline.sampling_settings(whole) == whole
+    assert text_pipeline.sampling_settings(whole, top_k=9) == SamplingSettings(top_k=9)
 
 
 def test_save_and_load_give_the_same_picture(text_pipeline, text_model):
@@ -191,7 +195,7 @@ def test_a_closed_stream_does_no_more_work(text_pipeline):
 
 def test_threads_that_share_a_pipeline_get_the_pictures_they_would_get_alone(text_pipeline):
     prompts = ["a red apple", "a cat", "a grinning face, flat style", ""]
-    settings = [{"top_k": 4}, {"guidance_scale": 0.0}, {"smooth": True}, {"residual_steps": 3}]
+    settings = [{"top_k": 4}, {"guidance_scale": 1.0}, {"gumbel_smoothing": True}, {"residual_steps": 3}]
 
     def features(place):
         call = settings[place]
@@ -220,7 +224,7 @@ def test_given_codes_are_kept_and_the_others_are_drawn(text_pipeline):
     assert torch.equal(first[1].f_hat, second[1].f_hat)
     assert not torch.equal(first[-1].codes, second[-1].codes)
     whole = KnownCodes(known.codes, [torch.ones_like(mask) for mask in masks])
-    for way in ({}, {"smooth": True}, {"last_scale_steps": 3}):
+    for way in ({}, {"gumbel_smoothing": True}, {"last_scale_steps": 3}):
         found = list(text_pipeline.stream("a cat", known_codes=whole, use_residual=False, **way))
         plain = list(text_pipeline.stream("a dog", known_codes=whole, use_residual=False))
         torch.testing.assert_close(found[-1].f_hat, plain[-1].f_hat)
@@ -288,8 +292,8 @@ def test_a_negative_prompt_takes_the_place_of_the_empty_condition(text_pipeline)
     ).images
     alone = text_pipeline("a cat", negative_prompt="a dog", generator=[seeded(0)], output_type="pt").images
     torch.testing.assert_close(both[1:], alone, atol=1e-4, rtol=0)
-    unguided = picture(text_pipeline, "a cat", guidance_scale=0.0, negative_prompt="a dog")
-    assert torch.equal(unguided, picture(text_pipeline, "a cat", guidance_scale=0.0))
+    unguided = picture(text_pipeline, "a cat", guidance_scale=1.0, negative_prompt="a dog")
+    assert torch.equal(unguided, picture(text_pipeline, "a cat", guidance_scale=1.0))
 
 
 def test_a_shorter_sequence_keeps_the_first_tokens(text_pipeline):
@@ -343,11 +347,11 @@ BAD_CALLS = {
     "must be a torch.Generator": {"prompt": "a", "generator": 3},
     "output_type must be": {"prompt": "a", "output_type": "jpeg"},
     "num_images_per_prompt": {"prompt": "a", "num_images_per_prompt": 0},
-    "top_p must lie": {"prompt": "a", "top_p": 1.5},
-    "temperature must lie": {"prompt": "a", "temperature": 0.0},
-    "guidance_scale must lie": {"prompt": "a", "guidance_scale": -1.0},
+    "top_p must be between": {"prompt": "a", "top_p": 1.5},
+    "temperature must be between": {"prompt": "a", "temperature": 0.0},
+    "guidance_scale must be between 0 and 1000": {"prompt": "a", "guidance_scale": -1.0},
     "top_k must be at least 0": {"prompt": "a", "top_k": -1},
-    "residual_steps must lie": {"prompt": "a", "residual_steps": 0},
+    "residual_steps must be between": {"prompt": "a", "residual_steps": 0},
     "must be a number, got 'much'": {"prompt": "a", "guidance_scale": "much"},
     "prompt_embeds must be": {"prompt_embeds": torch.zeros(1, 3, 384)},
     "prompt_attention_mask must be": {

@@ -15,10 +15,10 @@ from openhart.cli_checks import (
     LARGEST_SEED,
     OneSentenceParser,
     UsageError,
+    add_sampling,
     close_streams_quietly,
     let_streams_show_everything,
     named,
-    number,
     one_line,
     place,
     positive,
@@ -130,20 +130,7 @@ def _add_generate(commands: Any) -> None:
     add("--height", type=whole(1, MANY), metavar="PIXELS", help="default: the model's own")
     add("--width", type=whole(1, MANY), metavar="PIXELS")
     add("--previews", action="store_true", help="also save what each scale amounts to")
-    add("--guidance-scale", type=number, metavar="G", help="how closely to follow the prompt")
-    add("--top-k", type=whole(0, 10**8), metavar="K", help="codes that may be drawn; 0 for all")
-    add("--top-p", type=number, metavar="P", help="probability that may be drawn; 0 for all")
-    add("--temperature", type=number, metavar="T")
-    add("--smooth", action=argparse.BooleanOptionalAction, help="mix codes instead of choosing")
-    add("--last-scale-steps", type=whole(1, 10_000), metavar="N", help="decode the last scale in N steps")
-    add("--residual-steps", type=whole(1, 1000), metavar="N", help="diffusion steps of the residual")
-    add("--residual-solver", choices=["ddpm", "dpm++", "mean"], help="how the residual's steps are taken")
-    add("--residual-strength", type=number, metavar="SHARE", help="share of the residual to add, 0 to 1")
-    add(
-        "--unguided-scales", type=whole(0, 1000), metavar="N", help="leave the last N scales without guidance"
-    )
-    add("--kept-tokens", type=number, nargs="+", metavar="SHARE", help="tokens worked out at the last scales")
-    add("--no-residual", action="store_true", help="the picture of the codes alone")
+    add_sampling(parser)
     _add_model(parser)
     add("--lora", type=place, metavar="DIR", help="an adapter made by fine-tuning")
     add("--dtype", choices=["float32", "bfloat16"], default="float32")

@@ -7,15 +7,20 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, get_type_hints
+
+from openhart.generation.settings import MANY, SAMPLING, SamplingSettings
 
 LARGEST_SEED = 2**63 - 1
-SAMPLING = (
-    "guidance_scale", "top_k", "top_p", "temperature", "smooth", "residual_steps",
-    "last_scale_steps", "residual_solver", "residual_strength", "unguided_scales", "kept_tokens",
-)  # fmt: skip
+
+
+def sampling_flag(name: str) -> str:
+    """The option of a sampling setting, such as ``--top-k``."""
+    return "--" + (SAMPLING[name].flag or name).replace("_", "-")
+
+
 FLAGS = {
-    **{name: "--" + name.replace("_", "-") for name in SAMPLING},
+    **{name: sampling_flag(name) for name in SAMPLING},
     "class_labels": "--label",
     "height and width": "--height and --width",
     "image sides": "--height and --width",
@@ -101,6 +106,26 @@ def text_or_file(value: str) -> str:
         raise argparse.ArgumentTypeError(f"cannot read {value[1:]}: {error.strerror}") from error
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{value[1:]} is not a text in UTF-8") from error
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """Add an option per sampling setting, with the help text and the range of its declaration."""
+    group = parser.add_argument_group(
+        "sampling", "Settings that are left out have the model's own defaults (openhart info)."
+    )
+    kinds = get_type_hints(SamplingSettings)
+    for name, declared in SAMPLING.items():
+        flag, text = sampling_flag(name), declared.help.replace("%", "%%")
+        if kinds[name] is bool:
+            group.add_argument(flag, dest=name, action=argparse.BooleanOptionalAction, help=text)
+        elif declared.choices:
+            group.add_argument(flag, choices=declared.choices, help=text)
+        elif kinds[name] in (int, int | None):
+            kind = whole(int(declared.least or 0), int(declared.most or MANY))
+            group.add_argument(flag, type=kind, metavar=declared.metavar, help=text)
+        else:
+            several = None if kinds[name] is float else "+"
+            group.add_argument(flag, type=number, nargs=several, metavar=declared.metavar, help=text)
 
 
 def in_flags(message: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from openhart.atomic import check_writable, written_whole
-from openhart.cli_checks import SAMPLING, UsageError, in_flags
+from openhart.cli_checks import UsageError, in_flags
 from openhart.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -91,8 +91,9 @@ def _slug(prompt: str) -> str:
 
 
 def _sampling(options: Namespace) -> dict[str, Any]:
-    values = {name: getattr(options, name) for name in SAMPLING}
-    values["use_residual"] = False if options.no_residual else None
+    from openhart.generation.settings import SAMPLING
+
+    values = {name: getattr(options, name, None) for name in SAMPLING}
     given = {name: value for name, value in values.items() if value is not None}
     if given:
         from openhart.generation.settings import SamplingSettings
@@ -239,6 +240,7 @@ def reconstruct(options: Namespace) -> None:
 def info(options: Namespace) -> None:
     """``openhart info``: what a model is made of, read off its files."""
     from openhart.checks import check_settings
+    from openhart.generation.saved import present_index
     from openhart.loading import read_config
     from openhart.model_files import find_model, read_index, read_licence, read_parts
     from openhart.pipelines.checks import check_index_settings
@@ -262,7 +264,7 @@ def info(options: Namespace) -> None:
     print(f"codes      {tokenizer['codebook_size']:,} of {tokenizer['code_dim']} channels")
     if index.get("text_encoder_name"):
         print(f"text       {index['text_encoder_name']}, {index.get('max_tokens')} tokens")
-    print(f"sampling   {index.get('sampling') or 'defaults'}")
+    print(f"sampling   {present_index(index).get('sampling') or 'defaults'}")
     print(f"licence    {read_licence(folder) or 'not stated'}")
 
 

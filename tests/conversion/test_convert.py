@@ -86,7 +86,7 @@ def test_settings_of_the_pipeline(hart, tmp_path):
     assert index["_class_name"] == "HartPipeline"
     assert index["text_encoder_name"] == "some/encoder"
     assert index["max_tokens"] == 12
-    assert index["sampling"]["smooth"] is True
+    assert index["sampling"]["gumbel_smoothing"] is True
     assert index["text_encoder"] == [None, None]
 
 

@@ -109,7 +109,9 @@ def test_sampling(hart, recorded, spied_logits, monkeypatch):
         return conditions[-1]
 
     monkeypatch.setattr(type(hart.transformer), "residual_condition", residual_condition)
-    settings = SamplingSettings(guidance_scale=case["guidance"].item(), top_k=1, residual_steps=len(steps))
+    settings = SamplingSettings(
+        guidance_scale=case["guidance"].item() + 1, top_k=1, residual_steps=len(steps)
+    )
     states = list(
         generate(
             hart.transformer,

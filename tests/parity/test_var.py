@@ -31,7 +31,7 @@ def test_teacher_forced_logits(var, recorded):
 def test_sampling(var, recorded, spied_logits):
     case = recorded["var sampling"]
     batch = len(case["label"])
-    settings = SamplingSettings(guidance_scale=case["guidance"].item(), top_k=1, last_scale_holds_back=False)
+    settings = SamplingSettings(guidance_scale=case["guidance"].item() + 1, top_k=1, hold_last_guidance=False)
     states = list(
         generate(
             var.transformer,

@@ -52,7 +52,7 @@ def test_compiling_takes_effect(plain, spare, in_place):
     assert len(graphs) == compiled
 
 
-@pytest.mark.parametrize("call", [{}, {"smooth": True, "last_scale_steps": 2}], ids=str)
+@pytest.mark.parametrize("call", [{}, {"gumbel_smoothing": True, "last_scale_steps": 2}], ids=str)
 def test_weights_on_disk_give_the_same_picture(plain, spare, tmp_path, call):
     for name in ("transformer", "image_tokenizer", "residual_head", "label_encoder"):
         if (part := getattr(spare, name)) is not None:
@@ -71,7 +71,7 @@ def test_a_model_that_comes_when_it_is_called(plain, spare):
     torch.testing.assert_close(picture(spare), picture(plain), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("call", [{}, {"smooth": True, "last_scale_steps": 2}], ids=str)
+@pytest.mark.parametrize("call", [{}, {"gumbel_smoothing": True, "last_scale_steps": 2}], ids=str)
 def test_autocast(spare, call):
     with torch.autocast("cpu", torch.bfloat16):
         assert picture(spare, **call).isfinite().all()

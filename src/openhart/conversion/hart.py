@@ -24,7 +24,12 @@ from openhart.transformer.model import HartTransformer
 
 IGNORED = r"attn_bias_for_masking|lvl_1L|blocks\.\d+\.attn\.zero_k_bias"
 RESIDUAL_SCALE = 0.6
-SAMPLING = {"guidance_scale": 4.5, "top_k": 600, "late_top_k": 300, "smooth": True}
+SAMPLING = {
+    "guidance_scale": 5.5,  # the demo's 4.5, in the convention uncond + w · (cond − uncond)
+    "top_k": 600,
+    "late_top_k": 300,
+    "gumbel_smoothing": True,
+}
 
 
 class ReleasedConfig(BaseModel):

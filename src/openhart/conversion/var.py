@@ -30,10 +30,10 @@ PUBLISHED_SCALES = (
 HEAD_SIZE = 64
 PHI_RATIO = 0.5
 SAMPLING = {
-    "guidance_scale": 4.0,
+    "guidance_scale": 5.0,  # the demo's 4, in the convention uncond + w · (cond − uncond)
     "top_k": 900,
     "top_p": 0.95,
-    "last_scale_holds_back": False,
+    "hold_last_guidance": False,
 }
 
 

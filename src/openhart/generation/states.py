@@ -1,4 +1,4 @@
-"""What goes into the loop over scales besides settings, and what it yields."""
+"""Known codes, which generation may be given, and the state that it yields after each scale."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ScaleState:
-    """Where generation stands after a scale.
+    """The state of generation after one scale.
 
     Attributes:
-        scale_index: k, from 0.
-        codes: (B, h_k·w_k), the codes drawn.
-        f_hat: (B, z, P, P), features so far; after the last scale, with the residual.
-        residual: (B, P², z), what was added after the last scale, if anything was.
+        scale_index: index k of the scale, from 0.
+        codes: the codes of this scale, (B, h_k·w_k).
+        f_hat: the features accumulated so far, (B, z, H, W); after the last scale, with the residual.
+        residual: the residual that was added at the last scale, (B, H·W, z), or None.
     """
 
     scale_index: int
@@ -25,7 +25,7 @@ class ScaleState:
 
 @dataclass(frozen=True)
 class KnownCodes:
-    """Codes that generation takes as given.
+    """Codes that are given to generation instead of drawn.
 
     Attributes:
         codes: per scale, (B, h_k·w_k), row-major.
@@ -35,9 +35,9 @@ class KnownCodes:
     codes: Sequence[Tensor]
     masks: Sequence[Tensor]
 
-    def at(self, index: int, places: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Codes and mask of a scale, (B, n) each, or of its tokens at some places (B, n)."""
+    def at(self, index: int, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Codes and mask of a scale, (B, n) each, or of its tokens at some positions (B, n)."""
         codes, mask = self.codes[index], self.masks[index]
-        if places is None:
+        if positions is None:
             return codes, mask
-        return codes.take_along_dim(places, dim=1), mask.take_along_dim(places, dim=1)
+        return codes.take_along_dim(positions, dim=1), mask.take_along_dim(positions, dim=1)

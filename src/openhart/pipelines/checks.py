@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from openhart.checks import Place, Text, Width, parse_values
 from openhart.conditioning.label import LabelEncoder
 from openhart.errors import UserError
+from openhart.generation.saved import present_index
 from openhart.generation.settings import SamplingSettings
 from openhart.residual.heads import TokenResidualHead
 from openhart.tokenizer.model import HybridTokenizer
@@ -50,7 +51,7 @@ def check_index_settings(index: dict[str, Any], path: Path) -> None:
         raise UserError(f"{path}: {missing[0]} is missing")
     given = parse_values(PipelineSettings, {n: index[n] for n in settings if n in index}, str(path))
     try:
-        SamplingSettings(**(given.sampling or {}))
+        SamplingSettings(**(present_index(index | {"sampling": given.sampling})["sampling"] or {}))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 

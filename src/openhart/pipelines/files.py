@@ -12,6 +12,7 @@ from openhart.atomic import folder_filled_whole
 from openhart.checksums import check_checksums, tell_changed, write_checksums
 from openhart.conditioning.text import load_text_encoder
 from openhart.errors import UserError
+from openhart.generation.saved import present_index
 from openhart.loading import (
     DTYPE_ARGUMENT,
     HUB_OPTIONS,
@@ -99,6 +100,13 @@ class PipelineFiles(DiffusionPipeline):
                 check_finite(pipeline.text_encoder, encoder_name or folder / "text_encoder")
         tell_changed(changed)
         return pipeline
+
+    @classmethod
+    def extract_init_dict(
+        cls, config_dict: dict[str, Any], **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """As in diffusers, which calls it to load a pipeline, with earlier sampling settings translated."""
+        return super().extract_init_dict(present_index(config_dict), **kwargs)  # type: ignore[no-any-return]
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Save the model. The folder is filled completely or left as it was.

@@ -1,7 +1,8 @@
 """Diffusers pipeline for text-conditional and class-conditional generation."""
 
 from collections.abc import Generator, Sequence
-from typing import Any
+from dataclasses import asdict
+from typing import Any, Unpack
 
 import torch
 from diffusers import ImagePipelineOutput
@@ -16,7 +17,8 @@ from openhart.conditioning.encoder import Condition
 from openhart.conditioning.label import LabelEncoder
 from openhart.errors import UserError
 from openhart.generation.next_scale import generate
-from openhart.generation.settings import SamplingSettings
+from openhart.generation.saved import VERSION, VERSION_KEY
+from openhart.generation.settings import SAMPLING, SamplingOptions, SamplingSettings
 from openhart.generation.states import KnownCodes, ScaleState
 from openhart.memory import PictureMemory, check_pictures
 from openhart.pipelines.callbacks import TENSOR_INPUTS, Callbacks, ScaleCallback, StepCallback
@@ -86,7 +88,7 @@ class HartPipeline(ConditionedPipeline, DecodingPipeline, LoraPipeline, Pipeline
             text_encoder=text_encoder,
             text_tokenizer=text_tokenizer,
         )
-        self.register_to_config(**values | {"sampling": dict(sampling or {})})
+        self.register_to_config(**values | {"sampling": dict(sampling or {}), VERSION_KEY: VERSION})
         self._level_sampling: dict[str, Any] = {}
         self._tile: tuple[int, int] | None = None
         self._optimized = self._quantized = False
@@ -141,14 +143,28 @@ class HartPipeline(ConditionedPipeline, DecodingPipeline, LoraPipeline, Pipeline
         self._quantized = True
         return self
 
-    def sampling_settings(self, **given: Any) -> SamplingSettings:
-        """The model's sampling defaults, or the level's, with what is given (and not None) in their place.
+    def sampling_settings(
+        self, sampling: SamplingSettings | None = None, **overrides: Unpack[SamplingOptions]
+    ) -> SamplingSettings:
+        """Sampling settings of a call.
+
+        Args:
+            sampling: complete settings; None for the model's defaults, changed by :meth:`optimize`.
+            overrides: single settings that replace theirs; None replaces nothing. A new ``top_k`` holds for
+                every scale, unless ``late_top_k`` is given too.
 
         Raises:
-            UserError: a name that is no setting, or a value that cannot be.
+            UserError: there is no such setting, or a value is outside its range.
         """
-        given = {name: value for name, value in given.items() if value is not None}
-        values = {**self.config.sampling, **self._level_sampling}
+        if sampling is None:
+            values = {**self.config.sampling, **self._level_sampling}
+        elif isinstance(sampling, SamplingSettings):
+            values = asdict(sampling)
+        else:
+            raise UserError(f"sampling must be SamplingSettings, got {sampling!r:.60}")
+        if unknown := [name for name in overrides if name not in SAMPLING]:
+            raise UserError(f"there is no argument {unknown[0]}; sampling has {', '.join(SAMPLING)}")
+        given = {name: value for name, value in overrides.items() if value is not None}
         if "top_k" in given:
             values.pop("late_top_k", None)
         return SamplingSettings(**(values | given))
@@ -168,18 +184,7 @@ class HartPipeline(ConditionedPipeline, DecodingPipeline, LoraPipeline, Pipeline
         height: int | None = None,
         width: int | None = None,
         num_images_per_prompt: int = 1,
-        guidance_scale: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        temperature: float | None = None,
-        smooth: bool | None = None,
-        residual_steps: int | None = None,
-        use_residual: bool | None = None,
-        last_scale_steps: int | None = None,
-        residual_solver: str | None = None,
-        residual_strength: float | None = None,
-        unguided_scales: int | None = None,
-        kept_tokens: Sequence[float] | None = None,
+        sampling: SamplingSettings | None = None,
         generator: Generators = None,
         draws: Draws | None = None,
         known_codes: KnownCodes | None = None,
@@ -188,8 +193,9 @@ class HartPipeline(ConditionedPipeline, DecodingPipeline, LoraPipeline, Pipeline
         callback_on_scale_end: ScaleCallback | None = None,
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        **overrides: Unpack[SamplingOptions],
     ) -> Any:
-        """Generate images. A sampling argument that is not given, or None, is the model's own default.
+        """Generate images.
 
         Args:
             prompt: one text or B texts; an empty text is the empty condition.
@@ -205,18 +211,7 @@ class HartPipeline(ConditionedPipeline, DecodingPipeline, LoraPipeline, Pipeline
                 trained for them (``data.buckets``).
             width: in pixels.
             num_images_per_prompt: images per condition.
-            guidance_scale: see :class:`SamplingSettings`, as the next eleven.
-            top_k: codes that may be drawn; 0 for all.
-            top_p: probability that may be drawn.
-            temperature: divides the scores.
-            smooth: mix codes instead of choosing.
-            residual_steps: diffusion steps of the residual.
-            use_residual: without it, the picture is the codes' alone.
-            last_scale_steps: steps of the last scale.
-            residual_solver: how the residual's steps are taken.
-            residual_strength: share of the sampled residual that is added.
-            unguided_scales: last scales that go without guidance.
-            kept_tokens: share of the tokens worked out at the last scales.
+            sampling: complete sampling settings; None for the model's own.
             generator: one, which gives each image a seed in order; or one per image, so that it is
                 the same alone or in any batch; None for images that differ with each call.
             draws: draws codes and noise in place of ``generator``; see :class:`openhart.randomness.Draws`.
@@ -232,6 +227,8 @@ class HartPipeline(ConditionedPipeline, DecodingPipeline, LoraPipeline, Pipeline
                 the number of scales that remain. It may return new ``latents``, which replace the features.
             callback_on_step_end_tensor_inputs: names of the tensors that it gets: ``latents``, the features
                 so far, (B, z, P, P).
+            overrides: single sampling settings that replace those of ``sampling`` or of the model, such as
+                ``guidance_scale``, ``top_k`` or ``residual_steps``; :class:`SamplingSettings` has the list.
 
         Returns:
             an object with ``images``, or a tuple of them.
@@ -249,11 +246,7 @@ class HartPipeline(ConditionedPipeline, DecodingPipeline, LoraPipeline, Pipeline
             negative_prompt_attention_mask=negative_prompt_attention_mask,
             max_sequence_length=max_sequence_length,
             height=height, width=width, num_images_per_prompt=num_images_per_prompt,
-            generator=generator, draws=draws, known_codes=known_codes,
-            guidance_scale=guidance_scale, top_k=top_k, top_p=top_p, temperature=temperature,
-            smooth=smooth, residual_steps=residual_steps, use_residual=use_residual,
-            last_scale_steps=last_scale_steps, residual_solver=residual_solver,
-            residual_strength=residual_strength, unguided_scales=unguided_scales, kept_tokens=kept_tokens,
+            sampling=sampling, generator=generator, draws=draws, known_codes=known_codes, **overrides,
         )  # fmt: skip
         with self.progress_bar(total=self.num_timesteps) as bar:
             for state in states:
@@ -279,10 +272,11 @@ class HartPipeline(ConditionedPipeline, DecodingPipeline, LoraPipeline, Pipeline
         height: int | None = None,
         width: int | None = None,
         num_images_per_prompt: int = 1,
+        sampling: SamplingSettings | None = None,
         generator: Generators = None,
         draws: Draws | None = None,
         known_codes: KnownCodes | None = None,
-        **sampling: Any,
+        **overrides: Unpack[SamplingOptions],
     ) -> Generator[ScaleState, None, None]:
         """Generate images scale by scale; :meth:`decode_preview` makes pictures of each state.
 
@@ -305,7 +299,8 @@ class HartPipeline(ConditionedPipeline, DecodingPipeline, LoraPipeline, Pipeline
             generator: one, or one per image.
             draws: draws codes and noise in place of ``generator``.
             known_codes: codes that are given instead of drawn.
-            sampling: settings of :class:`SamplingSettings` in place of the model's defaults; None leaves one.
+            sampling: complete sampling settings; None for the model's own.
+            overrides: single sampling settings that replace those of ``sampling`` or of the model.
 
         Returns:
             a generator of the state after each scale; the last one holds the final features.
@@ -315,7 +310,7 @@ class HartPipeline(ConditionedPipeline, DecodingPipeline, LoraPipeline, Pipeline
         """
         if type(num_images_per_prompt) is not int or num_images_per_prompt < 1:
             raise UserError(f"num_images_per_prompt must be at least 1, got {num_images_per_prompt!r}")
-        settings = self.sampling_settings(**sampling)
+        settings = self.sampling_settings(sampling, **overrides)
         size = self.check_size(height, width)
         scales = self.transformer.check_scales(self.image_tokenizer.scales_for_image(size))
         condition = self.encode_condition(
@@ -379,7 +374,7 @@ class HartPipeline(ConditionedPipeline, DecodingPipeline, LoraPipeline, Pipeline
 
     def memory(self, settings: SamplingSettings) -> PictureMemory:
         """What pictures take beside the weights."""
-        guided, tile = settings.guidance_scale > 0, self._tile
+        guided, tile = settings.guidance_scale > 1, self._tile
         return PictureMemory(self.transformer, self.image_tokenizer, guided, tile and tile[0])
 
 

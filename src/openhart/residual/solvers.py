@@ -27,7 +27,7 @@ def sample(
         head: predicts noise and variance.
         condition: (B, N, C).
         unconditional: (B, N, C), for guidance; None for no guidance.
-        guidance: g in (1 + g)·ε_cond − g·ε_uncond.
+        guidance: w in ε_uncond + w·(ε_cond − ε_uncond).
         noise: x_T, (B, N, z).
         draw: returns new noise (B, N, z); called at every step except the last.
         schedule: usually respaced.
@@ -130,7 +130,7 @@ def _guided(
         predicted, variance = output.chunk(2, dim=-1)
         if unconditional is not None:
             with_condition, without = predicted.chunk(2)
-            predicted = (1 + guidance) * with_condition - guidance * without
+            predicted = guidance * with_condition - (guidance - 1) * without
         return predicted, variance[: len(x)]
 
     return predict

@@ -120,7 +120,7 @@ def _add_residual(
         solver = SOLVERS[name]
         schedule = solver.respace(cosine_schedule(), settings.residual_steps)
         size = pipeline.image_tokenizer.quantizer.size
-        found = solver.sample(head, condition, None, 0.0, draw(), draw, schedule, size)
+        found = solver.sample(head, condition, None, 1.0, draw(), draw, schedule, size)
         guess, truth = head.from_units(found.float()), target - embedding
         products = torch.stack([(truth * truth).sum(), (truth * guess).sum(), (guess * guess).sum()])
         sums.residual[kind] = sums.residual.get(kind, torch.zeros(3)) + products.cpu()

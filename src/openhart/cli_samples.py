@@ -1,8 +1,10 @@
 """``openhart evaluate samples``: its options and its action; heavy imports wait until the command runs."""
 
+import inspect
 import json
 from argparse import Namespace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, get_args
 
 from openhart.atomic import check_writable
 from openhart.cli_checks import LARGEST_SEED, UsageError, named, place, whole
@@ -105,11 +107,21 @@ def _call_settings(pairs: list[str]) -> dict[str, Any]:
 
 
 def _check_call(pipeline: Any, call: dict[str, Any]) -> None:
-    import inspect
-
-    known = inspect.signature(type(pipeline).__call__).parameters
+    known = _arguments(type(pipeline).__call__)
     for name in call:
         if name in GIVEN_BY_THE_BENCHMARK:
             raise UserError(f"the benchmark determines {name}: remove it from --set")
         if name not in known:
             raise UserError(f"{type(pipeline).__name__} has no argument {name}: see its documentation")
+
+
+def _arguments(function: Callable[..., Any]) -> set[str]:
+    """Names of a function's arguments, those of ``**options: Unpack[TypedDict]`` included."""
+    names = set()
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            for options in get_args(parameter.annotation):
+                names |= options.__annotations__.keys()
+        else:
+            names.add(parameter.name)
+    return names

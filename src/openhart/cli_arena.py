@@ -66,10 +66,8 @@ def arena(options: Namespace) -> None:
 
 def ratings(options: Namespace) -> dict[str, Any]:
     """Rate the models of a file of votes."""
-    from openhart.cli_commands import _check_image_path, _need_extra
+    from openhart.cli_commands import _need_extra
 
-    if options.plot is not None:
-        _check_image_path(options.plot)
     _need_extra("eval", "scipy", "matplotlib")
     from openhart.cli_evaluate import _report
     from openhart.evaluation.arena.plot import plot_ratings

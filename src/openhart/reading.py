@@ -61,3 +61,13 @@ def read_json(path: Path) -> dict[str, Any]:
         UserError: the file is missing, or holds something else.
     """
     return parse_json(read_text(path), path)
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects in a file with one JSON object per line; empty lines are ignored.
+
+    Raises:
+        UserError: the file is missing, or a line is no JSON object.
+    """
+    lines = enumerate(read_text(path).splitlines(), start=1)
+    return [parse_json(line, f"{path}, line {number}") for number, line in lines if line.strip()]

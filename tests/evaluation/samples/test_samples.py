@@ -172,7 +172,7 @@ def test_prompts_and_folders_that_cannot_be_used(geneval, tmp_path):
         fill(tmp_path, geneval, Painter())
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "samples.json").write_text("{")
-    with pytest.raises(UserError, match="is damaged"):
+    with pytest.raises(UserError, match="cannot be read as JSON"):
         fill(tmp_path / "damaged", geneval, Painter())
     for plan in PROMPT_PLANS.values():
         with pytest.raises(UserError, match="there is no f"):

@@ -67,7 +67,7 @@ class Arena:
         if pair is None:
             return counts
         token = secrets.token_urlsafe(12)
-        while len(self._shown) >= MOST_SHOWN:
+        if len(self._shown) >= MOST_SHOWN:
             self._shown.pop(next(iter(self._shown)))
         self._shown[token] = Shown(pair, time.monotonic())
         return {**counts, "token": token, "prompt": self.entries.prompts.get(pair.image, "")}

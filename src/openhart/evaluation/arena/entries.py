@@ -1,13 +1,14 @@
 """The images that an arena compares: files of the same name in two or more folders."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from openhart.errors import UserError
+from openhart.evaluation.image_folders import find_images
+from openhart.reading import read_json_lines
 
 MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 """The file types that every browser shows."""
@@ -66,17 +67,14 @@ def find_entries(folders: Sequence[Path]) -> Entries:
 
 
 def _images(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}")
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in MEDIA_TYPES and path.is_file():
-            name = path.relative_to(folder).with_suffix("").as_posix()
-            if name in found:
-                raise UserError(f"{folder} has two images called {name}: keep one file type")
-            found[name] = path
-    if not found:
-        raise UserError(f"{folder} has no images in PNG, JPEG or WebP")
+    for path in find_images(folder):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if path.suffix.lower() not in MEDIA_TYPES:
+            raise UserError(f"browsers do not show {path}: convert it to PNG, JPEG or WebP")
+        if name in found:
+            raise UserError(f"{folder} has two images called {name}: keep one file type")
+        found[name] = path
     return found
 
 
@@ -95,7 +93,7 @@ def _prompts(folder: Path) -> dict[str, str]:
     prompts: dict[str, str] = {}
     for path in folder.rglob(RECORDS):
         place = path.parent.relative_to(folder).as_posix()
-        for number, record in enumerate(_records(path)):
+        for number, record in enumerate(read_json_lines(path)):
             text = _text(record)
             if not text:
                 continue
@@ -105,17 +103,6 @@ def _prompts(folder: Path) -> dict[str, str]:
                 samples = (path.parent / "samples").glob("*")
                 prompts |= {p.relative_to(folder).with_suffix("").as_posix(): text for p in samples}
     return prompts
-
-
-def _records(path: Path) -> list[dict[str, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        records = [json.loads(line) for line in lines if line.strip()]
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} must have one JSON object per line") from error
-    if not all(isinstance(record, dict) for record in records):
-        raise UserError(f"{path} must have one JSON object per line")
-    return records
 
 
 def _text(record: Mapping[str, Any]) -> str:

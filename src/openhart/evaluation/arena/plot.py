@@ -14,11 +14,9 @@ def plot_ratings(figures: Sequence[Figure], path: Path) -> None:
         figures: from :func:`openhart.evaluation.arena.ratings.rate`.
         path: of the picture; its suffix chooses the file type.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Plot
 
     plot = Plot(figsize=(7, 1 + 0.5 * len(figures)), layout="constrained")
-    FigureCanvasAgg(plot)
     axes = plot.add_subplot()
     for row, figure in enumerate(reversed(figures)):
         low, high = figure.interval or (figure.value, figure.value)

@@ -1,6 +1,5 @@
 """Reading the scenes that ``openhart data scenes`` writes, with the things in them."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from PIL import Image
 
 from openhart.errors import UserError
 from openhart.evaluation.checker.segments import Group
+from openhart.reading import read_json_lines
 
 GENEVAL_KEYS = ("tag", "include", "exclude")
 SAME, OTHER = 0.7, 0.5
@@ -49,8 +49,11 @@ def read_scenes(folder: Path) -> list[Scene]:
         UserError: there is no such file, or its records have no objects.
     """
     inside = sorted(path.parent for path in folder.glob("*/metadata.jsonl"))
-    folders = [folder] if (folder / "metadata.jsonl").is_file() or not inside else inside
-    records = [(place, record) for place in folders for record in _read_records(place / "metadata.jsonl")]
+    if (folder / "metadata.jsonl").is_file():
+        inside = [folder]
+    if not inside:
+        raise UserError(f"{folder} has no metadata.jsonl: make scenes with openhart data scenes FOLDER")
+    records = [(place, record) for place in inside for record in read_json_lines(place / "metadata.jsonl")]
     try:
         names = _everyday_names([record for _, record in records])
         return [_scene(place, record, names) for place, record in records]
@@ -58,16 +61,6 @@ def read_scenes(folder: Path) -> list[Scene]:
         raise UserError(
             f"{folder} contains no scenes: each record needs file_name, tag and objects"
         ) from error
-
-
-def _read_records(path: Path) -> list[dict[str, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines if line.strip()]
-    except FileNotFoundError as error:
-        raise UserError(f"there is no file {path}: make scenes with openhart data scenes FOLDER") from error
-    except ValueError as error:
-        raise UserError(f"{path} must contain one JSON object per line: {error}") from error
 
 
 def _everyday_names(records: list[dict[str, Any]]) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """The page of results in Markdown, with a plot of quality against time."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +7,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from openhart.atomic import written_whole
-from openhart.errors import UserError, reason
+from openhart.errors import UserError
 from openhart.evaluation.report.published import Row, Table, published_tables
 from openhart.evaluation.report.speed import Speed
 from openhart.evaluation.result import Figure, Result, read_result
+from openhart.reading import parse_any_json, read_text
 
 TICKS = (1, 2, 4, 8, 16, 32)
 INTRODUCTION = """# Results
@@ -55,10 +55,7 @@ def read_stored(paths: Iterable[Path]) -> Stored:
 
 
 def _read(path: Path) -> Result | Speed | None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {reason(error)}") from error
+    content = parse_any_json(read_text(path), path)
     if isinstance(content, dict) and {"benchmark", "figures"} <= content.keys():
         return read_result(path)
     try:
@@ -153,12 +150,10 @@ def _row(cells: Sequence[str]) -> str:
 
 def _plot_quality(tables: Sequence[Table], path: Path) -> None:
     """FID against seconds of every model that has both, one colour per family."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Plot
 
     quality, time = "FID", "seconds for 64 images"
     plot = Plot(figsize=(7, 4.5), layout="constrained")
-    FigureCanvasAgg(plot)
     axes = plot.add_subplot()
     families: dict[str, list[Row]] = {}
     for row in (row for table in tables for row in table.rows):

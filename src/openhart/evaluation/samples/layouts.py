@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from openhart.errors import UserError, reason
+from openhart.errors import UserError
+from openhart.reading import read_json, read_json_lines, read_text
 
 SEED_PER_IMAGE = "image i of the benchmark has seed + i"
 SEED_PER_PROMPT = "image j of every prompt has seed + j"
@@ -71,7 +72,8 @@ def plan_geneval(prompts: Path, seed: int = 42, images_per_prompt: int = 4, name
     Raises:
         UserError: the file does not exist, or a line is not a prompt.
     """
-    lines = [_object(line, prompts) for line in _read(prompts).splitlines() if line.strip()]
+    _check_file(prompts)
+    lines = read_json_lines(prompts)
     if not lines or any(not {"tag", "include", "prompt"} <= set(line) for line in lines):
         raise UserError(f"every line of {prompts} must be a prompt with tag, include and prompt")
     seeds = range(seed, seed + images_per_prompt)
@@ -103,7 +105,7 @@ def plan_dpg(prompts: Path, seed: int = 0, images_per_prompt: int = 4) -> Plan:
     if not files:
         raise UserError(f"{prompts} has no prompts: give the published folder of prompts, ITEM.txt")
     seeds = tuple(range(seed, seed + images_per_prompt))
-    texts = {path.stem: _read(path).strip() for path in files}
+    texts = {path.stem: read_text(path).strip() for path in files}
     _check_names(texts, prompts)
     jobs = tuple(Job(item, text, seeds) for item, text in texts.items())
     content = json.dumps(texts, sort_keys=True).encode()
@@ -124,7 +126,8 @@ def plan_mjhq(prompts: Path, seed: int = 0, images_per_prompt: int = 1) -> Plan:
     """
     if images_per_prompt != 1:
         raise UserError(f"MJHQ-30K has 1 image per prompt, got {images_per_prompt}")
-    entries = _object(_read(prompts), prompts)
+    _check_file(prompts)
+    entries = read_json(prompts)
     if not entries or any(not isinstance(one, dict) or "prompt" not in one for one in entries.values()):
         raise UserError(f"{prompts} must map ids to objects with category and prompt: give meta_data.json")
     _check_names(entries, prompts)
@@ -161,23 +164,9 @@ IMAGES_PER_PROMPT = {"geneval": 4, "dpg": 4, "mjhq": 1, "composition": 4, "image
 FIRST_SEEDS = {"geneval": 42, "dpg": 0, "mjhq": 0, "composition": 42, "imagenet": 0}
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise UserError(f"there is no file {path}: give the prompt file of the benchmark") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {reason(error)}") from error
-
-
-def _object(text: str, path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{path} must contain JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} must contain JSON objects, got {value!r:.40}")
-    return value
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"there is no file {path}: give the prompt file of the benchmark")
 
 
 def _check_names(items: Mapping[str, Any], source: Path) -> None:

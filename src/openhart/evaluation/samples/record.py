@@ -15,6 +15,7 @@ from torch import nn
 from openhart.atomic import written_whole
 from openhart.errors import UserError
 from openhart.evaluation.samples.layouts import Plan
+from openhart.reading import read_json
 
 RECORD = "samples.json"
 FORMAT = 1
@@ -95,33 +96,13 @@ def start_record(folder: Path, record: Mapping[str, Any]) -> None:
         with written_whole(path) as temporary:
             temporary.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         return
-    stored = read_record(folder)
+    stored = read_json(path)
     if difference := _difference(stored, json.loads(json.dumps(record))):
         name, before, now = difference
         raise UserError(
             f"the images in {folder} were made with other settings ({name} is {before} there and {now} now): "
             "give a new folder, or the same settings"
         )
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """The record of a sample folder.
-
-    Raises:
-        UserError: there is none, or it is damaged.
-    """
-    path = folder / RECORD
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{folder} has no {RECORD}: make the images with openhart evaluate samples"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged: give a new folder") from error
-    if not isinstance(stored, dict):
-        raise UserError(f"{path} is damaged: give a new folder")
-    return stored
 
 
 def _difference(before: Any, now: Any, name: str = "") -> tuple[str, str, str] | None:

@@ -238,7 +238,7 @@ def test_messages_name_flags(capsys, text_model, label_model, tmp_path):
 
 
 def test_many_images_of_one_prompt_are_named_at_once():
-    from openhart.cli_commands import distinct
+    from openhart.cli.generate import distinct
 
     names = list(distinct(["a", "a-2"], 20_000))
     assert len(set(names)) == 40_000

@@ -2,7 +2,7 @@
 
 import sys
 
-from openhart.cli import main
+from openhart.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

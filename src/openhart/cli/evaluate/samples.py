@@ -7,30 +7,31 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, get_args
 
 from openhart.atomic import check_writable
-from openhart.cli_checks import LARGEST_SEED, UsageError, named, place, whole
+from openhart.cli.device import find_device
+from openhart.cli.evaluate.common import add_kind
+from openhart.cli.options import LARGEST_SEED, MANY, UsageError, named, place, whole
 from openhart.errors import UserError
 
 if TYPE_CHECKING:
     from openhart.evaluation.samples.layouts import Plan
 
 BENCHMARKS = ("geneval", "dpg", "mjhq", "imagenet", "composition")
-MANY = 10**6
 GIVEN_BY_THE_BENCHMARK = (
     "self", "prompt", "class_labels", "generator", "output_type", "return_dict", "num_images_per_prompt",
 )  # fmt: skip
 
 
 def add_samples(kinds: Any) -> None:
-    """Add the options of ``openhart evaluate samples``."""
-    parser = kinds.add_parser(
-        "samples",
+    """Add the options."""
+    parser = add_kind(
+        kinds, "samples", samples,
         help="generate the images of a benchmark; continues after an interruption",
-        epilog="example: openhart evaluate samples geneval evaluation_metadata.jsonl -o geneval-samples",
-    )
+        example="geneval evaluation_metadata.jsonl -o geneval-samples",
+    )  # fmt: skip
     add = parser.add_argument
     add("benchmark", choices=BENCHMARKS)
     add("prompts", nargs="?", type=place, help="prompt file or folder of the benchmark; none for imagenet")
-    add("-o", "--output", type=place, required=True, metavar="DIR", help="folder of the images")
+    add("-o", "--output", type=place, required=True, metavar="DIR", dest="folder", help="folder of images")
     add(
         "--model", type=named, help="folder or hub id of any diffusers pipeline (default: the packaged model)"
     )
@@ -51,25 +52,24 @@ def samples(options: Namespace) -> None:
     if (options.prompts is None) != (options.benchmark == "imagenet"):
         wrong = "takes no prompts" if options.benchmark == "imagenet" else "needs its prompt file"
         raise UsageError(f"evaluate samples {options.benchmark} {wrong}")
-    check_writable(options.output)
+    check_writable(options.folder)
     call = _call_settings(options.settings)
-    from openhart.cli_commands import _device
     from openhart.evaluation.any_pipeline import load_any_pipeline
     from openhart.evaluation.samples.make import Output, join_processes, make_samples
     from openhart.loading import parse_dtype
 
     processes = join_processes()
     plan = None if options.prompts is None else _prompt_plan(options)
-    device = processes.device or _device(None)
+    device = processes.device or find_device()
     pipeline = load_any_pipeline(options.model, parse_dtype(options.dtype), device)
     _check_call(pipeline, call)
     if plan is None:
         plan = _class_plan(options, pipeline)
     output = Output(options.batch, options.rounding, options.file_type)
     model = options.model or "packaged"
-    make_samples(pipeline, model, plan, options.output, output, options.quiet, processes, call)
+    make_samples(pipeline, model, plan, options.folder, output, options.quiet, processes, call)
     if processes.index == 0 and not options.quiet:
-        print(f"{options.output}  {plan.count:,} images")
+        print(f"{options.folder}  {plan.count:,} images")
 
 
 def _prompt_plan(options: Namespace) -> "Plan":

@@ -3,16 +3,18 @@
 from argparse import Namespace
 from typing import Any
 
-from openhart.cli_checks import UsageError, named, place, whole
+from openhart.cli.device import find_device
+from openhart.cli.evaluate.common import Report, add_json_output, add_kind, report_of
+from openhart.cli.options import UsageError, named, need_extra, place, whole
 
 
 def add_distances(kinds: Any) -> None:
-    """Add the options of ``openhart evaluate distances``."""
-    parser = kinds.add_parser(
-        "distances",
+    """Add the options."""
+    parser = add_kind(
+        kinds, "distances", measure,
         help="Fréchet distance, KID, FD-DINOv2 and CMMD between two folders of images",
-        epilog="example: openhart evaluate distances samples real --crop sana --size 512",
-    )
+        example="samples real --crop sana --size 512",
+    )  # fmt: skip
     add = parser.add_argument
     add("samples", type=place, help="folder of generated images")
     add("reference", type=place, help="folder of real images")
@@ -21,16 +23,14 @@ def add_distances(kinds: Any) -> None:
     add("--crop", choices=["adm", "var", "sana", "switti"], help="rule that crops the images of both folders")
     add("--size", type=whole(1, 10**5), metavar="PIXELS", help="side of the crops")
     add("--skip-broken", action="store_true", help="skip and list unreadable images")
+    add_json_output(parser)
 
 
-def distances(options: Namespace) -> dict[str, Any]:
+def measure(options: Namespace) -> Report:
     """Compare two folders."""
     if (options.crop is None) != (options.size is None):
         raise UsageError("--crop and --size are given together, as in --crop sana --size 512")
-    from openhart.cli_commands import _device, _need_extra
-    from openhart.cli_evaluate import _report
-
-    _need_extra("eval", "scipy", "efficientnet_lite_pytorch")
+    need_extra("eval", "scipy", "efficientnet_lite_pytorch")
     from openhart.evaluation.benchmarks.distances import evaluate_distances
     from openhart.evaluation.image_folders import find_images
     from openhart.evaluation.networks.extractors import EfficientNetExtractor, Extractor
@@ -38,7 +38,7 @@ def distances(options: Namespace) -> dict[str, Any]:
 
     for folder in (options.samples, options.reference):
         find_images(folder)
-    device = _device(None)
+    device = find_device()
     packaged = EfficientNetExtractor(device)
     extractors: dict[str, Extractor] = {"FD": packaged, "KID": packaged}
     if options.dinov2 is not None:
@@ -49,4 +49,4 @@ def distances(options: Namespace) -> dict[str, Any]:
     result = evaluate_distances(
         options.samples, options.reference, extractors, crop, options.skip_broken, options.quiet
     )
-    return _report(result, options)
+    return report_of(result, options)

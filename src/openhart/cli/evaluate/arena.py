@@ -1,0 +1,46 @@
+"""``openhart evaluate arena``: a page on which people compare images of several models."""
+
+from argparse import Namespace
+from typing import Any
+
+from openhart.cli.evaluate.common import add_kind
+from openhart.cli.options import LARGEST_SEED, named, need_extra, place, whole
+
+PORTS = 65535
+
+
+def add_arena(kinds: Any) -> None:
+    """Add the options."""
+    parser = add_kind(
+        kinds, "arena", serve_arena,
+        help="open a page on which people compare images of several models without seeing the models' names",
+        example="hart/ sdxl/ -o votes.sqlite",
+    )  # fmt: skip
+    add = parser.add_argument
+    add(
+        "folders", type=place, nargs="+", metavar="FOLDER", help="one folder per model, with equal file names"
+    )
+    add(
+        "-o",
+        "--output",
+        type=place,
+        required=True,
+        metavar="SQLITE",
+        help="file of votes; an existing one is continued",
+    )
+    add("--host", type=named, default="127.0.0.1", help="address to listen on (default: this machine only)")
+    add("--port", type=whole(0, PORTS), default=8080, help="port to listen on; 0 chooses a free one")
+    add("--seed", type=whole(0, LARGEST_SEED), help="seed of the order and the sides (default: random)")
+
+
+def serve_arena(options: Namespace) -> None:
+    """Serve the page until it is interrupted."""
+    need_extra("eval", "starlette", "uvicorn")
+    from openhart.evaluation.arena.app import Arena, arena_app
+    from openhart.evaluation.arena.entries import find_entries
+    from openhart.evaluation.arena.serve import serve
+    from openhart.evaluation.arena.votes import VoteFile
+
+    entries = find_entries(options.folders)
+    votes = VoteFile.open(options.output, entries.folders, entries.digests)
+    serve(arena_app(Arena(entries, votes, options.seed)), options.host, options.port, options.quiet)

@@ -1,0 +1,35 @@
+"""``openhart evaluate attributes``: style and background colour of generated pictures."""
+
+from argparse import Namespace
+from typing import Any
+
+from openhart.cli.evaluate.common import (
+    Report,
+    add_data,
+    add_json_output,
+    add_kind,
+    add_prompts,
+    open_pipeline_and_data,
+    report_of,
+)
+
+
+def add_attributes(kinds: Any) -> None:
+    """Add the options."""
+    parser = add_kind(
+        kinds, "attributes", measure, help="are style and background colour as the prompt names them"
+    )
+    add_data(parser)
+    add_prompts(parser)
+    add_json_output(parser)
+
+
+def measure(options: Namespace) -> Report:
+    """Generate a picture per prompt and classify its style and background."""
+    pipeline, dataset = open_pipeline_and_data(options)
+    from openhart.evaluation.benchmarks.attributes import evaluate_attributes
+
+    result = evaluate_attributes(
+        pipeline, dataset, count=options.count, seed=options.seed, quiet=options.quiet
+    )
+    return report_of(result, options)

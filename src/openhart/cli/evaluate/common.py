@@ -1,0 +1,108 @@
+"""What the kinds of ``openhart evaluate`` share: options, data, and the report of a result."""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from openhart.cli.device import find_device
+from openhart.cli.options import (
+    LARGEST_SEED,
+    MANY,
+    UsageError,
+    add_model,
+    add_quiet,
+    named,
+    need_extra,
+    place,
+    whole,
+)
+from openhart.errors import UserError
+
+if TYPE_CHECKING:
+    from openhart.evaluation.result import Result
+
+Report = dict[str, Any]
+Measure = Callable[[Namespace], Report | None]
+
+
+def add_kind(kinds: Any, name: str, measure: Measure, help: str, example: str = "") -> ArgumentParser:  # noqa: A002
+    """Add a kind of evaluation with ``--quiet``; ``measure`` returns the report to print, or None."""
+    epilog = f"example: openhart evaluate {name} {example}" if example else None
+    parser: ArgumentParser = kinds.add_parser(name, help=help, epilog=epilog)
+    add_quiet(parser)
+    parser.set_defaults(measure=measure)
+    return parser
+
+
+def add_json_output(parser: ArgumentParser) -> None:
+    """Add ``--output``, the file of the report."""
+    parser.add_argument("-o", "--output", type=place, help="a JSON file")
+
+
+def add_data(parser: ArgumentParser) -> None:
+    """Add the data to measure on, and which of its records, and the model."""
+    parser.add_argument("data", type=named, help="image folder or shards")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="FIELD=VALUE[,VALUE]", help="records to keep"
+    )
+    add_model(parser)
+
+
+def add_prompts(parser: ArgumentParser) -> None:
+    """Add how many prompts of the data to generate, and the first seed."""
+    parser.add_argument("--count", type=whole(1, MANY), default=256, help="prompts")
+    parser.add_argument("--seed", type=whole(0, LARGEST_SEED - MANY), default=0)
+
+
+def open_tokenizer_and_data(options: Namespace) -> tuple[Any, Any]:
+    """The image tokenizer of the model, on the fastest device, and the data in its size."""
+    need_extra("eval", "torchmetrics", "efficientnet_lite_pytorch")
+    only = chosen_records(options)
+    from openhart.data import open_dataset
+    from openhart.model_files import load_image_tokenizer
+
+    tokenizer = load_image_tokenizer(options.model)
+    dataset = open_dataset(options.data, tokenizer.image_size, only=only)
+    tokenizer.to(find_device())
+    return tokenizer, dataset
+
+
+def open_pipeline_and_data(options: Namespace) -> tuple[Any, Any]:
+    """The pipeline of the model, on the fastest device, and the image folder in its size."""
+    need_extra("eval", "torchmetrics", "efficientnet_lite_pytorch")
+    only = chosen_records(options)
+    from openhart.data import open_dataset
+    from openhart.pipelines.hart import HartPipeline
+
+    pipeline = HartPipeline.from_pretrained(options.model).to(find_device())
+    dataset = open_dataset(options.data, pipeline.image_tokenizer.image_size, only=only)
+    if not hasattr(dataset, "known_records"):
+        raise UserError(
+            f"{options.kind} chooses its pictures by their records: give an image folder, not shards"
+        )
+    return pipeline, dataset
+
+
+def chosen_records(options: Namespace) -> dict[str, list[str]]:
+    """The values of ``--only`` by field."""
+    pairs = [text.partition("=") for text in options.only]
+    for field, equals, values in pairs:
+        if not (field and equals and values):
+            raise UsageError("--only is written FIELD=VALUE or FIELD=VALUE,VALUE, as in --only style=noto")
+    only: dict[str, list[str]] = {}
+    for field, _, values in pairs:
+        only.setdefault(field, []).extend(values.split(","))
+    return only
+
+
+def report_of(result: "Result", options: Namespace) -> Report:
+    """A result as JSON, with the model and the versions that made it."""
+    import torch
+
+    from openhart import __version__
+
+    report = result.to_dict()
+    if "model" in options:
+        report["made_by"]["model"] = options.model or "packaged"
+    report["made_by"] |= {"openhart": __version__, "torch": torch.__version__}
+    return report

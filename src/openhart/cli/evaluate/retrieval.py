@@ -1,0 +1,43 @@
+"""``openhart evaluate retrieval``: do generated pictures show what their prompts name."""
+
+from argparse import Namespace
+from typing import Any
+
+from openhart.atomic import written_whole
+from openhart.cli.evaluate.common import (
+    Report,
+    add_data,
+    add_json_output,
+    add_kind,
+    add_prompts,
+    open_pipeline_and_data,
+    report_of,
+)
+from openhart.cli.options import place
+
+
+def add_retrieval(kinds: Any) -> None:
+    """Add the options."""
+    parser = add_kind(
+        kinds,
+        "retrieval",
+        measure,
+        help="do pictures show what their prompts name, beside reconstructions as the ceiling",
+    )
+    add_data(parser)
+    add_prompts(parser)
+    parser.add_argument("--sheet", type=place, help="a PNG of real and generated pairs")
+    add_json_output(parser)
+
+
+def measure(options: Namespace) -> Report:
+    """Generate a picture per prompt and look for its real picture among all."""
+    pipeline, dataset = open_pipeline_and_data(options)
+    from openhart.evaluation.benchmarks.retrieval import evaluate_retrieval
+
+    settings = {"count": options.count, "seed": options.seed, "quiet": options.quiet}
+    if options.sheet is None:
+        return report_of(evaluate_retrieval(pipeline, dataset, **settings), options)
+    with written_whole(options.sheet) as temporary:
+        result = evaluate_retrieval(pipeline, dataset, save_to=temporary, **settings)
+    return report_of(result, options)

@@ -1,0 +1,34 @@
+"""``openhart evaluate scales``: reconstruction from the codes of the first scales only."""
+
+from argparse import Namespace
+from typing import Any
+
+from openhart.cli.evaluate.common import (
+    Report,
+    add_data,
+    add_json_output,
+    add_kind,
+    open_tokenizer_and_data,
+    report_of,
+)
+from openhart.cli.options import need_extra, place
+
+
+def add_scales(kinds: Any) -> None:
+    """Add the options."""
+    parser = add_kind(kinds, "scales", measure, help="reconstruction from the codes of the first scales only")
+    add_data(parser)
+    parser.add_argument("--plot", type=place, metavar="PNG", help="a plot over the number of scales")
+    add_json_output(parser)
+
+
+def measure(options: Namespace) -> Report:
+    """Reconstruct every image once per number of scales."""
+    need_extra("eval", "matplotlib")
+    tokenizer, dataset = open_tokenizer_and_data(options)
+    from openhart.evaluation.benchmarks.scales import evaluate_scales, plot_scales
+
+    result = evaluate_scales(tokenizer, dataset, quiet=options.quiet)
+    if options.plot is not None:
+        plot_scales(result, options.plot)
+    return report_of(result, options)

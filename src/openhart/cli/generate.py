@@ -1,0 +1,194 @@
+"""``openhart generate``: images of prompts or classes into a folder or a file.
+
+Heavy imports wait until what was asked for is known to make sense.
+"""
+
+import re
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from openhart.atomic import check_writable
+from openhart.cli.device import find_device
+from openhart.cli.files import check_image_path, save_image
+from openhart.cli.options import LARGEST_SEED, MANY, UsageError, add_model, add_quiet, place, text, whole
+from openhart.cli.sampling import add_sampling, given_sampling, in_flags
+from openhart.errors import UserError
+
+EXAMPLE = 'example: openhart generate "a red apple" -o apple.png --seed 0'
+IMAGES_AT_A_TIME = 8
+MOST_IMAGES = 100_000
+LONGEST_NAME = 100  # bytes, so that a number and a suffix may follow
+
+
+def add_generate(commands: Any) -> None:
+    """Add the options."""
+    parser = commands.add_parser("generate", help="make images from prompts", epilog=EXAMPLE)
+    add = parser.add_argument
+    add("prompts", nargs="*", type=text, metavar="PROMPT", help='a text; "" for no condition')
+    add("-o", "--output", type=place, default=place("."), help="a folder, or a file for one image")
+    add("--label", type=whole(0, 10**8), action="append", metavar="N", help="a class instead of a prompt")
+    add("--seed", type=whole(0, LARGEST_SEED), metavar="N", help="the same seed gives the same image")
+    add("--images-per-prompt", type=whole(1, MANY), default=1, metavar="N")
+    add("--height", type=whole(1, MANY), metavar="PIXELS", help="default: the model's own")
+    add("--width", type=whole(1, MANY), metavar="PIXELS")
+    add("--previews", action="store_true", help="also save what each scale amounts to")
+    add_sampling(parser)
+    add_model(parser)
+    add("--lora", type=place, metavar="DIR", help="an adapter made by fine-tuning")
+    add("--dtype", choices=["float32", "bfloat16"], default="float32")
+    add(
+        "--optimize",
+        choices=["exact", "fast", "fastest"],
+        metavar="LEVEL",
+        help="exact: the same sooner; fast, fastest: at a cost in quality (docs/speed.md)",
+    )
+    add("--weights", choices=["int8", "fp8"], help="keep weights in eight bits (needs torchao)")
+    add("--device", help="cpu, cuda, mps (default: the fastest there is)")
+    add_quiet(parser)
+    parser.set_defaults(run=generate, between_options="prompts")
+
+
+def generate(options: Namespace) -> None:
+    """Make the images and print each one's file and seed."""
+    conditions = _conditions(options)
+    if options.optimize and options.weights:
+        raise UsageError("give --optimize or --weights, not both")
+    sampling = given_sampling(options)
+    paths = _image_paths(options, [name for name, _ in conditions])
+    import torch
+
+    device, dtype = find_device(options.device), getattr(torch, options.dtype)
+    from openhart.pipelines.hart import HartPipeline
+
+    pipeline = HartPipeline.from_pretrained(options.model, dtype=dtype)
+    _check_kind(pipeline, options)
+    if options.lora is not None:
+        pipeline.load_lora_weights(options.lora)
+    pipeline.to(device)
+    if options.optimize:
+        pipeline.optimize(options.optimize)
+    if options.weights:
+        pipeline.quantize(options.weights)
+    pipeline.set_progress_bar_config(disable=options.quiet, leave=False)
+    first = torch.seed() % 2**32 if options.seed is None else options.seed
+    jobs = [(value, first + number) for _, value in conditions for number in range(options.images_per_prompt)]
+    together = _images_at_a_time(pipeline, options, sampling)
+    for start in range(0, len(jobs), together):
+        part = jobs[start : start + together]
+        made = _pictures(pipeline, part, options, sampling)
+        for path, (_, seed), (image, strip) in zip(paths[start:], part, made, strict=False):
+            save_image(image, path)
+            if strip is not None:
+                save_image(strip, path.with_name(f"{path.stem}-previews.png"))
+            if not options.quiet:
+                print(f"{path}  seed {seed}")
+
+
+def _check_kind(pipeline: Any, options: Namespace) -> None:
+    encoder = pipeline.condition_encoder
+    if options.label and encoder.argument != "class_labels":
+        raise UserError("this model takes prompts: give a prompt instead of --label")
+    if options.prompts and encoder.argument != "prompt":
+        count = encoder.num_classes
+        raise UserError(f"this model takes classes: give --label 0 … {count - 1} instead of a prompt")
+
+
+def _images_at_a_time(pipeline: Any, options: Namespace, sampling: dict[str, Any]) -> int:
+    """As many as fit the memory, at least one, which the pipeline then refuses if it does not."""
+    from openhart.memory import free_memory, most
+
+    size = pipeline.check_size(options.height, options.width)
+    memory = pipeline.memory(pipeline.sampling_settings(**sampling))
+    free = free_memory(pipeline.device)
+    if free is None:
+        return IMAGES_AT_A_TIME
+    return max(1, most(lambda count: memory.of(count, size) <= free, IMAGES_AT_A_TIME))
+
+
+def _conditions(options: Namespace) -> list[tuple[str, Any]]:
+    """Name and prompt, or name and class, of everything asked for."""
+    if options.prompts and options.label:
+        raise UsageError("give prompts or --label, not both")
+    if not options.prompts and not options.label:
+        raise UsageError('give a prompt, as in: openhart generate "a red apple"')
+    if options.label:
+        return [(f"class-{label}", label) for label in options.label]
+    return [(_slug(prompt), prompt) for prompt in options.prompts]
+
+
+def _slug(prompt: str) -> str:
+    words = re.sub(r"[\W_]+", "-", prompt[:1000].lower()).strip("-")[:60]
+    return words.encode()[:LONGEST_NAME].decode(errors="ignore").strip("-") or "unconditional"
+
+
+def _image_paths(options: Namespace, names: list[str]) -> list[Path]:
+    """Where each image goes, no two in the same place.
+
+    Raises:
+        UsageError: several images for one file, or a suffix that is no image's.
+        OSError: nothing can be written there.
+    """
+    output, each = options.output, options.images_per_prompt
+    if len(names) * each > MOST_IMAGES:
+        raise UsageError(f"{len(names) * each} images are too many for one command: ask for {MOST_IMAGES}")
+    is_file = (output.exists() and not output.is_dir()) or (bool(output.suffix) and not output.is_dir())
+    if is_file:
+        if len(names) * each > 1:
+            raise UsageError(f"{len(names) * each} images need a folder, but {output} is a file")
+        check_image_path(output)
+        return [output]
+    check_writable(output)
+    return [output / f"{name}.png" for name in distinct(names, each)]
+
+
+def distinct(names: list[str], each: int) -> Iterator[str]:
+    """Each name as often as asked for, numbered where it, or that of its previews, is taken."""
+    taken: set[str] = set()
+    numbers: dict[str, int] = {}
+    for name in (name for name in names for _ in range(each)):
+        chosen = name
+        while taken & {chosen, f"{chosen}-previews"}:
+            numbers[name] = numbers.get(name, 1) + 1
+            chosen = f"{name}-{numbers[name]}"
+        taken |= {chosen, f"{chosen}-previews"}
+        yield chosen
+
+
+def _pictures(
+    pipeline: Any, jobs: list[tuple[Any, int]], options: Namespace, sampling: dict[str, Any]
+) -> list[tuple[Any, Any]]:
+    """Each job's image, and the strip of its previews or None."""
+    import torch
+
+    conditions = [value for value, _ in jobs]
+    steps: list[list[Any]] = []
+
+    def keep_preview(pipe: Any, _scale: int, state: Any) -> None:
+        steps.append(pipe.decode_preview(state))
+
+    try:
+        images = pipeline(
+            **{"class_labels" if options.label else "prompt": conditions},
+            generator=[torch.Generator().manual_seed(seed) for _, seed in jobs],
+            height=options.height,
+            width=options.width,
+            callback_on_scale_end=keep_preview if options.previews else None,
+            **sampling,
+        ).images
+    except UserError as error:
+        raise UserError(in_flags(str(error))) from error
+    strips = [_side_by_side(list(row)) for row in zip(*steps, strict=True)]
+    return list(zip(images, strips or [None] * len(images), strict=True))
+
+
+def _side_by_side(images: list[Any]) -> Any:
+    from PIL import Image
+
+    sheet = Image.new("RGB", (sum(image.width for image in images), images[0].height))
+    left = 0
+    for image in images:
+        sheet.paste(image, (left, 0))
+        left += image.width
+    return sheet

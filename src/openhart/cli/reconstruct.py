@@ -1,0 +1,48 @@
+"""``openhart reconstruct``: an image beside what the image tokenizer makes of it."""
+
+from argparse import Namespace
+from typing import Any
+
+from openhart.cli.files import check_image_path, save_image
+from openhart.cli.options import add_model, place
+from openhart.errors import UserError
+
+
+def add_reconstruct(commands: Any) -> None:
+    """Add the options."""
+    parser = commands.add_parser("reconstruct", help="an image through the image tokenizer")
+    parser.add_argument("image", type=place)
+    parser.add_argument("-o", "--output", type=place, required=True, help="original | reconstruction")
+    parser.add_argument("--discrete", action="store_true", help="through the codes alone")
+    add_model(parser)
+    parser.set_defaults(run=reconstruct)
+
+
+def reconstruct(options: Namespace) -> None:
+    """Write both images side by side and print the PSNR."""
+    check_image_path(options.output)
+    import torch
+    from PIL import Image
+
+    from openhart.data.decoding import read_image
+    from openhart.data.images import to_tensor
+    from openhart.evaluation.metrics.distances import psnr
+    from openhart.model_files import load_image_tokenizer
+
+    image = read_image(options.image)
+    tokenizer = load_image_tokenizer(options.model)
+    height, width = tokenizer.image_size
+    if image.size != (width, height):
+        print(
+            f"{options.image} is {image.width}×{image.height}: its middle was resized to "
+            f"{width}×{height}, what the model takes"
+        )
+    original = to_tensor(image, tokenizer.image_size)[None]
+    with torch.no_grad():
+        made = tokenizer(original, discrete=options.discrete or not tokenizer.hybrid).sample
+    pair = torch.cat([original, made], dim=3)[0]
+    if not pair.isfinite().all():
+        raise UserError("the reconstruction is not finite: the image tokenizer's weights are broken")
+    array = ((pair + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    save_image(Image.fromarray(array), options.output)
+    print(f"{options.output}  PSNR {float(psnr(made, original)):.2f} dB")

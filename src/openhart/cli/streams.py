@@ -1,0 +1,27 @@
+"""Standard output and standard error: every character is shown, and a closed reader is no mistake."""
+
+import os
+import sys
+
+
+def let_streams_show_everything() -> None:
+    """Write what a stream's encoding lacks as an escape, such as ``\\u00e9``, rather than fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def close_streams_quietly() -> None:
+    """Once nobody reads the output any more, let Python's exit not complain of it."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            os.dup2(nothing, stream.fileno())
+        except (OSError, ValueError, AttributeError):
+            continue
+
+
+def one_line(message: str) -> str:
+    """A message without line breaks and without characters that would steer a terminal."""
+    words = " ".join(message.split())
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in words)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from openhart.checksums import check_checksums, write_checksums
-from openhart.errors import UserError
+from openhart.errors import UserError, reason, require
 from openhart.model_files import loading
 from openhart.reading import parse_json
 from openhart.safety import refuse_pickles
@@ -44,8 +43,7 @@ def require_peft() -> None:
     Raises:
         UserError: it is not installed.
     """
-    if find_spec("peft") is None:
-        raise UserError("LoRA needs peft: pip install 'openhart[lora]'")
+    require("peft", extra="lora")
     from diffusers.loaders import peft as loader
 
     # diffusers expands weights per model by this private table (tried with diffusers 0.38 to 0.42)
@@ -83,7 +81,7 @@ def add_lora(transformer: HartTransformer, rank: int, alpha: float, targets: Seq
     try:
         transformer.add_adapter(config)
     except ValueError as error:
-        raise UserError(f"lora.targets: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(f"lora.targets: {reason(error)}") from error
 
 
 def save_lora(transformer: HartTransformer, folder: Path, adapter_name: str = "default") -> None:

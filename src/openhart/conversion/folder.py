@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from openhart.conversion.keys import Rules
 from openhart.conversion.weights import Checkpoint
-from openhart.errors import UserError
+from openhart.errors import UserError, reason
 from openhart.model_files import loading
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -41,7 +41,7 @@ def build(
         with torch.device("meta"):
             model = kind(**config)
     except TypeError as error:
-        raise UserError(f"{checkpoint.where} has a setting of the wrong kind ({error})") from error
+        raise UserError(f"{checkpoint.where} has a setting of the wrong kind ({reason(error)})") from error
     checkpoint.fill(model, rules, given)
     return model.eval()
 

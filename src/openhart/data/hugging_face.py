@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from openhart.data.aspect import BUCKET, Size, log_aspect, nearest_size
 from openhart.data.decoding import BrokenImageError, decode_image, read_image
 from openhart.data.images import to_tensor
-from openhart.errors import UserError, reason
+from openhart.errors import UserError, reason, require
 
 PREFIX = "hf:"
 SETTINGS = ("split", "config", "image", "text", "label")
@@ -101,10 +101,9 @@ def _parse(address: str) -> tuple[str, dict[str, str]]:
 
 def _load(name: str, settings: dict[str, str]) -> tuple[Any, str]:
     """The rows, with images as undecoded files, and the name of the image column."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise UserError("Hugging Face data sets need a package: pip install 'openhart[hf]'") from error
+    require("datasets", extra="hf")
+    import datasets
+
     try:
         rows = datasets.load_dataset(name, settings.get("config"), split=settings.get("split", "train"))
     except Exception as error:  # of the hub, of file formats, or of Arrow

@@ -18,7 +18,7 @@ from openhart.data.decoding import BrokenImageError, decode_image
 from openhart.data.images import IMAGE_KINDS, to_tensor
 from openhart.data.records import without_ours
 from openhart.data.skipping import MOST_IN_A_ROW, noted
-from openhart.errors import UserError, reason
+from openhart.errors import UserError, reason, require
 from openhart.reading import parse_json
 
 SHUFFLED_AT_A_TIME = 1000
@@ -44,10 +44,9 @@ class Shards(IterableDataset):
     """
 
     def __init__(self, pattern: str, *sizes: Size) -> None:
-        try:
-            from webdataset.shardlists import expand_urls
-        except ImportError as error:
-            raise UserError("shards need more packages: pip install 'openhart[train]'") from error
+        require("webdataset", "fsspec", extra="train")
+        from webdataset.shardlists import expand_urls
+
         self.sizes = sizes
         if math.prod(abs(int(last) - int(first)) + 1 for first, last in RANGE.findall(pattern)) > MOST_SHARDS:
             raise UserError(f"{pattern} stands for more than {MOST_SHARDS:,} shards")

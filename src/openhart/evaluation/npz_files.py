@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from openhart.atomic import written_whole
-from openhart.errors import UserError
+from openhart.errors import UserError, reason
 from openhart.evaluation.metrics.frechet import Statistics
 from openhart.evaluation.metrics.resizing import to_array
 
@@ -73,7 +73,7 @@ def read_batch_file(path: Path) -> BatchFile:
             keys = set(stored.files)
             arrays = {name: stored[name] for name in ("mu", "sigma", "mu_s", "sigma_s") if name in keys}
     except (OSError, ValueError, zipfile.BadZipFile, KeyError) as error:
-        raise UserError(f"cannot read {path} as an .npz file: {error}") from error
+        raise UserError(f"cannot read {path} as an .npz file: {reason(error)}") from error
     if not keys & {IMAGES, "mu"}:
         found = ", ".join(sorted(keys)) or "nothing"
         raise UserError(

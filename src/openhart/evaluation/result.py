@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from openhart.atomic import written_whole
-from openhart.errors import UserError
+from openhart.errors import UserError, reason
 
 FORMAT = 1
 
@@ -93,7 +93,7 @@ def read_result(path: Path) -> Result:
     except FileNotFoundError as error:
         raise UserError(f"there is no result {path}: give a file that openhart evaluate wrote") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a result of openhart evaluate: {error!r}") from error
+        raise UserError(f"{path} is not a result of openhart evaluate: {reason(error)}") from error
 
 
 def _figure(entry: Mapping[str, Any]) -> Figure:

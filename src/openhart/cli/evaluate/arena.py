@@ -4,7 +4,8 @@ from argparse import Namespace
 from typing import Any
 
 from openhart.cli.evaluate.common import add_kind
-from openhart.cli.options import LARGEST_SEED, named, need_extra, place, whole
+from openhart.cli.options import LARGEST_SEED, named, place, whole
+from openhart.errors import require
 
 PORTS = 65535
 
@@ -35,7 +36,7 @@ def add_arena(kinds: Any) -> None:
 
 def serve_arena(options: Namespace) -> None:
     """Serve the page until it is interrupted."""
-    need_extra("eval", "starlette", "uvicorn")
+    require("starlette", "uvicorn", extra="eval")
     from openhart.evaluation.arena.app import Arena, arena_app
     from openhart.evaluation.arena.entries import find_entries
     from openhart.evaluation.arena.serve import serve

@@ -12,11 +12,10 @@ from openhart.cli.options import (
     add_model,
     add_quiet,
     named,
-    need_extra,
     place,
     whole,
 )
-from openhart.errors import UserError
+from openhart.errors import UserError, require
 
 if TYPE_CHECKING:
     from openhart.evaluation.result import Result
@@ -56,7 +55,7 @@ def add_prompts(parser: ArgumentParser) -> None:
 
 def open_tokenizer_and_data(options: Namespace) -> tuple[Any, Any]:
     """The image tokenizer of the model, on the fastest device, and the data in its size."""
-    need_extra("eval", "torchmetrics", "efficientnet_lite_pytorch")
+    require("torchmetrics", "efficientnet_lite_pytorch", extra="eval")
     only = chosen_records(options)
     from openhart.data import open_dataset
     from openhart.model_files import load_image_tokenizer
@@ -69,7 +68,7 @@ def open_tokenizer_and_data(options: Namespace) -> tuple[Any, Any]:
 
 def open_pipeline_and_data(options: Namespace) -> tuple[Any, Any]:
     """The pipeline of the model, on the fastest device, and the image folder in its size."""
-    need_extra("eval", "torchmetrics", "efficientnet_lite_pytorch")
+    require("torchmetrics", "efficientnet_lite_pytorch", extra="eval")
     only = chosen_records(options)
     from openhart.data import open_dataset
     from openhart.pipelines.hart import HartPipeline

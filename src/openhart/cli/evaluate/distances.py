@@ -5,7 +5,8 @@ from typing import Any
 
 from openhart.cli.device import find_device
 from openhart.cli.evaluate.common import Report, add_json_output, add_kind, report_of
-from openhart.cli.options import UsageError, named, need_extra, place, whole
+from openhart.cli.options import UsageError, named, place, whole
+from openhart.errors import require
 
 
 def add_distances(kinds: Any) -> None:
@@ -30,7 +31,7 @@ def measure(options: Namespace) -> Report:
     """Compare two folders."""
     if (options.crop is None) != (options.size is None):
         raise UsageError("--crop and --size are given together, as in --crop sana --size 512")
-    need_extra("eval", "scipy", "efficientnet_lite_pytorch")
+    require("scipy", "efficientnet_lite_pytorch", extra="eval")
     from openhart.evaluation.benchmarks.distances import evaluate_distances
     from openhart.evaluation.image_folders import find_images
     from openhart.evaluation.networks.extractors import EfficientNetExtractor, Extractor

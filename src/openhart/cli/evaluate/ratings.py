@@ -5,7 +5,8 @@ from dataclasses import asdict
 from typing import Any
 
 from openhart.cli.evaluate.common import Report, add_json_output, add_kind, report_of
-from openhart.cli.options import need_extra, place
+from openhart.cli.options import place
+from openhart.errors import require
 
 
 def add_ratings(kinds: Any) -> None:
@@ -22,7 +23,7 @@ def add_ratings(kinds: Any) -> None:
 
 def measure(options: Namespace) -> Report:
     """Rate the models of a file of votes."""
-    need_extra("eval", "scipy", "matplotlib")
+    require("scipy", "matplotlib", extra="eval")
     from openhart.evaluation.arena.plot import plot_ratings
     from openhart.evaluation.arena.ratings import duels, rate
     from openhart.evaluation.arena.votes import VoteFile

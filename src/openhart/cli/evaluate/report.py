@@ -4,7 +4,8 @@ from argparse import Namespace
 from typing import Any
 
 from openhart.cli.evaluate.common import add_kind
-from openhart.cli.options import UsageError, need_extra, place
+from openhart.cli.options import UsageError, place
+from openhart.errors import require
 
 
 def add_report(kinds: Any) -> None:
@@ -24,7 +25,7 @@ def report(options: Namespace) -> None:
     """Write the page of results."""
     if options.output.suffix != ".md":
         raise UsageError(f"the page is Markdown: name a file that ends in .md, got {options.output}")
-    need_extra("eval", "matplotlib")
+    require("matplotlib", extra="eval")
     from openhart.evaluation.report.page import read_stored, write_report
 
     write_report(read_stored(options.results), options.output)

@@ -11,7 +11,8 @@ from openhart.cli.evaluate.common import (
     open_tokenizer_and_data,
     report_of,
 )
-from openhart.cli.options import need_extra, place
+from openhart.cli.options import place
+from openhart.errors import require
 
 
 def add_scales(kinds: Any) -> None:
@@ -24,7 +25,7 @@ def add_scales(kinds: Any) -> None:
 
 def measure(options: Namespace) -> Report:
     """Reconstruct every image once per number of scales."""
-    need_extra("eval", "matplotlib")
+    require("matplotlib", extra="eval")
     tokenizer, dataset = open_tokenizer_and_data(options)
     from openhart.evaluation.benchmarks.scales import evaluate_scales, plot_scales
 

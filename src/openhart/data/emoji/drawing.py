@@ -4,7 +4,7 @@ import io
 
 from PIL import Image
 
-from openhart.errors import UserError
+from openhart.errors import UserError, reason, require
 
 OVERSAMPLING = 2
 
@@ -15,10 +15,7 @@ def require_renderer() -> None:
     Raises:
         UserError: the renderer is not installed.
     """
-    try:
-        import resvg_py  # noqa: F401
-    except ImportError as error:
-        raise UserError("drawing emoji needs more packages: pip install 'openhart[data]'") from error
+    require("resvg_py", extra="data")
 
 
 def draw(svg: str, ratio: float, side: int) -> Image.Image | None:
@@ -38,7 +35,7 @@ def draw(svg: str, ratio: float, side: int) -> Image.Image | None:
     try:
         png = resvg_py.svg_to_bytes(svg_string=svg, width=width, height=height)
     except ValueError as error:
-        raise UserError(f"an icon cannot be drawn because its SVG is invalid: {error}") from error
+        raise UserError(f"an icon cannot be drawn because its SVG is invalid: {reason(error)}") from error
     drawing = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
     box = drawing.getchannel("A").getbbox()
     return drawing.crop(box) if box else None

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from openhart.errors import UserError
+from openhart.errors import UserError, reason
 
 PACKAGES = {
     "noto": "@iconify-json/noto@1.2.9",
@@ -36,7 +36,7 @@ def read_package(name: str, folder: Path, *files: str) -> dict[str, Any]:
             members = {file: archive.extractfile(f"package/{file}") for file in wanted}
             return {file: json.load(member) for file, member in members.items() if member}
     except (OSError, KeyError, tarfile.TarError, json.JSONDecodeError) as error:
-        raise UserError(f"{tarball} is not the package {name}: {error}") from error
+        raise UserError(f"{tarball} is not the package {name}: {reason(error)}") from error
 
 
 def _fetch(name: str, folder: Path) -> None:
@@ -48,8 +48,8 @@ def _fetch(name: str, folder: Path) -> None:
         ["npm", "pack", "--silent", name], cwd=folder, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise UserError(f"npm could not download {name}: {reason}")
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise UserError(f"npm could not download {name}: {last}")
 
 
 def read_styles(styles: Sequence[str], folder: Path) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from openhart.errors import UserError
+from openhart.errors import UserError, reason
 
 Choice = Literal["left", "right", "tie"]
 CHOICES: tuple[Choice, ...] = get_args(Choice)
@@ -129,4 +129,4 @@ class VoteFile:
             with closing(sqlite3.connect(self.path)) as connection, connection:
                 yield connection
         except sqlite3.Error as error:
-            raise UserError(f"{self.path} cannot be used as a file of votes: {error}") from error
+            raise UserError(f"{self.path} cannot be used as a file of votes: {reason(error)}") from error

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from openhart.errors import UserError
+from openhart.errors import UserError, reason
 from openhart.evaluation.metrics.intervals import bootstrap_interval
 from openhart.evaluation.result import Figure, Result
 
@@ -101,7 +101,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
     except FileNotFoundError as error:
         raise UserError(f"there is no file {path}: give the published dpg_bench.csv") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read {path} as a table: {error}") from error
+        raise UserError(f"cannot read {path} as a table: {reason(error)}") from error
 
 
 def questions_as_published(rows: Sequence[Mapping[str, Any]]) -> Questions:
@@ -132,7 +132,7 @@ def _question(row: Mapping[str, Any]) -> Question:
         parents = tuple(int(parent) for parent in str(row["dependency"]).split(","))
     except ValueError as error:
         raise UserError(
-            f"a row of {row['item_id']} must have numbers in proposition_id and dependency: {error}"
+            f"a row of {row['item_id']} must have numbers in proposition_id and dependency: {reason(error)}"
         ) from error
     category = str(row["tuple"]).split("(")[0].strip()
     return Question(

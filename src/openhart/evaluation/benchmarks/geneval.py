@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm.auto import tqdm
 
 from openhart.atomic import written_whole
-from openhart.errors import UserError
+from openhart.errors import UserError, reason
 from openhart.evaluation.geneval.detections import ColourNamer, Detector
 from openhart.evaluation.geneval.rules import Thresholds, judge, keep
 from openhart.evaluation.metrics.intervals import bootstrap_interval
@@ -63,7 +63,7 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(f"{path.parent} has no metadata.jsonl: it must contain the prompt") from error
     except (OSError, json.JSONDecodeError, TypeError) as error:
-        raise UserError(f"{path} must contain one JSON object: {error}") from error
+        raise UserError(f"{path} must contain one JSON object: {reason(error)}") from error
     return metadata
 
 
@@ -112,7 +112,7 @@ def _read_picture(path: Path) -> Image.Image:
     except UnidentifiedImageError as error:
         raise UserError(f"cannot read {path} as an image: its format is unknown") from error
     except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"cannot read {path} as an image: {error}") from error
+        raise UserError(f"cannot read {path} as an image: {reason(error)}") from error
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -132,7 +132,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     except FileNotFoundError as error:
         raise UserError(f"there is no file {path}: give the result lines of GenEval") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} must contain one JSON object per line: {error}") from error
+        raise UserError(f"{path} must contain one JSON object per line: {reason(error)}") from error
     if not rows or not all(
         isinstance(row, dict) and {"tag", "correct", "metadata"} <= set(row) for row in rows
     ):

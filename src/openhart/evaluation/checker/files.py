@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from openhart.atomic import written_whole
-from openhart.errors import UserError
+from openhart.errors import UserError, reason
 from openhart.evaluation.checker.classifier import ThingClassifier
 from openhart.evaluation.checker.colours import BINS, HueColours
 from openhart.evaluation.checker.detector import SceneDetector
@@ -75,4 +75,4 @@ def load_checker(folder: Path) -> Checker:
             f"there is no checker in {folder}: train one with openhart evaluate checker"
         ) from error
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"the checker in {folder} cannot be loaded: {error}") from error
+        raise UserError(f"the checker in {folder} cannot be loaded: {reason(error)}") from error

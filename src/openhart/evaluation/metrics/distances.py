@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openhart.errors import UserError
+from openhart.errors import UserError, require
 from openhart.perceptual import EfficientNetFeatures
 
 KID_SUBSETS = 50
@@ -53,11 +53,10 @@ class SetComparison:
     """
 
     def __init__(self) -> None:
-        try:
-            from torchmetrics.image.fid import FrechetInceptionDistance
-            from torchmetrics.image.kid import KernelInceptionDistance
-        except ImportError as error:
-            raise UserError("evaluation needs more packages: pip install 'openhart[eval]'") from error
+        require("torchmetrics", extra="eval")
+        from torchmetrics.image.fid import FrechetInceptionDistance
+        from torchmetrics.image.kid import KernelInceptionDistance
+
         features = EfficientNetFeatures()
         self.frechet = FrechetInceptionDistance(feature=_Pooled(features, middle=True))
         self.frechet.set_dtype(torch.float64)
@@ -83,5 +82,6 @@ class SetComparison:
         if fewest < 2:
             raise UserError(f"distances between sets need at least 2 images, got {fewest}")
         self.kid.subset_size = min(KID_SUBSET, fewest - 1)
-        torch.manual_seed(0)  # KID draws its subsets from the global generator
-        return SetDistances(float(self.frechet.compute()), float(self.kid.compute()[0]))
+        with torch.random.fork_rng(devices=[]):  # KID draws its subsets from the global generator
+            torch.default_generator.manual_seed(0)
+            return SetDistances(float(self.frechet.compute()), float(self.kid.compute()[0]))

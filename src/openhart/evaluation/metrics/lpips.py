@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import torch
 
-from openhart.errors import UserError
+from openhart.errors import UserError, reason, require
 from openhart.evaluation.metrics.pixels import Images, check_pairs
 
 
@@ -46,12 +46,14 @@ def mean_lpips(images: Images, references: Images, rule: str) -> float:
 
 
 def _network(name: Literal["alex", "vgg"]) -> Any:
+    require("torchmetrics", extra="eval")
+    require("torchvision")
     try:
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
         return LearnedPerceptualImagePatchSimilarity(net_type=name, normalize=True)
-    except (ImportError, ModuleNotFoundError, OSError, RuntimeError) as error:
+    except (ImportError, OSError, RuntimeError) as error:
         raise UserError(
-            "LPIPS needs torchmetrics, torchvision and the network's weights, which torchvision loads: "
-            f"pip install torchmetrics torchvision ({error})"
+            "the network of LPIPS cannot be loaded: it needs the torchvision that belongs to the installed "
+            f"torch, and weights that torchvision downloads ({reason(error)})"
         ) from error

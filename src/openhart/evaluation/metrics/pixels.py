@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 from torch import Tensor
 
-from openhart.errors import UserError
+from openhart.errors import UserError, require
 
 Images = NDArray[np.uint8]
 WINDOW = 7
@@ -83,10 +83,9 @@ def ssim_torchmetrics(images: Images, references: Images) -> float:
         UserError: torchmetrics is not installed, or :func:`check_pairs` refuses the images.
     """
     check_pairs(images, references)
-    try:
-        from torchmetrics.functional.image import structural_similarity_index_measure
-    except ImportError as error:
-        raise UserError("SSIM needs torchmetrics: pip install 'openhart[eval]'") from error
+    require("torchmetrics", extra="eval")
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     pair = [torch.from_numpy(pictures).permute(0, 3, 1, 2).float() for pictures in (images, references)]
     result: Any = structural_similarity_index_measure(pair[0], pair[1], data_range=255.0)
     return float(result)

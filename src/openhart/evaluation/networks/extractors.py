@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from openhart.data.oklab import to_oklab
-from openhart.errors import UserError
+from openhart.errors import UserError, reason, require
 from openhart.evaluation.networks.gradients import oriented_gradients
 
 SPATIAL_CHANNELS = 7
@@ -112,11 +112,13 @@ class InceptionExtractor:
     name = "Inception 2015-12-05, 2,048 features, legacy TensorFlow resize to 299"
 
     def __init__(self, weights: Path | None = None, device: torch.device | str = "cpu") -> None:
+        require("torch_fidelity", "torchvision")
         try:
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         except (ImportError, RuntimeError) as error:
             raise UserError(
-                "Inception features need torch-fidelity: pip install torch-fidelity torchvision"
+                "torch-fidelity cannot be imported: install the torchvision that belongs to the installed "
+                f"torch ({reason(error)})"
             ) from error
         try:
             network: Any = FeatureExtractorInceptionV3(
@@ -125,7 +127,7 @@ class InceptionExtractor:
         except OSError as error:
             raise UserError(
                 "the weights of Inception cannot be downloaded: give the path of torch-fidelity's "
-                f"weights-inception-2015-12-05-6726825d.pth ({error})"
+                f"weights-inception-2015-12-05-6726825d.pth ({reason(error)})"
             ) from error
         self.network, self.device = network.eval().to(device), device
         self.softmax_weight: Floats | None = network.fc.weight.detach().T.cpu().numpy()

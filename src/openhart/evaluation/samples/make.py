@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from openhart.atomic import written_whole
-from openhart.errors import UserError
+from openhart.errors import UserError, require
 from openhart.evaluation.images import Images, generate
 from openhart.evaluation.samples.layouts import Condition, Job, Plan
 from openhart.evaluation.samples.record import describe, start_record
@@ -58,11 +58,10 @@ def join_processes() -> Processes:
     """The processes that ``accelerate launch`` or ``torchrun`` started; a single one otherwise."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Processes()
-    try:
-        from accelerate import PartialState
-        from accelerate.utils import broadcast_object_list
-    except ImportError as error:
-        raise UserError("several processes need accelerate: pip install 'openhart[eval]'") from error
+    require("accelerate", extra="eval")
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
     state = PartialState()
 
     def share(value: Any) -> Any:

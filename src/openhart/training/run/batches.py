@@ -14,7 +14,7 @@ from openhart.data import collate
 from openhart.data.buckets import BucketedStream
 from openhart.data.shards import Shards, ShardStream
 from openhart.data.skipping import BrokenImages, Sturdy
-from openhart.errors import UserError
+from openhart.errors import UserError, require
 from openhart.interrupts import outlive_interrupts
 from openhart.training.config import Data
 
@@ -135,10 +135,9 @@ class StreamedBatches:
     def __init__(
         self, shards: Shards, batch_size: int, seed: int, workers: int, rank: int = 0, world: int = 1
     ) -> None:
-        try:
-            from torchdata.stateful_dataloader import StatefulDataLoader
-        except ImportError as error:
-            raise UserError("shards need more packages: pip install 'openhart[train]'") from error
+        require("torchdata", extra="train")
+        from torchdata.stateful_dataloader import StatefulDataLoader
+
         self.rank, self.world = rank, world
         stream: Any = ShardStream(shards, seed, rank, world)
         together: int | None = batch_size

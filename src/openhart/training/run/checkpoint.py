@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from openhart.checksums import differing, record_of
-from openhart.errors import UserError
+from openhart.errors import UserError, reason
 from openhart.interrupts import PendingStop, Stopped
 from openhart.training.config import Run
 from openhart.training.run import history
@@ -143,9 +143,9 @@ class Checkpoints:
             except UserError:
                 raise
             except MISFITS as error:
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise UserError(
-                    f"cannot resume from {folder}: its {name} is another model's or run.parallel's ({reason})"
+                    f"cannot resume from {folder}: its {name} is another model's or run.parallel's "
+                    f"({reason(error)})"
                 ) from error
         # a run may go on with more processes than it had; nothing that it learns depends on these states
         file = folder / _random_file(min(self.accelerator.process_index, processes - 1))

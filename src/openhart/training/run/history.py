@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from openhart.atomic import written_whole
-from openhart.errors import UserError
+from openhart.errors import UserError, require
 
 FILE = "metrics.jsonl"
 PANELS = {  # title: beginnings of the metrics' names
@@ -73,10 +73,9 @@ def plot(output: Path, path: Path) -> None:
         UserError: nothing was measured, or matplotlib is missing.
     """
     history = read(output)
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise UserError("curves need matplotlib: pip install matplotlib") from error
+    require("matplotlib", extra="train")
+    import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

@@ -1,7 +1,6 @@
 """What both stages share: opening a run and its log."""
 
 from collections.abc import Iterable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from accelerate.utils import ProjectConfiguration
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from openhart.errors import UserError
+from openhart.errors import UserError, reason, require
 from openhart.training.config import GeneratorRecipe, TokenizerRecipe
 from openhart.training.run import history
 from openhart.training.run.distributed import mean_over_processes
@@ -30,8 +29,7 @@ def open_run(recipe: GeneratorRecipe | TokenizerRecipe, all_used: bool) -> tuple
         UserError: the output folder cannot be made, or a tracker cannot be used.
     """
     run, output = recipe.run, Path(recipe.run.output)
-    if missing := [name for name in run.trackers if find_spec(name) is None]:
-        raise UserError(f"run.trackers: {missing[0]} is not installed: pip install {missing[0]}")
+    require(*run.trackers)
     if run.precision == "fp16" and not torch.accelerator.is_available():
         raise UserError("run.precision: fp16 needs a GPU, use bf16 or no")
     try:
@@ -59,7 +57,7 @@ def open_run(recipe: GeneratorRecipe | TokenizerRecipe, all_used: bool) -> tuple
     except Exception as error:
         if "wandb" not in type(error).__module__:
             raise
-        raise UserError(f"run.trackers: wandb says: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"run.trackers: wandb failed: {reason(error)}") from error
     return accelerator, output
 
 

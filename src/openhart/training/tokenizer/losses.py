@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openhart.errors import UserError
+from openhart.errors import UserError, require
 from openhart.perceptual import PerceptualDistance
 from openhart.tokenizer.quantizer import MultiScaleQuantizer, Quantized
 
@@ -88,10 +88,9 @@ def build_perceptual(name: str) -> nn.Module:
     if name == "efficientnet":
         return PerceptualDistance()
     if name == "lpips":
-        try:
-            import lpips
-        except ImportError as error:
-            raise UserError("perceptual: lpips needs the package: pip install lpips") from error
+        require("lpips")
+        import lpips
+
         return lpips.LPIPS(net="vgg", verbose=False).eval().requires_grad_(False)
     raise UserError(f"perceptual must be efficientnet, lpips or null, got {name!r}")
 

@@ -15,11 +15,11 @@ class ChunkedBlock(Block):
     """A :class:`Block` that processes long sequences in parts; only attention sees all tokens at once.
 
     Args:
-        block: whose attention, MLP and norm it uses.
+        block: whose attention, MLP and norms it uses.
     """
 
     def __init__(self, block: Block) -> None:
-        super().__init__(block.attention, block.mlp, block.norm, block.dropout.p)
+        super().__init__(block.attention, block.mlp, block.norm, block.dropout.p, block.mlp_norm)
         self.train(block.training)
 
     def forward(

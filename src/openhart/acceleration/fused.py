@@ -19,13 +19,13 @@ class FusedBlock(Block):
     """A modulated :class:`Block` in fewer passes over memory, for inference.
 
     Args:
-        block: whose attention, MLP and norm it uses.
+        block: whose attention, MLP and norms it uses.
     """
 
     bias: Tensor
 
     def __init__(self, block: Block) -> None:
-        super().__init__(block.attention, block.mlp, block.norm, block.dropout.p)
+        super().__init__(block.attention, block.mlp, block.norm, block.dropout.p, block.mlp_norm)
         self.train(block.training)
         self.register_buffer("bias", block.attention.qkv_bias.detach(), persistent=False)
 
@@ -56,7 +56,7 @@ class FusedBlock(Block):
     def modulated_norm(self, x: Tensor, modulation: Tensor | None, half: int) -> Tensor:
         """The input of attention (``half`` 0) or of the MLP (1)."""
         assert modulation is not None
-        norm: Any = self.norm
+        norm: Any = self.norm_before(half)
         scale, shift = modulation[:, 2 + half], modulation[:, 4 + half]
         centred = isinstance(norm, nn.LayerNorm)
         return kernels.modulated_norm(x, norm.weight, scale, shift, norm.eps, centred)

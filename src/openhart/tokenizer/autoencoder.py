@@ -1,6 +1,6 @@
 """The convolutional encoder and decoder of VQGAN (arXiv 2012.09841, appendix, table 7)."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -112,7 +112,9 @@ class Encoder(nn.Module):
         blocks: residual blocks a level.
         code_dim: z.
         patch_size: side of the pixel blocks folded into channels before the first convolution.
-        attention: attend over all places at the coarsest level.
+        attention_levels: levels, counted from 0 at the finest, that attend over all positions after each of
+            their residual blocks.
+        middle_attention: attend between the two residual blocks after the coarsest level.
     """
 
     def __init__(
@@ -123,7 +125,8 @@ class Encoder(nn.Module):
         blocks: int,
         code_dim: int,
         patch_size: int,
-        attention: bool,
+        attention_levels: Collection[int],
+        middle_attention: bool,
     ) -> None:
         super().__init__()
         widths = [base_channels * multiplier for multiplier in channel_multipliers]
@@ -132,11 +135,11 @@ class Encoder(nn.Module):
         levels: list[nn.Module] = []
         for index, width in enumerate(widths):
             before, last = ([base_channels, *widths][index], index == len(widths) - 1)
-            levels.append(_level(before, width, blocks, attention and last))
+            levels.append(_level(before, width, blocks, index in attention_levels))
             if not last:
                 levels.append(Downsample(width))
         self.levels = nn.ModuleList(levels)
-        self.middle = _middle(widths[-1], attention)
+        self.middle = _middle(widths[-1], middle_attention)
         self.norm_out = _norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], code_dim, 3, padding=1)
 
@@ -158,7 +161,8 @@ class Decoder(nn.Module):
         blocks: residual blocks a level.
         code_dim: z.
         patch_size: side of the pixel blocks unfolded from channels after the last convolution.
-        attention: attend over all places at the coarsest level.
+        attention_levels: as the encoder's: 0 is the finest level.
+        middle_attention: attend between the two residual blocks before the coarsest level.
     """
 
     def __init__(
@@ -169,16 +173,17 @@ class Decoder(nn.Module):
         blocks: int,
         code_dim: int,
         patch_size: int,
-        attention: bool,
+        attention_levels: Collection[int],
+        middle_attention: bool,
     ) -> None:
         super().__init__()
         widths = [base_channels * multiplier for multiplier in reversed(channel_multipliers)]
         self.conv_in = nn.Conv2d(code_dim, widths[0], 3, padding=1)
-        self.middle = _middle(widths[0], attention)
+        self.middle = _middle(widths[0], middle_attention)
         levels: list[nn.Module] = []
         for index, width in enumerate(widths):
             before, last = ([widths[0], *widths][index], index == len(widths) - 1)
-            levels.append(_level(before, width, blocks, attention and index == 0))
+            levels.append(_level(before, width, blocks, len(widths) - 1 - index in attention_levels))
             if not last:
                 levels.append(Upsample(width))
         self.levels = nn.ModuleList(levels)

@@ -45,7 +45,7 @@ class HybridTokenizer(CheckedLoading, ModelMixin, ConfigMixin):
         encoder_blocks: residual blocks per level in the encoder.
         decoder_blocks: residual blocks per level in the decoder.
         patch_size: side of the pixel blocks folded into channels first; 1 for none.
-        attention: apply self-attention over all positions at the coarsest level.
+        attention: apply self-attention over all positions at the coarsest level and in the middle.
         code_dim: channels z of the features.
         codebook_size: number of codes V.
         scales: sides or ``[height, width]`` of the code maps, coarse to fine.
@@ -93,8 +93,10 @@ class HybridTokenizer(CheckedLoading, ModelMixin, ConfigMixin):
         if quant_kernel % 2 == 0:
             raise UserError(f"quant_kernel must be odd (an even one changes the size), got {quant_kernel}")
         shape = (base_channels, channel_multipliers)
-        self.encoder = Encoder(in_channels, *shape, encoder_blocks, code_dim, patch_size, attention)
-        self.decoder = Decoder(in_channels, *shape, decoder_blocks, code_dim, patch_size, attention)
+        coarsest = (len(channel_multipliers) - 1,) if attention else ()
+        attending = (coarsest, attention)
+        self.encoder = Encoder(in_channels, *shape, encoder_blocks, code_dim, patch_size, *attending)
+        self.decoder = Decoder(in_channels, *shape, decoder_blocks, code_dim, patch_size, *attending)
         self.quantizer = MultiScaleQuantizer(
             scales, codebook_size, code_dim, phi_count, phi_ratio, normalize_codes, phi_at_last_scale
         )

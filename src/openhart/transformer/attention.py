@@ -54,6 +54,11 @@ def attend_all(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, scale=scale)
 
 
+def attend_causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """Attention of each position to itself and to those before it, (B, H, N, d) → (B, H, N, d)."""
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
+
+
 def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """As :func:`attend_all`, for some heads and queries at a time, so that scores stay in the CPU's cache."""
     batch, heads, queries, _ = q.shape
@@ -91,15 +96,21 @@ class KVCache:
         self.scales = scales
         self.length = 0
 
-    def attend(self, layer: int) -> Attend:
-        """Attention of one layer's new positions over all cached ones and themselves."""
+    def attend(self, layer: int, implementation: Attend = attend_all) -> Attend:
+        """Attention of one layer's new positions over all cached ones and themselves.
+
+        Args:
+            layer: index of the block.
+            implementation: which of these positions attend to which; :func:`attend_causal` only while the
+                cache is empty.
+        """
 
         def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
             end = self.length + k.shape[2]
             keys, values = self.store[layer, :, : len(k), :, :end]
             keys[:, :, self.length :] = k
             values[:, :, self.length :] = v
-            return attend_all(q.to(keys.dtype), keys, values, scale)
+            return implementation(q.to(keys.dtype), keys, values, scale)
 
         return attend
 
@@ -129,19 +140,25 @@ class Attention(nn.Module):
         width: C.
         num_heads: number of heads, each of width/heads channels.
         normalize: cosine attention: unit queries and keys, and a learned temperature per head.
+        key_bias: keys have a bias, as queries and values do.
+        scale: scores are q·k times this over √(width/heads), unless ``normalize``: 1 in most models, 0.25 in
+            VAR.
     """
 
-    def __init__(self, width: int, num_heads: int, normalize: bool) -> None:
+    def __init__(
+        self, width: int, num_heads: int, normalize: bool, key_bias: bool = False, scale: float = 0.25
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
+        self.k_bias = nn.Parameter(torch.zeros(width)) if key_bias else None
         self.v_bias = nn.Parameter(torch.zeros(width))
         self.proj = nn.Linear(width, width)
         self.log_temperature = (
             nn.Parameter(torch.full((num_heads, 1, 1), math.log(4.0))) if normalize else None
         )
-        self.scale = 1.0 if normalize else 0.25 / math.sqrt(width // num_heads)
+        self.scale = 1.0 if normalize else scale / math.sqrt(width // num_heads)
 
     def forward(self, x: Tensor, rotation: Rotation | None, attend: Attend) -> Tensor:
         """(B, N, C) → (B, N, C)."""
@@ -149,8 +166,9 @@ class Attention(nn.Module):
 
     @property
     def qkv_bias(self) -> Tensor:
-        """Bias of queries, keys and values, (3C,); it is zero for keys."""
-        return torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        """Bias of queries, keys and values, (3C,); without ``key_bias`` it is zero for keys."""
+        k_bias = torch.zeros_like(self.q_bias) if self.k_bias is None else self.k_bias
+        return torch.cat([self.q_bias, k_bias, self.v_bias])
 
     def heads(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries, rotated keys and values, (B, N, C) → (B, H, N, d) each."""

@@ -1,4 +1,4 @@
-"""A transformer block: attention and MLP behind modulated norms."""
+"""A transformer block: attention and MLP behind norms, which may be modulated."""
 
 from torch import Tensor, nn
 
@@ -8,20 +8,29 @@ from openhart.transformer.rotary import Rotation
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind the block's one norm and its part of the modulation.
+    """Attention and MLP, each behind a norm and its part of the modulation.
 
     A modulation (B, 6, C) holds gate₁ gate₂ scale₁ scale₂ shift₁ shift₂: 1 for attention, 2 for the MLP.
 
     Args:
         attention: attention of the block.
         mlp: (B, N, C) → (B, N, C).
-        norm: norm that takes a scale and a shift, shared by attention and MLP.
+        norm: norm before attention, which takes a scale and a shift.
         dropout: probability with which an element of what attention and MLP add is dropped in training mode.
+        mlp_norm: norm before the MLP; None for the one before attention.
     """
 
-    def __init__(self, attention: Attention, mlp: nn.Module, norm: nn.Module, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        attention: Attention,
+        mlp: nn.Module,
+        norm: nn.Module,
+        dropout: float = 0.0,
+        mlp_norm: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.norm = norm
+        self.mlp_norm = mlp_norm
         self.attention = attention
         self.mlp = mlp
         self.dropout = nn.Dropout(dropout)
@@ -52,12 +61,17 @@ class Block(nn.Module):
         added = self.dropout(added)
         return x + added if modulation is None else x + modulation[:, half, None] * added
 
+    def norm_before(self, half: int) -> nn.Module:
+        """The norm before attention (``half`` 0) or before the MLP (1)."""
+        return self.mlp_norm if half and self.mlp_norm is not None else self.norm
+
     def modulated_norm(self, x: Tensor, modulation: Tensor | None, half: int) -> Tensor:
         """The input of attention (``half`` 0) or of the MLP (1)."""
+        norm = self.norm_before(half)
         if modulation is None:
-            normed: Tensor = self.norm(x)
+            normed: Tensor = norm(x)
         else:
-            normed = self.norm(x, modulation[:, 2 + half, None], modulation[:, 4 + half, None])
+            normed = norm(x, modulation[:, 2 + half, None], modulation[:, 4 + half, None])
         return normed
 
 

@@ -33,10 +33,16 @@ class RMSNorm(nn.RMSNorm):
 
 
 class LayerNorm(nn.LayerNorm):
-    """LayerNorm without a weight, optionally followed by a modulation."""
+    """LayerNorm, optionally followed by a modulation.
 
-    def __init__(self, width: int, eps: float) -> None:
-        super().__init__(width, eps=eps, elementwise_affine=False)
+    Args:
+        width: C.
+        eps: ε.
+        affine: it has a weight and a bias.
+    """
+
+    def __init__(self, width: int, eps: float, affine: bool = False) -> None:
+        super().__init__(width, eps=eps, elementwise_affine=affine)
 
     def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
         """norm(x), or norm(x)·(1 + scale) + shift, as :class:`RMSNorm`."""
@@ -45,7 +51,8 @@ class LayerNorm(nn.LayerNorm):
 
 
 def build_norm(kind: str, width: int, eps: float) -> nn.Module:
-    """``rms``: RMSNorm with a weight, as in HART; ``layer``: LayerNorm without a weight, as in VAR.
+    """``rms``: RMSNorm with a weight, as in HART; ``layer``: LayerNorm without a weight, as in VAR;
+    ``layer_affine``: LayerNorm with a weight and a bias, as in GPT-2.
 
     Raises:
         UserError: another name.
@@ -54,21 +61,24 @@ def build_norm(kind: str, width: int, eps: float) -> nn.Module:
         return RMSNorm(width, eps=eps)
     if kind == "layer":
         return LayerNorm(width, eps=eps)
-    raise UserError(f"norm must be rms or layer, got {kind!r}")
+    if kind == "layer_affine":
+        return LayerNorm(width, eps=eps, affine=True)
+    raise UserError(f"norm must be rms, layer or layer_affine, got {kind!r}")
 
 
 def build_mlp(kind: str, width: int, ratio: float) -> nn.Module:
-    """``swiglu`` as in HART (Llama's), ``gelu`` as in VAR (GPT-2's).
+    """``swiglu`` as in HART (Llama's), ``gelu`` as in VAR (by tanh, GPT-2's), ``gelu_exact`` (by erf).
 
     Raises:
         UserError: another name.
     """
     if kind == "swiglu":
         return SwiGLU(width, (int(width * ratio * 2 / 3) + 255) // 256 * 256)
-    if kind == "gelu":
+    if kind in ("gelu", "gelu_exact"):
         hidden = round(width * ratio)
-        return nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
-    raise UserError(f"mlp must be swiglu or gelu, got {kind!r}")
+        activation = nn.GELU(approximate="tanh" if kind == "gelu" else "none")
+        return nn.Sequential(nn.Linear(width, hidden), activation, nn.Linear(hidden, width))
+    raise UserError(f"mlp must be swiglu, gelu or gelu_exact, got {kind!r}")
 
 
 class SwiGLU(nn.Module):

@@ -6,8 +6,9 @@ import torch
 from PIL import Image
 
 from openhart.errors import UserError
-from openhart.evaluation.metrics.pixels import SSIM_RULES, mean_psnr, psnr_each, to_bytes
+from openhart.evaluation.metrics.pixels import SSIM_RULES, mean_psnr, psnr_each
 from openhart.evaluation.metrics.resizing import CROPS, FEATURE_RESIZES, crop_adm
+from openhart.image_io import to_bytes
 from tests.evaluation.recorded import arrays, told
 
 CASES, ARRAYS = told("picture_cases")["cases"], arrays("picture_cases")

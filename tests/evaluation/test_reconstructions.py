@@ -9,7 +9,8 @@ from openhart.errors import UserError
 from openhart.evaluation.benchmarks.perturbed import evaluate_perturbed
 from openhart.evaluation.benchmarks.scales import evaluate_scales, plot_scales
 from openhart.evaluation.metrics.distances import SetComparison
-from openhart.evaluation.metrics.pixels import mean_psnr, to_bytes
+from openhart.evaluation.metrics.pixels import mean_psnr
+from openhart.image_io import to_bytes
 from tests.tiny import tiny_tokenizer
 
 pytest.importorskip("efficientnet_lite_pytorch")

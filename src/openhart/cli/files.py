@@ -1,12 +1,10 @@
-"""Files that commands write: names are checked before any work, and no half-written file is left."""
+"""Files that commands write: their names are checked before any work."""
 
 from pathlib import Path
-from typing import Any
 
-from openhart.atomic import check_writable, written_whole
+from openhart.atomic import check_writable
 from openhart.cli.options import UsageError
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+from openhart.image_io import FORMATS
 
 
 def check_file_path(path: Path) -> None:
@@ -30,13 +28,6 @@ def check_image_path(path: Path) -> None:
         OSError: its folder cannot be written.
     """
     regular = path.is_file() or not path.exists()
-    if regular and path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"an image file ends in {', '.join(SUFFIXES)}, got {path}")
+    if regular and path.suffix.lower() not in FORMATS:
+        raise UsageError(f"an image file ends in {', '.join(FORMATS)}, got {path}")
     check_file_path(path)
-
-
-def save_image(image: Any, path: Path) -> None:
-    """Write a PIL image in the format of the file's suffix."""
-    kind = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}.get(path.suffix.lower(), "PNG")
-    with written_whole(path) as temporary, temporary.open("wb") as file:
-        image.save(file, kind)

@@ -11,10 +11,11 @@ from typing import Any
 
 from openhart.atomic import check_writable
 from openhart.cli.device import find_device
-from openhart.cli.files import check_image_path, save_image
+from openhart.cli.files import check_image_path
 from openhart.cli.options import LARGEST_SEED, MANY, UsageError, add_model, add_quiet, place, text, whole
 from openhart.cli.sampling import add_sampling, given_sampling, in_flags
 from openhart.errors import UserError
+from openhart.image_io import grid, save_image
 
 EXAMPLE = 'example: openhart generate "a red apple" -o apple.png --seed 0'
 IMAGES_AT_A_TIME = 8
@@ -179,16 +180,5 @@ def _pictures(
         ).images
     except UserError as error:
         raise UserError(in_flags(str(error))) from error
-    strips = [_side_by_side(list(row)) for row in zip(*steps, strict=True)]
+    strips: list[Any] = [grid(row, columns=len(row)) for row in zip(*steps, strict=True)]
     return list(zip(images, strips or [None] * len(images), strict=True))
-
-
-def _side_by_side(images: list[Any]) -> Any:
-    from PIL import Image
-
-    sheet = Image.new("RGB", (sum(image.width for image in images), images[0].height))
-    left = 0
-    for image in images:
-        sheet.paste(image, (left, 0))
-        left += image.width
-    return sheet

@@ -3,9 +3,10 @@
 from argparse import Namespace
 from typing import Any
 
-from openhart.cli.files import check_image_path, save_image
+from openhart.cli.files import check_image_path
 from openhart.cli.options import add_model, place
 from openhart.errors import UserError
+from openhart.image_io import grid, save_image, to_pil
 
 
 def add_reconstruct(commands: Any) -> None:
@@ -22,7 +23,6 @@ def reconstruct(options: Namespace) -> None:
     """Write both images side by side and print the PSNR."""
     check_image_path(options.output)
     import torch
-    from PIL import Image
 
     from openhart.data.decoding import read_image
     from openhart.data.images import to_tensor
@@ -40,9 +40,7 @@ def reconstruct(options: Namespace) -> None:
     original = to_tensor(image, tokenizer.image_size)[None]
     with torch.no_grad():
         made = tokenizer(original, discrete=options.discrete or not tokenizer.hybrid).sample
-    pair = torch.cat([original, made], dim=3)[0]
-    if not pair.isfinite().all():
+    if not made.isfinite().all():
         raise UserError("the reconstruction is not finite: the image tokenizer's weights are broken")
-    array = ((pair + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-    save_image(Image.fromarray(array), options.output)
+    save_image(grid(to_pil(torch.cat([original, made])), columns=2), options.output)
     print(f"{options.output}  PSNR {float(psnr(made, original)):.2f} dB")

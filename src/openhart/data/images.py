@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -14,6 +13,7 @@ from openhart.data.aspect import BUCKET, Size, log_aspect, nearest_size
 from openhart.data.decoding import on_white, read_image
 from openhart.data.records import without_ours
 from openhart.errors import UserError
+from openhart.image_io import from_bytes
 from openhart.reading import parse_json, read_text
 
 IMAGE_KINDS = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff")
@@ -23,7 +23,7 @@ def to_tensor(image: Image.Image, size: Size) -> Tensor:
     """Scale an image and cut it at its centre to height and width: (3, H, W) in [−1, 1]."""
     if image.size != (size[1], size[0]):
         image = ImageOps.fit(image, (size[1], size[0]), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(on_white(image))).permute(2, 0, 1).float() / 127.5 - 1
+    return from_bytes(np.array(on_white(image)))
 
 
 class ImageFolder(Dataset):

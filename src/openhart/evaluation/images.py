@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm.auto import tqdm
 
-from openhart.evaluation.metrics.pixels import to_bytes
 from openhart.evaluation.networks.extractors import Extractor
+from openhart.image_io import grid, to_bytes
 
 BATCH = 16
 Images = NDArray[np.uint8]
@@ -32,7 +32,7 @@ def generate(
         conditions: N prompts, or N class indices.
         seeds: one seed per image.
         quiet: show no progress bar.
-        rounding: one of :data:`openhart.evaluation.metrics.pixels.ROUNDING_RULES`.
+        rounding: one of :data:`openhart.image_io.ROUNDING_RULES`.
         batch_size: number of images per call.
         call: further arguments of the pipeline call.
     """
@@ -66,7 +66,11 @@ def pooled_features(extractor: Extractor, images: Images) -> NDArray[np.floating
 
 
 def pairs_sheet(real: Images, made: Images) -> Image.Image:
-    """A sheet of up to 64 real images, each with its generated image on the right; eight pairs per row."""
-    pairs = np.concatenate([real[:64], made[:64]], axis=2)
-    rows = [np.concatenate(list(pairs[at : at + 8]), axis=1) for at in range(0, len(pairs) // 8 * 8, 8)]
-    return Image.fromarray(np.concatenate(rows or list(pairs[:1]), axis=0))
+    """A sheet of up to 64 real images, each with its generated image on the right; eight pairs per row.
+
+    Only full rows are shown, except that fewer than eight pairs fill one row.
+    """
+    columns = min(8, len(real))
+    count = min(64, len(real) // columns * columns)
+    pairs = [Image.fromarray(each) for pair in zip(real[:count], made[:count], strict=True) for each in pair]
+    return grid(pairs, 2 * columns)

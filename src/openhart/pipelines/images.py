@@ -4,6 +4,7 @@ from typing import Any, cast
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.image_processor import VaeImageProcessor
 from torch import Tensor
 
 from openhart.errors import UserError
@@ -57,7 +58,7 @@ class DecodingPipeline(DiffusionPipeline):
             decoded = self.image_tokenizer.decode(features)
         else:
             decoded = decode_in_tiles(self.image_tokenizer, features, *self._tile)
-        images = (decoded.float() / 2 + 0.5).clamp(0, 1)
+        images = VaeImageProcessor.denormalize(decoded.float())
         if not images.isfinite().all():
             raise UserError(
                 f"the image is not finite: the model's weights are damaged, or too large for "
@@ -65,5 +66,5 @@ class DecodingPipeline(DiffusionPipeline):
             )
         if output_type == "pt":
             return images
-        arrays = images.permute(0, 2, 3, 1).cpu().numpy()
+        arrays = VaeImageProcessor.pt_to_numpy(images)
         return arrays if output_type == "np" else self.numpy_to_pil(arrays)

@@ -17,10 +17,10 @@ from openhart.errors import UserError
 from openhart.evaluation.checker.segments import background_of
 from openhart.evaluation.images import Images, generate, pooled_features, reconstruct
 from openhart.evaluation.metrics.intervals import share_interval
-from openhart.evaluation.metrics.pixels import to_bytes
 from openhart.evaluation.networks.extractors import EfficientNetExtractor, GradientExtractor
 from openhart.evaluation.networks.logistic import fit_linear
 from openhart.evaluation.result import Figure, Result
+from openhart.image_io import to_bytes
 from openhart.pipelines.hart import HartPipeline
 
 LEARNED_FROM = 600

@@ -12,9 +12,10 @@ from tqdm.auto import tqdm
 from openhart.data import collate
 from openhart.evaluation.metrics.frechet import frechet_clean_fid, statistics_of
 from openhart.evaluation.metrics.intervals import bootstrap_interval
-from openhart.evaluation.metrics.pixels import psnr_each, to_bytes
+from openhart.evaluation.metrics.pixels import psnr_each
 from openhart.evaluation.networks.extractors import Extractor, MiddleExtractor
 from openhart.evaluation.result import Figure
+from openhart.image_io import to_bytes
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.tokenizer.quantizer import Quantized
 

@@ -14,7 +14,6 @@ from openhart.evaluation.images import Images, generate, pooled_features
 from openhart.evaluation.metrics.frechet import frechet_clean_fid, statistics_of
 from openhart.evaluation.metrics.intervals import bootstrap_error_interval
 from openhart.evaluation.metrics.kernel import kernel_distance
-from openhart.evaluation.metrics.pixels import to_bytes
 from openhart.evaluation.networks.extractors import (
     EfficientNetExtractor,
     Extractor,
@@ -22,6 +21,7 @@ from openhart.evaluation.networks.extractors import (
     MiddleExtractor,
 )
 from openhart.evaluation.result import Figure, Result
+from openhart.image_io import to_bytes
 from openhart.pipelines.hart import HartPipeline
 
 KINDS = ("with residual", "without residual")

@@ -14,10 +14,10 @@ from openhart.data.records import main_caption
 from openhart.errors import UserError
 from openhart.evaluation.images import Images, generate, pairs_sheet, pooled_features, reconstruct
 from openhart.evaluation.metrics.intervals import share_interval
-from openhart.evaluation.metrics.pixels import to_bytes
 from openhart.evaluation.metrics.retrieval import RANKS, retrieval_ranks
 from openhart.evaluation.networks.extractors import EfficientNetExtractor, Extractor, GradientExtractor
 from openhart.evaluation.result import Figure, Result
+from openhart.image_io import to_bytes
 from openhart.pipelines.hart import HartPipeline
 
 

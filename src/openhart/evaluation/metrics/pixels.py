@@ -1,6 +1,6 @@
-"""Rounding of floating-point images to bytes, and distances between aligned images, in named conventions.
+"""Distances between aligned images, in named conventions.
 
-All functions except :func:`to_bytes` take images as uint8 (N, H, W, 3), as they are stored in files.
+All functions take images as uint8 (N, H, W, 3), as they are stored in files.
 """
 
 import math
@@ -11,33 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
-from torch import Tensor
 
 from openhart.errors import UserError, require
 
 Images = NDArray[np.uint8]
 WINDOW = 7
-ROUNDING_RULES = {
-    "round": "round(255 · (x + 1) / 2): MAR, torchvision's save_image, LlamaGen, DC-AE",
-    "truncate": "floor(255 · (x + 1) / 2), on average half a level darker: VAR's demo, HART's sample.py, ADM",
-}
-
-
-def to_bytes(images: Tensor, rounding: str = "round") -> Images:
-    """(N, 3, H, W) in [−1, 1] → uint8 (N, H, W, 3); values outside the range are clipped.
-
-    Args:
-        images: of any floating-point type; the level is computed in float32.
-        rounding: one of :data:`ROUNDING_RULES`.
-
-    Raises:
-        UserError: there is no such rule.
-    """
-    if rounding not in ROUNDING_RULES:
-        raise UserError(f"rounding must be one of {', '.join(ROUNDING_RULES)}, got {rounding!r}")
-    levels = (images.float().clamp(-1, 1) + 1) / 2 * 255
-    levels = levels.round() if rounding == "round" else levels.floor()
-    return levels.byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
 def check_pairs(images: Images, references: Images) -> None:

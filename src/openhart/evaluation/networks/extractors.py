@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from openhart.data.oklab import to_oklab
 from openhart.errors import UserError, reason, require
 from openhart.evaluation.networks.gradients import oriented_gradients
+from openhart.image_io import from_bytes
 
 SPATIAL_CHANNELS = 7
 MIDDLE = (0.7, 0.0, 0.0)
@@ -51,7 +52,7 @@ class EfficientNetExtractor:
     @torch.no_grad()
     def __call__(self, images: NDArray[np.uint8]) -> tuple[Floats, Floats | None]:
         """See :class:`Extractor`."""
-        batch = torch.from_numpy(images.copy()).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        batch = from_bytes(images).to(self.device)
         return self.network.pooled(batch).cpu().numpy(), None
 
 
@@ -67,7 +68,7 @@ class MiddleExtractor:
     @torch.no_grad()
     def __call__(self, images: NDArray[np.uint8]) -> tuple[Floats, Floats | None]:
         """See :class:`Extractor`."""
-        batch = torch.from_numpy(images.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
+        batch = from_bytes(images)
         return self.network.middle(batch).numpy(), None
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -16,8 +15,8 @@ from openhart.errors import UserError, require
 from openhart.evaluation.images import Images, generate
 from openhart.evaluation.samples.layouts import Condition, Job, Plan
 from openhart.evaluation.samples.record import describe, start_record
+from openhart.image_io import grid, save_image
 
-FORMATS = {"png": "PNG", "jpg": "JPEG"}
 UNFINISHED = re.compile(r"\..*-[0-9a-f]{8}\.(png|jpg|json|jsonl)")
 Generate = Callable[[Sequence[Condition], Sequence[int]], Images]
 
@@ -28,7 +27,7 @@ class Output:
 
     Attributes:
         batch_size: number of images per pipeline call.
-        rounding: one of :data:`openhart.evaluation.metrics.pixels.ROUNDING_RULES`.
+        rounding: one of :data:`openhart.image_io.ROUNDING_RULES`.
         file_type: ``png``, or ``jpg`` with the default quality of Pillow; None means the published type.
     """
 
@@ -155,7 +154,7 @@ def fill_folder(
             for job in jobs:
                 own, images = images[: len(job.seeds)], images[len(job.seeds) :]
                 if not _done(folder, job, file_type):
-                    _write(folder / f"{job.path}.{file_type}", own, FORMATS[file_type])
+                    _write(folder / f"{job.path}.{file_type}", own)
             progress.update(len(seeds))
     processes.share(None)
 
@@ -188,9 +187,6 @@ def _done(folder: Path, job: Job, file_type: str) -> bool:
     return path.is_file() and path.stat().st_size > 0
 
 
-def _write(path: Path, images: Images, kind: str) -> None:
-    if len(images) > 1:
-        rows = [np.concatenate(list(images[at : at + 2]), axis=1) for at in range(0, len(images), 2)]
-        images = np.concatenate(rows, axis=0)[None]
-    with written_whole(path) as temporary:
-        Image.fromarray(images[0]).save(temporary, kind)
+def _write(path: Path, images: Images) -> None:
+    pictures = [Image.fromarray(each) for each in images]
+    save_image(pictures[0] if len(pictures) == 1 else grid(pictures, columns=2), path)

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from openhart.errors import UserError, reason, require
+from openhart.image_io import to_bytes
 from openhart.training.config import GeneratorRecipe, TokenizerRecipe
 from openhart.training.run import history
 from openhart.training.run.distributed import mean_over_processes
@@ -98,7 +99,7 @@ def log_metrics(
 
 def log_images(accelerator: Accelerator, name: str, images: Tensor, step: int) -> None:
     """Send a batch of images (B, 3, H, W) in [−1, 1] to the trackers."""
-    pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    pixels = to_bytes(images)
     for tracker in accelerator.trackers:
         layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
         tracker.log_images({name: pixels}, step=step, **layout)

@@ -16,6 +16,7 @@ class Oracle:
     """Knows the target, so it always names the noise that is really there."""
 
     limit = 1.0
+    clamp = True
 
     def __init__(self, target):
         self.target = target
@@ -33,6 +34,7 @@ class GaussianOracle:
     """The best guess of noise in a value that was drawn from a normal distribution."""
 
     limit = 1.0
+    clamp = True
 
     def __init__(self, deviation, mean=0.0):
         self.deviation, self.mean = deviation, mean
@@ -179,3 +181,27 @@ def test_the_wide_head_wants_the_whole_map():
         tiny_head(WideResidualHead)(
             torch.randn(1, 7, 8), torch.zeros(1, 1).long(), torch.randn(1, 7, 24), SIZE
         )
+
+
+def test_respaced_steps_are_sums_of_the_distance_as_in_the_reference_programs():
+    """At ties another arithmetic rounds to another step; linspace does so for 282 of all counts."""
+    others = 0
+    for steps in range(2, 1001):
+        spaced = torch.linspace(0, 999, steps, dtype=torch.float64).round().long().tolist()
+        kept = respace(SCHEDULE, steps).timesteps.tolist()
+        assert (kept[0], kept[-1], len(set(kept))) == (0, 999, steps)
+        others += kept != spaced
+    assert others == 282
+    assert respace(SCHEDULE, 8).timesteps.tolist() == [0, 143, 285, 428, 571, 714, 856, 999]
+
+
+def test_a_head_that_does_not_clamp_keeps_values_beyond_its_limit():
+    oracle, target = Oracle(torch.linspace(-6, 6, 96).view(1, 12, 8)), torch.linspace(-6, 6, 96)
+    oracle.clamp = False
+    noise = torch.randn(1, 12, 8, generator=torch.Generator().manual_seed(0))
+    for solver in SOLVERS.values():
+        schedule = solver.respace(SCHEDULE, 20)
+        found = solver.sample(
+            oracle, torch.zeros(1, 12, 4), None, 0.0, noise, lambda: noise, schedule, SIZE
+        ).flatten()
+        torch.testing.assert_close(found, target, atol=2e-2, rtol=0)

@@ -43,13 +43,14 @@ RESIDUAL_HEAD: Rules = (
 LABEL_ENCODER: Rules = ((r"embedding\.weight", r"class_emb.weight"),)
 
 
-def tokenizer_rules(levels: int, phis: str, prefix: str) -> Rules:
+def tokenizer_rules(levels: int, phis: str, prefix: str, decoder_attention: bool = True) -> Rules:
     """Rules for an image tokenizer.
 
     Args:
-        levels: resolutions of its encoder and decoder; the coarsest has attention.
+        levels: resolutions of its encoder and decoder; the encoder's coarsest has attention.
         phis: released name of the φ convolutions, with ``\\1`` for the number of one.
         prefix: what comes before every released name.
+        decoder_attention: whether the decoder's coarsest level has attention too.
     """
     rules = [
         (r"(.*)\.skip\.", r"\1.nin_shortcut."),
@@ -62,7 +63,9 @@ def tokenizer_rules(levels: int, phis: str, prefix: str) -> Rules:
     ]
     for step in range(levels):
         rules += _level_rules("encoder", step, f"encoder.down.{step}", step == levels - 1)
-        rules += _level_rules("decoder", step, f"decoder.up.{levels - 1 - step}", step == 0)
+        rules += _level_rules(
+            "decoder", step, f"decoder.up.{levels - 1 - step}", decoder_attention and step == 0
+        )
     return [*rules, ("", prefix)]
 
 

@@ -4,6 +4,7 @@ import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -19,24 +20,57 @@ SHOWN = 3
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of one file, ``.safetensors`` or a plain state dict as ``torch.save`` writes it.
 
-    Released weights come as pickles too. Here alone they are opened, by torch's unpickler that makes tensors
-    and nothing else (``weights_only``), to be written as safetensors.
-
     Raises:
         UserError: the file is missing or damaged, or holds anything but named tensors.
+    """
+    return check_tensors(read_content(path), path)
+
+
+def check_tensors(content: Any, where: Path | str) -> dict[str, Tensor]:
+    """What a file holds, if that is a plain state dict.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise UserError(f"{where} must hold a plain state dict: tensors by name")
+    return content
+
+
+def read_content(path: Path, data_classes: Sequence[type] = ()) -> Any:
+    """What one file holds, ``.safetensors`` or a pickle as ``torch.save`` writes it.
+
+    Released weights come as pickles too. Here alone they are opened, by torch's unpickler that makes tensors
+    and plain values and nothing else (``weights_only``), to be written as safetensors.
+
+    Args:
+        path: the file.
+        data_classes: classes without behaviour that a pickle may hold beside its tensors, such as
+            ``argparse.Namespace``.
+
+    Raises:
+        UserError: the file is missing or damaged, or holds objects of other classes.
     """
     if not path.is_file():
         raise UserError(f"{path} is missing")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        mapped = zipfile.is_zipfile(path)
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with torch.serialization.safe_globals(list(data_classes)):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # an unpickler that reads damaged data may raise whatever there is
         raise UserError(f"{path} is damaged, or holds more than weights, which is not read") from error
-    if not isinstance(tensors, dict) or not all(isinstance(v, Tensor) for v in tensors.values()):
-        raise UserError(f"{path} must hold a plain state dict: tensors by name")
-    return tensors
+
+
+def with_joined_qkv(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors in which each ``….q``, ``….k`` and ``….v`` became one ``….qkv``, as in our attention."""
+    joined = dict(tensors)
+    for name in tensors:
+        head, dot, kind = name.rpartition(".q.")
+        thirds = [f"{head}.{part}.{kind}" for part in "qkv"]
+        if dot and all(third in tensors for third in thirds):
+            joined[f"{head}.qkv.{kind}"] = torch.cat([joined.pop(third) for third in thirds])
+    return joined
 
 
 def read_folder(folder: Path) -> dict[str, Tensor]:

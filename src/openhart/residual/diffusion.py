@@ -23,6 +23,10 @@ class Head(Protocol):
     def limit(self) -> float:
         """Largest magnitude of x_0."""
 
+    @property
+    def clamp(self) -> bool:
+        """Whether a sampler clamps its estimates of x_0 to this magnitude."""
+
     def embed_condition(self, condition: Tensor) -> Tensor:
         """(B, N, C) → (B, N, W)."""
 

@@ -12,7 +12,7 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
-from openhart.checks import Depth, Positive, Width, checked
+from openhart.checks import Depth, Flag, Positive, Width, checked
 from openhart.errors import UserError
 from openhart.loading import CheckedLoading
 from openhart.sinusoids import SinusoidalEmbedding
@@ -87,7 +87,8 @@ class TokenResidualHead(CheckedLoading, ModelMixin, ConfigMixin):
         depth: number of blocks.
         residual_scale: residuals are divided by it before diffusion, and sampled ones multiplied by it; one
             number, or one per channel.
-        limit: largest magnitude of a sampled residual in these units; the sampler clamps there.
+        limit: largest magnitude of a residual in these units.
+        clamp: clamp what is sampled to ± ``limit``, as HART does; MAR does not.
 
     Raises:
         UserError: for settings that cannot be built.
@@ -109,6 +110,7 @@ class TokenResidualHead(CheckedLoading, ModelMixin, ConfigMixin):
         depth: Depth = 6,
         residual_scale: Positive | Sequence[Positive] = 0.6,
         limit: Positive = 1.0,
+        clamp: Flag = True,
     ) -> None:
         super().__init__()
         scales = [residual_scale] if isinstance(residual_scale, int | float) else residual_scale
@@ -139,8 +141,13 @@ class TokenResidualHead(CheckedLoading, ModelMixin, ConfigMixin):
 
     @property
     def limit(self) -> float:
-        """Largest magnitude of a sampled residual, in the head's units."""
+        """Largest magnitude of a residual, in the head's units."""
         return float(self.config.limit)
+
+    @property
+    def clamp(self) -> bool:
+        """Whether a sampler clamps its estimates to this magnitude."""
+        return bool(self.config.clamp)
 
     def to_units(self, residual: Tensor) -> Tensor:
         """Residual (B, N, z) in the features' units → the head's units, in which diffusion runs."""

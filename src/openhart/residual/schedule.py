@@ -6,6 +6,7 @@ Denoising diffusion (DDPM, arXiv 2006.11239) with the cosine schedule and respac
 
 import math
 from dataclasses import dataclass
+from itertools import accumulate, repeat
 
 import torch
 from torch import Tensor
@@ -64,11 +65,16 @@ def cosine_schedule(steps: int = 1000, largest_beta: float = 0.999) -> Schedule:
 def respace(schedule: Schedule, steps: int) -> Schedule:
     """Keep ``steps`` evenly spaced steps of a schedule (Improved DDPM, section 4).
 
+    As in the programs of HART and MAR, the distance is added up in double precision and halves are rounded to
+    even numbers: a product in place of the sum would keep another step for some counts, such as 23.
+
     Raises:
         UserError: fewer than one step, or more than the schedule has.
     """
     _check_steps(schedule, steps)
-    return _keep(schedule, torch.linspace(0, len(schedule) - 1, steps, dtype=torch.float64).round().long())
+    distance = (len(schedule) - 1) / max(steps - 1, 1)
+    positions = accumulate(repeat(distance, steps - 1), initial=0.0)
+    return _keep(schedule, torch.tensor([round(position) for position in positions]))
 
 
 def respace_evenly_in_noise(schedule: Schedule, steps: int) -> Schedule:

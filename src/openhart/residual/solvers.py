@@ -41,7 +41,7 @@ def sample(
     for step in reversed(range(len(schedule))):
         t = torch.full((len(x), 1), step, device=x.device)
         predicted, variance = predict(x, schedule.timesteps.to(x.device)[t])
-        guess = clean_estimate(x, predicted, t, schedule).clamp(-head.limit, head.limit)
+        guess = _clean_estimate(head, x, predicted, t, schedule)
         x_mean = posterior_mean(guess, x, t, schedule)
         if step == 0:
             return x_mean
@@ -70,7 +70,7 @@ def solve(
     for step in reversed(range(len(schedule))):
         t = torch.full((len(x), 1), step, device=x.device)
         predicted, _ = predict(x, schedule.timesteps.to(x.device)[t])
-        guess = clean_estimate(x, predicted, t, schedule).clamp(-head.limit, head.limit)
+        guess = _clean_estimate(head, x, predicted, t, schedule)
         if step == 0:
             return guess
         ahead = float(lambdas[step - 1] - lambdas[step])
@@ -115,6 +115,11 @@ SOLVERS = {
     "dpm++": Solver(respace_evenly_in_noise, solve),
     "mean": Solver(respace_evenly_in_noise, centre),
 }
+
+
+def _clean_estimate(head: Head, x: Tensor, predicted: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
+    guess = clean_estimate(x, predicted, t, schedule)
+    return guess.clamp(-head.limit, head.limit) if head.clamp else guess
 
 
 def _guided(

@@ -140,19 +140,15 @@ class Attention(nn.Module):
         width: C.
         num_heads: number of heads, each of width/heads channels.
         normalize: cosine attention: unit queries and keys, and a learned temperature per head.
-        key_bias: keys have a bias, as queries and values do.
         scale: scores are q·k times this over √(width/heads), unless ``normalize``: 1 in most models, 0.25 in
             VAR.
     """
 
-    def __init__(
-        self, width: int, num_heads: int, normalize: bool, key_bias: bool = False, scale: float = 0.25
-    ) -> None:
+    def __init__(self, width: int, num_heads: int, normalize: bool, scale: float = 0.25) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
-        self.k_bias = nn.Parameter(torch.zeros(width)) if key_bias else None
         self.v_bias = nn.Parameter(torch.zeros(width))
         self.proj = nn.Linear(width, width)
         self.log_temperature = (
@@ -166,9 +162,8 @@ class Attention(nn.Module):
 
     @property
     def qkv_bias(self) -> Tensor:
-        """Bias of queries, keys and values, (3C,); without ``key_bias`` it is zero for keys."""
-        k_bias = torch.zeros_like(self.q_bias) if self.k_bias is None else self.k_bias
-        return torch.cat([self.q_bias, k_bias, self.v_bias])
+        """Bias of queries, keys and values, (3C,); it is zero for keys, since softmax cancels it."""
+        return torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
 
     def heads(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries, rotated keys and values, (B, N, C) → (B, H, N, d) each."""

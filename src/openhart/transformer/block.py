@@ -88,3 +88,28 @@ def build_block(
     return Block(
         Attention(width, num_heads, normalize_attention), build_mlp(mlp, width, mlp_ratio), norm, dropout
     )
+
+
+def build_vit_block(
+    width: int, num_heads: int, mlp_ratio: float, norm_eps: float, dropout: float = 0.0
+) -> Block:
+    """A block of ViT (arXiv 2010.11929, section 3.1) and GPT-2, without modulation: a LayerNorm with weight
+    and bias before each half, attention logits q·k/√d, and the exact GELU.
+
+    A bias of the keys, which some published blocks have, is left out: it adds the same number to all logits
+    of a query, which softmax cancels.
+
+    Args:
+        width: C.
+        num_heads: attention heads.
+        mlp_ratio: hidden width over outer width of the MLP.
+        norm_eps: ε of the norms.
+        dropout: of what attention and MLP add, and of the MLP's hidden channels, in training mode.
+    """
+    return Block(
+        Attention(width, num_heads, normalize=False, scale=1.0),
+        build_mlp("gelu_exact", width, mlp_ratio, dropout),
+        nn.LayerNorm(width, eps=norm_eps),
+        dropout,
+        nn.LayerNorm(width, eps=norm_eps),
+    )

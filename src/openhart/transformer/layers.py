@@ -33,16 +33,10 @@ class RMSNorm(nn.RMSNorm):
 
 
 class LayerNorm(nn.LayerNorm):
-    """LayerNorm, optionally followed by a modulation.
+    """LayerNorm without a weight, optionally followed by a modulation."""
 
-    Args:
-        width: C.
-        eps: ε.
-        affine: it has a weight and a bias.
-    """
-
-    def __init__(self, width: int, eps: float, affine: bool = False) -> None:
-        super().__init__(width, eps=eps, elementwise_affine=affine)
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__(width, eps=eps, elementwise_affine=False)
 
     def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
         """norm(x), or norm(x)·(1 + scale) + shift, as :class:`RMSNorm`."""
@@ -51,8 +45,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 def build_norm(kind: str, width: int, eps: float) -> nn.Module:
-    """``rms``: RMSNorm with a weight, as in HART; ``layer``: LayerNorm without a weight, as in VAR;
-    ``layer_affine``: LayerNorm with a weight and a bias, as in GPT-2.
+    """``rms``: RMSNorm with a weight, as in HART; ``layer``: LayerNorm without a weight, as in VAR.
 
     Raises:
         UserError: another name.
@@ -61,13 +54,17 @@ def build_norm(kind: str, width: int, eps: float) -> nn.Module:
         return RMSNorm(width, eps=eps)
     if kind == "layer":
         return LayerNorm(width, eps=eps)
-    if kind == "layer_affine":
-        return LayerNorm(width, eps=eps, affine=True)
-    raise UserError(f"norm must be rms, layer or layer_affine, got {kind!r}")
+    raise UserError(f"norm must be rms or layer, got {kind!r}")
 
 
-def build_mlp(kind: str, width: int, ratio: float) -> nn.Module:
-    """``swiglu`` as in HART (Llama's), ``gelu`` as in VAR (by tanh, GPT-2's), ``gelu_exact`` (by erf).
+def build_mlp(kind: str, width: int, ratio: float, dropout: float = 0.0) -> nn.Module:
+    """``swiglu`` as in HART (Llama's), ``gelu`` as in VAR (its tanh form), ``gelu_exact`` as in ViT.
+
+    Args:
+        kind: one of these names.
+        width: outer width.
+        ratio: hidden width over outer width, before SwiGLU's rounding.
+        dropout: of the hidden channels behind a GELU, in training mode.
 
     Raises:
         UserError: another name.
@@ -76,7 +73,9 @@ def build_mlp(kind: str, width: int, ratio: float) -> nn.Module:
         return SwiGLU(width, (int(width * ratio * 2 / 3) + 255) // 256 * 256)
     if kind in ("gelu", "gelu_exact"):
         hidden = round(width * ratio)
-        activation = nn.GELU(approximate="tanh" if kind == "gelu" else "none")
+        activation: nn.Module = nn.GELU(approximate="tanh" if kind == "gelu" else "none")
+        if dropout:
+            activation = nn.Sequential(activation, nn.Dropout(dropout))
         return nn.Sequential(nn.Linear(width, hidden), activation, nn.Linear(hidden, width))
     raise UserError(f"mlp must be swiglu, gelu or gelu_exact, got {kind!r}")
 

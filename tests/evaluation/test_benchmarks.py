@@ -17,7 +17,7 @@ from openhart.evaluation.images import pooled_features
 from openhart.evaluation.metrics.intervals import bootstrap_error_interval, bootstrap_interval, share_interval
 from openhart.evaluation.metrics.retrieval import retrieval_ranks
 from openhart.evaluation.networks.extractors import GradientExtractor
-from openhart.tokenizer.model import HybridTokenizerOutput
+from openhart.tokenizer.base import TokenizerOutput
 from tests.evaluation.shapes import GROUNDS, THINGS, draw_scene
 
 pytest.importorskip("efficientnet_lite_pytorch")
@@ -57,7 +57,7 @@ class Tokenizer:
 
     def __call__(self, images, discrete=False):
         half = torch.cat([images[..., :16], torch.ones_like(images[..., 16:])], dim=3)
-        return HybridTokenizerOutput(half if discrete else images)
+        return TokenizerOutput(half if discrete else images)
 
 
 class Memory:

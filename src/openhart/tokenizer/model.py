@@ -1,36 +1,22 @@
 """The hybrid image tokenizer: image ↔ features ↔ codes + residual (HART, section 3.1)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
-from diffusers.utils import BaseOutput
-from diffusers.utils.accelerate_utils import apply_forward_hook
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from openhart.checks import Count, Depth, Flag, Share, Width, checked
 from openhart.errors import UserError
-from openhart.loading import CheckedLoading
-from openhart.scales import ScaleList, Scales
+from openhart.scales import ScaleList
 from openhart.tokenizer.autoencoder import GROUPS, Decoder, Encoder
-from openhart.tokenizer.quantizer import MultiScaleQuantizer, PhiRule, Quantized
+from openhart.tokenizer.base import CodeTokenizer
+from openhart.tokenizer.quantizer import MultiScaleQuantizer, PhiRule
 
 
-@dataclass
-class HybridTokenizerOutput(BaseOutput):
-    """Output of :class:`HybridTokenizer`.
-
-    Attributes:
-        sample: (B, 3, H, W), the reconstructed image in [−1, 1].
-    """
-
-    sample: Tensor
-
-
-class HybridTokenizer(CheckedLoading, ModelMixin, ConfigMixin):
+class HybridTokenizer(CodeTokenizer, ModelMixin, ConfigMixin):
     """Encodes images as features, and features as codes of several scales plus a continuous residual.
 
     One scale and ``hybrid=False`` make a plain VQGAN tokenizer; several scales and ``hybrid=False`` make
@@ -62,11 +48,6 @@ class HybridTokenizer(CheckedLoading, ModelMixin, ConfigMixin):
     Raises:
         UserError: the settings cannot be built.
     """
-
-    _no_split_modules = ("ResidualBlock", "SpatialAttention", "Upsample", "Downsample")
-    _group_offload_block_modules = (
-        "encoder", "decoder", "quantizer", "codebook", "quant_conv", "post_quant_conv",
-    )  # fmt: skip
 
     @register_to_config
     @checked
@@ -114,71 +95,3 @@ class HybridTokenizer(CheckedLoading, ModelMixin, ConfigMixin):
     def hybrid(self) -> bool:
         """Whether a residual may complete the codes of the last scale."""
         return self.config.hybrid
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width in pixels of the images for which the scales are configured."""
-        height, width = self.quantizer.size
-        return height * self.downsample_factor, width * self.downsample_factor
-
-    def scales_for_image(self, size: tuple[int, int]) -> Scales:
-        """Scales of images of this height and width in pixels; the last one is the size of their features.
-
-        Raises:
-            UserError: a side is no multiple of the down-sampling factor.
-        """
-        factor = self.downsample_factor
-        if any(side < factor or side % factor for side in size):
-            raise UserError(f"image sides must be multiples of {factor}, got {size[0]}×{size[1]}")
-        return self.quantizer.scales_for((size[0] // factor, size[1] // factor))
-
-    @apply_forward_hook
-    def encode(self, image: Tensor) -> Tensor:
-        """Image (B, 3, H, W) in [−1, 1] → features (B, z, H/f, W/f).
-
-        Raises:
-            UserError: a side is no multiple of the down-sampling factor.
-        """
-        self.scales_for_image((image.shape[-2], image.shape[-1]))
-        return self.quant_conv(self.encoder(image.to(self.dtype)))
-
-    @apply_forward_hook
-    def quantize(self, features: Tensor) -> Quantized:
-        """Features (B, z, h, w) → codes of every scale and the continuous target of the last one."""
-        return self.quantizer.quantize(features)
-
-    def decode(self, features: Tensor) -> Tensor:
-        """Features (B, z, h, w), discrete or complete → image (B, 3, h·f, w·f) in [−1, 1]."""
-        return self.decode_unclamped(features).clamp(-1, 1)
-
-    @apply_forward_hook
-    def decode_unclamped(self, features: Tensor) -> Tensor:
-        """As :meth:`decode`, without limiting the values to [−1, 1], for training losses."""
-        image: Tensor = self.decoder(self.post_quant_conv(features.to(self.dtype)))
-        return image
-
-    def decode_codes(self, codes: Sequence[Tensor], size: tuple[int, int] | None = None) -> Tensor:
-        """Codes of every scale → the discrete image (B, 3, H, W) in [−1, 1], φ at every scale.
-
-        Args:
-            codes: one tensor per scale, (B, h_k·w_k), row-major.
-            size: height and width of the image in pixels; None for :attr:`image_size`.
-
-        Raises:
-            UserError: a side is no multiple of the down-sampling factor.
-        """
-        return self.decode(self.quantizer.decode(codes, self.scales_for_image(size or self.image_size)[-1]))
-
-    def forward(
-        self, image: Tensor, discrete: bool = False, return_dict: bool = True
-    ) -> HybridTokenizerOutput | tuple[Tensor]:
-        """Reconstruct an image.
-
-        Args:
-            image: (B, 3, H, W) in [−1, 1].
-            discrete: reconstruct it from its codes alone instead of its complete features.
-            return_dict: return a :class:`HybridTokenizerOutput`; else a tuple.
-        """
-        features = self.encode(image)
-        sample = self.decode(self.quantize(features).f_hats[-1] if discrete else features)
-        return HybridTokenizerOutput(sample) if return_dict else (sample,)

@@ -1,0 +1,119 @@
+"""What every image tokenizer with codes does: image ↔ features ↔ codes (VQGAN, arXiv 2012.09841, 3.1)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import BaseOutput
+from diffusers.utils.accelerate_utils import apply_forward_hook
+from torch import Tensor, nn
+
+from openhart.errors import UserError
+from openhart.loading import CheckedLoading
+from openhart.scales import Scales
+from openhart.tokenizer.autoencoder import Decoder, Encoder
+from openhart.tokenizer.quantizer import MultiScaleQuantizer, Quantized
+
+
+@dataclass
+class TokenizerOutput(BaseOutput):
+    """Output of an image tokenizer.
+
+    Attributes:
+        sample: (B, 3, H, W), the reconstructed image in [−1, 1].
+    """
+
+    sample: Tensor
+
+
+class CodeTokenizer(CheckedLoading, ModelMixin, ConfigMixin):
+    """Encoder, quantizer and decoder of an image tokenizer; a subclass builds them from its settings.
+
+    A subclass names ``ModelMixin`` among its bases again: diffusers looks it up in the subclass's module.
+
+    Images of another size than :attr:`image_size` are accepted everywhere; their scales are the configured
+    ones in proportion.
+    """
+
+    _no_split_modules = ("ResidualBlock", "SpatialAttention", "Upsample", "Downsample")
+    _group_offload_block_modules = (
+        "encoder", "decoder", "quantizer", "codebook", "quant_conv", "post_quant_conv",
+    )  # fmt: skip
+
+    encoder: Encoder
+    decoder: Decoder
+    quantizer: MultiScaleQuantizer
+    quant_conv: nn.Conv2d
+    post_quant_conv: nn.Conv2d
+    downsample_factor: int
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels of the images for which the scales are configured."""
+        height, width = self.quantizer.size
+        return height * self.downsample_factor, width * self.downsample_factor
+
+    def scales_for_image(self, size: tuple[int, int]) -> Scales:
+        """Scales of images of this height and width in pixels; the last one is the size of their features.
+
+        Raises:
+            UserError: a side is no multiple of the down-sampling factor.
+        """
+        factor = self.downsample_factor
+        if any(side < factor or side % factor for side in size):
+            raise UserError(f"image sides must be multiples of {factor}, got {size[0]}×{size[1]}")
+        return self.quantizer.scales_for((size[0] // factor, size[1] // factor))
+
+    @apply_forward_hook
+    def encode(self, image: Tensor) -> Tensor:
+        """Image (B, 3, H, W) in [−1, 1] → features (B, z, H/f, W/f).
+
+        Raises:
+            UserError: a side is no multiple of the down-sampling factor.
+        """
+        self.scales_for_image((image.shape[-2], image.shape[-1]))
+        features: Tensor = self.quant_conv(self.encoder(image.to(self.dtype)))
+        return features
+
+    @apply_forward_hook
+    def quantize(self, features: Tensor) -> Quantized:
+        """Features (B, z, h, w) → codes of every scale and the continuous target of the last one."""
+        quantized: Quantized = self.quantizer.quantize(features)
+        return quantized
+
+    def decode(self, features: Tensor) -> Tensor:
+        """Features (B, z, h, w), discrete or complete → image (B, 3, h·f, w·f) in [−1, 1]."""
+        return self.decode_unclamped(features).clamp(-1, 1)
+
+    @apply_forward_hook
+    def decode_unclamped(self, features: Tensor) -> Tensor:
+        """As :meth:`decode`, without limiting the values to [−1, 1], for training losses."""
+        image: Tensor = self.decoder(self.post_quant_conv(features.to(self.dtype)))
+        return image
+
+    def decode_codes(self, codes: Sequence[Tensor], size: tuple[int, int] | None = None) -> Tensor:
+        """Codes of every scale → the discrete image (B, 3, H, W) in [−1, 1], φ at every scale.
+
+        Args:
+            codes: one tensor per scale, (B, h_k·w_k), row-major.
+            size: height and width of the image in pixels; None for :attr:`image_size`.
+
+        Raises:
+            UserError: a side is no multiple of the down-sampling factor.
+        """
+        return self.decode(self.quantizer.decode(codes, self.scales_for_image(size or self.image_size)[-1]))
+
+    def forward(
+        self, image: Tensor, discrete: bool = False, return_dict: bool = True
+    ) -> TokenizerOutput | tuple[Tensor]:
+        """Reconstruct an image.
+
+        Args:
+            image: (B, 3, H, W) in [−1, 1].
+            discrete: reconstruct it from its codes alone instead of its complete features.
+            return_dict: return a :class:`TokenizerOutput`; else a tuple.
+        """
+        features = self.encode(image)
+        sample = self.decode(self.quantize(features).f_hats[-1] if discrete else features)
+        return TokenizerOutput(sample) if return_dict else (sample,)

@@ -6,12 +6,12 @@ import torch
 from openhart.errors import UserError
 from openhart.memory import (
     GIB,
-    PictureMemory,
+    ImageMemory,
     check_step,
     check_training,
     free_memory,
     is_out_of_memory,
-    most,
+    largest_fitting,
 )
 from tests.tiny import tiny_tokenizer, tiny_transformer
 
@@ -19,11 +19,11 @@ CPU = torch.device("cpu")
 
 
 def test_more_and_larger_pictures_take_more():
-    plain = PictureMemory(tiny_transformer(), tiny_tokenizer(), guided=False)
-    guided = PictureMemory(plain.transformer, plain.tokenizer, guided=True)
+    plain = ImageMemory(tiny_transformer(), tiny_tokenizer(), guided=False)
+    guided = ImageMemory(plain.transformer, plain.tokenizer, guided=True)
     assert plain.of(1, (32, 32)) < plain.of(2, (32, 32)) <= plain.of(1, (64, 64))
     assert plain.of(4, (512, 512)) < guided.of(4, (512, 512))
-    tiled = PictureMemory(plain.transformer, plain.tokenizer, guided=False, tile=8)
+    tiled = ImageMemory(plain.transformer, plain.tokenizer, guided=False, tile=8)
     assert tiled.of(1, (4096, 4096)) < plain.of(1, (4096, 4096))
 
 
@@ -38,9 +38,9 @@ def test_what_cannot_be_trained_is_told():
 
 
 def test_the_largest_that_fits():
-    assert most(lambda value: value <= 17, 100) == 17
-    assert most(lambda value: True, 100) == 100
-    assert most(lambda value: False, 100) == 0
+    assert largest_fitting(lambda value: value <= 17, 100) == 17
+    assert largest_fitting(lambda value: True, 100) == 100
+    assert largest_fitting(lambda value: False, 100) == 0
 
 
 def test_memory_that_runs_out_is_known_as_such():

@@ -178,7 +178,7 @@ def test_records(tmp_path, record, labels):
     (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "a.png"} | record))
     try:
         folder = ImageFolder(tmp_path, (16, 16), (16, 32))
-        check_records(folder.known_records(), "label" if labels else "text", 5)
+        check_records(folder.all_records(), "label" if labels else "text", 5)
         folder[0]
     except UserError as error:
         assert_one_sentence(str(error))
@@ -189,7 +189,7 @@ def test_records(tmp_path, record, labels):
 def test_metadata_of_any_bytes(tmp_path, content):
     (tmp_path / "metadata.jsonl").write_bytes(content)
     with pytest.raises(UserError) as caught:
-        check_records(ImageFolder(tmp_path, (16, 16)).known_records(), "text", None)
+        check_records(ImageFolder(tmp_path, (16, 16)).all_records(), "text", None)
     assert_one_sentence(str(caught.value))
 
 
@@ -264,7 +264,7 @@ def run(folder, arguments):
 def test_the_corpus_itself_is_accepted(tmp_path):
     """The recipes and records that are changed above are good before they are changed."""
     folder = ImageFolder(draw_corpus(tmp_path), (16, 16))
-    check_records(folder.known_records(), "text", None)
+    check_records(folder.all_records(), "text", None)
     for kind, values in RECIPES.items():
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
         load_recipe(tmp_path / "recipe.yaml", kind)

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from openhart.chatter import leave_out_notices
+from openhart.quiet import filter_notices
 
 if TYPE_CHECKING:
     from openhart.conditioning.label import LabelEncoder
@@ -26,7 +26,7 @@ __all__ = [
     "__version__",
 ]
 
-leave_out_notices()
+filter_notices()
 
 _HOMES = {
     "HartPipeline": "pipelines.hart",

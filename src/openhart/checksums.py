@@ -43,7 +43,7 @@ def record_of(folder: Path, names: list[str]) -> dict[str, Record]:
     }
 
 
-def differing(folder: Path, recorded: dict[str, Record]) -> list[str]:
+def changed_files(folder: Path, recorded: dict[str, Record]) -> list[str]:
     """Names of recorded files that are missing or not as they were written."""
     there = [name for name in recorded if (folder / name).is_file()]
     now = record_of(folder, there)
@@ -59,15 +59,15 @@ def write_checksums(folder: Path) -> None:
     (folder / FILE).write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
 
 
-def check_checksums(folder: Path, parts_aside: Collection[str] = ()) -> list[Path]:
+def check_checksums(folder: Path, excluded_parts: Collection[str] = ()) -> list[Path]:
     """Hold a model folder, or a part of one, against its ``checksums.json``, if it has any.
 
     Args:
         folder: of the model or the part.
-        parts_aside: parts of the model that are left out, since they are looked at when they are loaded.
+        excluded_parts: parts of the model that are left out, since they are looked at when they are loaded.
 
     Returns:
-        settings that were changed since, which may have been on purpose: :func:`tell_changed` says so.
+        settings that were changed since, which may have been on purpose: :func:`warn_of_changes` says so.
 
     Raises:
         UserError: weights are not as they were written.
@@ -79,9 +79,9 @@ def check_checksums(folder: Path, parts_aside: Collection[str] = ()) -> list[Pat
     recorded = {
         name: record
         for name, record in _read(home / FILE).items()
-        if name.startswith(start) and name.partition("/")[0] not in parts_aside
+        if name.startswith(start) and name.partition("/")[0] not in excluded_parts
     }
-    changed = [home / name for name in differing(home, recorded)]
+    changed = [home / name for name in changed_files(home, recorded)]
     if weights := [path for path in changed if path.suffix == ".safetensors"]:
         raise UserError(
             f"{weights[0]} is missing, damaged or was changed after it was saved: get it anew, or delete "
@@ -90,7 +90,7 @@ def check_checksums(folder: Path, parts_aside: Collection[str] = ()) -> list[Pat
     return changed
 
 
-def tell_changed(settings: list[Path]) -> None:
+def warn_of_changes(settings: list[Path]) -> None:
     """Warn of settings that were changed since their model was saved."""
     if settings:
         warnings.warn(f"{settings[0]} has been changed since the model was saved", stacklevel=2)

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from openhart.chatter import quiet_loggers
 from openhart.errors import UserError, reason
+from openhart.quiet import quiet_loggers
 
 FETCHED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md")
 EXPLAINED = {

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from openhart.checks import check_settings, listed
-from openhart.checksums import check_checksums, tell_changed
+from openhart.checksums import check_checksums, warn_of_changes
 from openhart.errors import UserError, reason
 from openhart.reading import read_json
 from openhart.safety import check_part_folder, refuse_code
@@ -120,7 +120,7 @@ class CheckedLoading:
         kwargs["use_safetensors"] = True
         loaded = super().from_pretrained(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]
         check_finite(loaded[0] if isinstance(loaded, tuple) else loaded, folder)
-        tell_changed(changed)
+        warn_of_changes(changed)
         return loaded
 
 

@@ -122,12 +122,12 @@ def read_lora(folder: str | Path, weight_name: str = FILE) -> Adapter:
     return Adapter(_without_prefix(tensors), _known_settings(stored))
 
 
-def adapter_of(tensors: Mapping[str, Tensor]) -> Adapter:
+def adapter_from_tensors(tensors: Mapping[str, Tensor]) -> Adapter:
     """An adapter from tensors by their names, with or without the prefix ``transformer.``."""
     return Adapter(_without_prefix(tensors), {})
 
 
-def put_lora(
+def attach_lora(
     transformer: HartTransformer, adapter: Adapter, adapter_name: str | None = None, **options: Any
 ) -> None:
     """Add an adapter to a transformer and make it the active one.
@@ -160,7 +160,7 @@ def load_lora(transformer: HartTransformer, folder: str | Path) -> None:
     Raises:
         UserError: there is none, it is damaged, peft is missing, or it was made for another model.
     """
-    put_lora(transformer, read_lora(folder))
+    attach_lora(transformer, read_lora(folder))
 
 
 def merge_adapters(transformer: HartTransformer) -> None:

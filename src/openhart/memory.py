@@ -19,7 +19,7 @@ TOKEN_MAPS = 10  # of the transformer's width, alive at once at the last scale
 LOGIT_MAPS = 3  # scores, guided scores and their shares
 SLACK = 1.1  # by which the estimate of a step may be too high
 TRAINING_COPIES = 5  # weights, gradients, two moments and averages
-LARGEST_PICTURE = 2**16
+MAX_IMAGE_SIDE = 2**16
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "alloc failed")
@@ -54,7 +54,7 @@ def _free_in_group() -> int | None:
 
 
 @dataclass(frozen=True)
-class PictureMemory:
+class ImageMemory:
     """What pictures take beside the weights.
 
     Attributes:
@@ -95,29 +95,29 @@ class PictureMemory:
         return images * (maps + 3 * math.prod(scales[-1]) * factor**2 * FLOAT * 3)
 
 
-def check_pictures(memory: PictureMemory, images: int, size: tuple[int, int], device: torch.device) -> None:
+def check_images(memory: ImageMemory, images: int, size: tuple[int, int], device: torch.device) -> None:
     """Refuse pictures that would not fit the memory, and say what would.
 
     Raises:
         UserError: they are too many or too large.
     """
     free = free_memory(device)
-    if max(size) > LARGEST_PICTURE:
-        raise UserError(f"image sides must be at most {LARGEST_PICTURE} pixels, got {size[0]}×{size[1]}")
+    if max(size) > MAX_IMAGE_SIDE:
+        raise UserError(f"image sides must be at most {MAX_IMAGE_SIDE} pixels, got {size[0]}×{size[1]}")
     if free is None or (need := memory.of(images, size)) <= free:
         return
     problem = f"{images} image{'s' * (images > 1)} of {size[0]}×{size[1]} pixels need about {_gib(need)}"
-    fitting = most(lambda count: memory.of(count, size) <= free, images)
+    fitting = largest_fitting(lambda count: memory.of(count, size) <= free, images)
     if fitting:
         raise UserError(f"{problem} and {_gib(free)} are free: make at most {fitting} at a time")
     factor = memory.tokenizer.downsample_factor
     steps = max(size) // factor
-    side = most(lambda step: memory.of(1, _scaled(size, step, steps, factor)) <= free, steps)
+    side = largest_fitting(lambda step: memory.of(1, _scaled(size, step, steps, factor)) <= free, steps)
     height, width = _scaled(size, max(side, 1), steps, factor)
     raise UserError(f"{problem} and {_gib(free)} are free: at most {height}×{width} would fit")
 
 
-def most(fits: Callable[[int], bool], limit: int) -> int:
+def largest_fitting(fits: Callable[[int], bool], limit: int) -> int:
     """The largest number up to a limit that fits, if all below it do; 0 if none does."""
     low, high = 0, limit
     while low < high:

@@ -9,10 +9,10 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from openhart.chatter import quiet_libraries
 from openhart.errors import UserError, reason
 from openhart.hub import fetch
 from openhart.loading import count_parameters, read_shapes
+from openhart.quiet import quiet_libraries
 from openhart.reading import read_json
 from openhart.safety import check_index
 from openhart.tokenizer.model import HybridTokenizer

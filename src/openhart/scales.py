@@ -11,8 +11,8 @@ from openhart.errors import UserError
 
 Scales = tuple[tuple[int, int], ...]
 
-MOST_SCALES = 64
-LARGEST_SIDE = 1024
+MAX_SCALES = 64
+MAX_SIDE = 1024
 
 
 def parse_scales(values: Sequence[int | Sequence[int]]) -> Scales:
@@ -27,9 +27,9 @@ def parse_scales(values: Sequence[int | Sequence[int]]) -> Scales:
     Raises:
         UserError: the list is empty, an entry is no positive size, or a scale is larger than the last.
     """
-    if isinstance(values, str) or not isinstance(values, Sequence) or not 1 <= len(values) <= MOST_SCALES:
+    if isinstance(values, str) or not isinstance(values, Sequence) or not 1 <= len(values) <= MAX_SCALES:
         raise UserError(
-            f"scales must be a list of 1 to {MOST_SCALES} sides such as [1, 2, 4, 8], "
+            f"scales must be a list of 1 to {MAX_SCALES} sides such as [1, 2, 4, 8], "
             f"got {reprlib.repr(values)}"
         )
     scales = tuple(_parse_size(value) for value in values)
@@ -47,11 +47,9 @@ def _parse_size(value: int | Sequence[int]) -> tuple[int, int]:
     if (
         not isinstance(sides, Sequence)
         or len(sides) != 2
-        or not all(type(side) is int and 0 < side <= LARGEST_SIDE for side in sides)
+        or not all(type(side) is int and 0 < side <= MAX_SIDE for side in sides)
     ):
-        raise UserError(
-            f"a scale is a side or [height, width] of 1 to {LARGEST_SIDE}, got {reprlib.repr(value)}"
-        )
+        raise UserError(f"a scale is a side or [height, width] of 1 to {MAX_SIDE}, got {reprlib.repr(value)}")
     return (sides[0], sides[1])
 
 

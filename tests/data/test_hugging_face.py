@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from openhart.data import open_dataset
-from openhart.data.skipping import Sturdy
+from openhart.data.skipping import SkipBrokenDataset
 from openhart.errors import UserError
 
 SIZE = (8, 8)
@@ -79,7 +79,7 @@ def test_each_image_takes_the_size_nearest_to_its_shape(tmp_path):
     image, record = dataset[1]
     assert image.shape == (3, 8, 4)
     assert record["cut_to"] == (8, 4)
-    assert Sturdy(dataset)[3][0].shape == (3, 8, 8)
+    assert SkipBrokenDataset(dataset)[3][0].shape == (3, 8, 8)
 
 
 def test_a_broken_image_is_replaced(tmp_path):
@@ -88,7 +88,7 @@ def test_a_broken_image_is_replaced(tmp_path):
     for number in range(3):
         Image.new("RGB", (8, 8), (80 * number, 0, 0)).save(pictures / f"{number}.png")
     (pictures / "1.png").write_bytes(b"no picture")
-    dataset = Sturdy(open_dataset(f"hf:{tmp_path / 'pictures'}", SIZE))
+    dataset = SkipBrokenDataset(open_dataset(f"hf:{tmp_path / 'pictures'}", SIZE))
     assert "cannot read" in dataset[1][1]["in_place_of"][0]
     assert dataset[1][0].equal(dataset[2][0])
 

@@ -56,7 +56,7 @@ def test_each_pass_of_a_stream_is_shuffled_and_shared_out(pattern, world):
     shards, passes = Shards(pattern, SIZE), []
     for rank in range(world):
         stream = ShardStream(shards, seed=1, rank=rank, world=world)
-        first = itertools.takewhile(lambda _, s=stream: s.place["epoch"] == 0, iter(stream))
+        first = itertools.takewhile(lambda _, s=stream: s.position["epoch"] == 0, iter(stream))
         passes.append([record["text"] for _, record in first])
     assert sorted(itertools.chain(*passes)) == EVERY
     assert list(itertools.chain(*passes)) != EVERY

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from openhart.data.images import ImageFolder
-from openhart.data.skipping import BROKEN, BrokenImages, Sturdy
+from openhart.data.skipping import IN_PLACE_OF, BrokenImages, SkipBrokenDataset
 from openhart.errors import UserError
 from openhart.training.run.batches import IndexedBatches
 
@@ -34,7 +34,7 @@ def test_a_broken_image_is_replaced_named_once_and_counted(folder):
         for place, record in enumerate(wanted):
             if "2.png" in record["file_name"]:
                 assert records[place]["file_name"].endswith("3.png")
-                assert "2.png" in records[place][BROKEN][0]
+                assert "2.png" in records[place][IN_PLACE_OF][0]
             else:
                 assert torch.equal(images[place], expected[place])
 
@@ -42,7 +42,7 @@ def test_a_broken_image_is_replaced_named_once_and_counted(folder):
 def test_what_takes_a_place_does_not_depend_on_where_a_run_resumes(folder):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        dataset = Sturdy(ImageFolder(folder, (16, 16)))
+        dataset = SkipBrokenDataset(ImageFolder(folder, (16, 16)))
         (folder / "things" / "5.png").write_bytes(b"")
         (folder / "things" / "0.png").write_bytes(b"")
         straight, resumed = batches(folder, 4), batches(folder, 2, first=2)
@@ -55,13 +55,13 @@ def test_a_folder_of_broken_images_is_told(folder):
     for path in (folder / "things").iterdir():
         path.write_bytes(b"")
     with pytest.raises(UserError, match=r"no image can be read; the first: .*0\.png"):
-        Sturdy(ImageFolder(folder, (16, 16)))[0]
+        SkipBrokenDataset(ImageFolder(folder, (16, 16)))[0]
 
 
 def test_they_are_counted():
     broken = BrokenImages()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        broken.note([{BROKEN: "a"}, {}, {BROKEN: "b"}])
-        broken.note([{BROKEN: "a"}])
+        broken.note([{IN_PLACE_OF: "a"}, {}, {IN_PLACE_OF: "b"}])
+        broken.note([{IN_PLACE_OF: "a"}])
     assert len(broken) == 2

@@ -98,14 +98,14 @@ def _check_kind(pipeline: Any, options: Namespace) -> None:
 
 def _images_at_a_time(pipeline: Any, options: Namespace, sampling: dict[str, Any]) -> int:
     """As many as fit the memory, at least one, which the pipeline then refuses if it does not."""
-    from openhart.memory import free_memory, most
+    from openhart.memory import free_memory, largest_fitting
 
     size = pipeline.check_size(options.height, options.width)
     memory = pipeline.memory(pipeline.sampling_settings(**sampling))
     free = free_memory(pipeline.device)
     if free is None:
         return IMAGES_AT_A_TIME
-    return max(1, most(lambda count: memory.of(count, size) <= free, IMAGES_AT_A_TIME))
+    return max(1, largest_fitting(lambda count: memory.of(count, size) <= free, IMAGES_AT_A_TIME))
 
 
 def _conditions(options: Namespace) -> list[tuple[str, Any]]:

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openhart.chatter import quiet_libraries
 from openhart.checks import check_text
 from openhart.conditioning.encoder import Condition
 from openhart.errors import UserError, reason, require
 from openhart.hub import fetch
 from openhart.loading import check_finite
+from openhart.quiet import quiet_libraries
 from openhart.safety import check_part_folder, check_settings_safe
 
 DEFAULT_TEXT_ENCODER = "all-MiniLM-L6-v2"

@@ -32,7 +32,7 @@ class BucketedStream(IterableDataset):
 
     def __init__(self, stream: ShardStream, batch_size: int) -> None:
         self.stream, self.batch_size = stream, batch_size
-        self.place: dict[str, Any] = {"window": stream.state_dict(), "batch": 0}
+        self.position: dict[str, Any] = {"window": stream.state_dict(), "batch": 0}
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield lists of image (3, H, W) in [−1, 1] and record, without end.
@@ -42,24 +42,24 @@ class BucketedStream(IterableDataset):
         """
         shards = self.stream.shards
         samples = self.stream.raw()
-        complaints: list[str] = []
+        decode_errors: list[str] = []
         while True:
             window = list(itertools.islice(samples, WINDOW * len(shards.sizes) * self.batch_size))
-            for size, members in self._batches(window)[self.place["batch"] :]:
-                self.place["batch"] += 1
+            for size, members in self._batches(window)[self.position["batch"] :]:
+                self.position["batch"] += 1
                 twice = itertools.chain(members, members)
-                batch = list(itertools.islice(shards.decode(twice, complaints, size), len(members)))
+                batch = list(itertools.islice(shards.decode(twice, decode_errors, size), len(members)))
                 if batch:
                     yield batch
-            self.place = {"window": self.stream.state_dict(), "batch": 0}
+            self.position = {"window": self.stream.state_dict(), "batch": 0}
 
     def state_dict(self) -> dict[str, Any]:
         """The place of the next batch."""
-        return copy.deepcopy(self.place)
+        return copy.deepcopy(self.position)
 
     def load_state_dict(self, place: dict[str, Any]) -> None:
         """Go on at a place."""
-        self.place = copy.deepcopy(place)
+        self.position = copy.deepcopy(place)
         self.stream.load_state_dict(place["window"])
 
     def _batches(self, window: list[Raw]) -> list[tuple[Size, list[Raw]]]:
@@ -75,7 +75,9 @@ class BucketedStream(IterableDataset):
         for part in self._parts(sorted(rest, key=itemgetter(0))):
             mean = sum(aspect for aspect, _ in part) / len(part)
             batches.append((nearest_size(mean, shards.sizes), part))
-        order = torch.randperm(len(batches), generator=self.stream.generator(*self.place["window"].values()))
+        order = torch.randperm(
+            len(batches), generator=self.stream.generator(*self.position["window"].values())
+        )
         return [(size, [sample for _, sample in part]) for size, part in map(batches.__getitem__, order)]
 
     def _parts(self, pairs: list[tuple[float, Raw]]) -> list[list[tuple[float, Raw]]]:

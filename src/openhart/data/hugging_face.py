@@ -70,7 +70,7 @@ class HuggingFaceImages(Dataset):
     def _name(self, index: int) -> str:
         return f"row {index} of {self.address}"
 
-    def known_records(self) -> Iterator[dict[str, Any]]:
+    def all_records(self) -> Iterator[dict[str, Any]]:
         """What is known of every image without reading it."""
         columns = [list(self.rows[column]) for column in self.columns.values()]
         for index in range(len(self)):

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from openhart.data.aspect import BUCKET, Size, log_aspect, nearest_size
 from openhart.data.decoding import on_white, read_image
-from openhart.data.records import without_ours
+from openhart.data.records import without_reserved_fields
 from openhart.errors import UserError
 from openhart.image_io import from_bytes
 from openhart.reading import parse_json, read_text
@@ -68,7 +68,7 @@ class ImageFolder(Dataset):
         size = record.get(BUCKET, self.sizes[0])
         return to_tensor(read_image(self.path / record["file_name"]), size), record
 
-    def known_records(self) -> list[dict[str, Any]]:
+    def all_records(self) -> list[dict[str, Any]]:
         """What is known of every image without reading it."""
         return self.records
 
@@ -85,7 +85,7 @@ def _read_records(path: Path) -> list[dict[str, Any]]:
         record = parse_json(line, f"{path}, line {number}")
         if not isinstance(record.get("file_name"), str):
             raise UserError(f"{path}, line {number}: a record needs a file_name, a text")
-        records.append(without_ours(record))
+        records.append(without_reserved_fields(record))
     return records
 
 

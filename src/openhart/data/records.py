@@ -7,14 +7,14 @@ from openhart.checks import check_text
 from openhart.data.aspect import BUCKET
 from openhart.errors import UserError
 
-BROKEN = "in_place_of"
-PLACE = "place_in_cache"
-OURS = (BUCKET, BROKEN, PLACE)
+IN_PLACE_OF = "in_place_of"
+CACHE_POSITION = "place_in_cache"
+RESERVED_FIELDS = (BUCKET, IN_PLACE_OF, CACHE_POSITION)
 
 
-def without_ours(record: Mapping[str, Any]) -> dict[str, Any]:
+def without_reserved_fields(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record as it was read, without the names under which data sets note things of their own."""
-    return {name: value for name, value in record.items() if name not in OURS}
+    return {name: value for name, value in record.items() if name not in RESERVED_FIELDS}
 
 
 def captions_of(record: Mapping[str, Any]) -> list[str]:

@@ -16,13 +16,13 @@ from torch.utils.data import IterableDataset, get_worker_info
 from openhart.data.aspect import BUCKET, Size, log_aspect, nearest_size
 from openhart.data.decoding import BrokenImageError, decode_image
 from openhart.data.images import IMAGE_KINDS, to_tensor
-from openhart.data.records import without_ours
-from openhart.data.skipping import MOST_IN_A_ROW, noted
+from openhart.data.records import without_reserved_fields
+from openhart.data.skipping import MAX_CONSECUTIVE, with_skipped
 from openhart.errors import UserError, reason, require
 from openhart.reading import parse_json
 
 SHUFFLED_AT_A_TIME = 1000
-MOST_SHARDS = 10**6
+MAX_SHARDS = 10**6
 LONGEST_CLASS = 16  # bytes
 RANGE = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})")
 META = re.compile(r"__[^/]*__($|/)")  # files about the archive itself
@@ -48,8 +48,8 @@ class Shards(IterableDataset):
         from webdataset.shardlists import expand_urls
 
         self.sizes = sizes
-        if math.prod(abs(int(last) - int(first)) + 1 for first, last in RANGE.findall(pattern)) > MOST_SHARDS:
-            raise UserError(f"{pattern} stands for more than {MOST_SHARDS:,} shards")
+        if math.prod(abs(int(last) - int(first)) + 1 for first, last in RANGE.findall(pattern)) > MAX_SHARDS:
+            raise UserError(f"{pattern} stands for more than {MAX_SHARDS:,} shards")
         self.urls = [url for part in expand_urls(pattern) for url in _matching(part)]
         _check(self.urls)
 
@@ -61,10 +61,10 @@ class Shards(IterableDataset):
         """
         reader, readers = _worker()
         raw = itertools.chain.from_iterable(read_shard(url) for url in self.urls)
-        complaints: list[str] = []
-        yield from self.decode(itertools.islice(raw, reader, None, readers), complaints)
-        for complaint in complaints:
-            warnings.warn(f"skipped an image: {complaint}", stacklevel=2)
+        decode_errors: list[str] = []
+        yield from self.decode(itertools.islice(raw, reader, None, readers), decode_errors)
+        for error in decode_errors:
+            warnings.warn(f"skipped an image: {error}", stacklevel=2)
 
     def one_by_one(self) -> list["Shards"]:
         """Each shard by itself."""
@@ -74,13 +74,13 @@ class Shards(IterableDataset):
         return found
 
     def decode(
-        self, samples: Iterable[dict[str, Any]], complaints: list[str], size: Size | None = None
+        self, samples: Iterable[dict[str, Any]], decode_errors: list[str], size: Size | None = None
     ) -> Iterator[tuple[torch.Tensor, dict[str, Any]]]:
         """Images and records of raw samples, of their own size or a given one.
 
         Args:
             samples: as they lie in the shards.
-            complaints: of broken images that no record tells of yet; the caller's, to carry over.
+            decode_errors: of broken images that no record tells of yet; the caller's, to carry over.
             size: of every image; by default the nearest to each.
 
         Raises:
@@ -91,14 +91,14 @@ class Shards(IterableDataset):
             try:
                 image, record = _decode(sample, cut_to)
             except BrokenImageError as error:
-                complaints.append(str(error))
-                if len(complaints) == MOST_IN_A_ROW:
-                    raise UserError(f"no image can be read; the first: {complaints[0]}") from error
+                decode_errors.append(str(error))
+                if len(decode_errors) == MAX_CONSECUTIVE:
+                    raise UserError(f"no image can be read; the first: {decode_errors[0]}") from error
                 continue
             if len(self.sizes) > 1:
                 record[BUCKET] = cut_to
-            record = noted(record, complaints)
-            complaints.clear()
+            record = with_skipped(record, decode_errors)
+            decode_errors.clear()
             yield image, record
 
     def aspect(self, sample: dict[str, Any]) -> float:
@@ -123,7 +123,7 @@ class ShardStream(IterableDataset):
 
     def __init__(self, shards: Shards, seed: int, rank: int = 0, world: int = 1) -> None:
         self.shards, self.seed, self.rank, self.world = shards, seed, rank, world
-        self.place = {"epoch": 0, "shard": 0, "sample": 0}
+        self.position = {"epoch": 0, "shard": 0, "sample": 0}
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, dict[str, Any]]]:
         """Yield image (3, H, W) in [−1, 1] and record, without end.
@@ -135,11 +135,11 @@ class ShardStream(IterableDataset):
 
     def state_dict(self) -> dict[str, int]:
         """The place of the next sample."""
-        return dict(self.place)
+        return dict(self.position)
 
     def load_state_dict(self, place: dict[str, int]) -> None:
         """Go on at a place."""
-        self.place = dict(place)
+        self.position = dict(place)
 
     def raw(self) -> Iterator[dict[str, Any]]:
         """Samples as they lie in the shards, without end.
@@ -147,7 +147,7 @@ class ShardStream(IterableDataset):
         Raises:
             UserError: as when iterating.
         """
-        place = self.place
+        place = self.position
         while True:
             fresh, found = not (place["shard"] or place["sample"]), False
             for number, url, share in self._order(place["epoch"])[place["shard"] :]:
@@ -172,13 +172,13 @@ class ShardStream(IterableDataset):
 
     def _shuffled(self, samples: Iterator[dict[str, Any]], number: int) -> Iterator[dict[str, Any]]:
         """A shard's samples from the present one on, shuffled block by block."""
-        past = self.place["sample"]
+        past = self.position["sample"]
         for block_number in itertools.count(1):
             block = list(itertools.islice(samples, SHUFFLED_AT_A_TIME))
             if not block:
                 return
             if past < len(block):
-                generator = self.generator(self.place["epoch"], number + 1, block_number)
+                generator = self.generator(self.position["epoch"], number + 1, block_number)
                 order = torch.randperm(len(block), generator=generator).tolist()
                 yield from (block[index] for index in order[past:])
             past = max(past - len(block), 0)
@@ -265,7 +265,11 @@ def _decode(sample: dict[str, Any], size: Size) -> tuple[torch.Tensor, dict[str,
     if kind is None:
         raise UserError(f"sample {name} has no image: it needs {', '.join(IMAGE_KINDS)}")
     try:
-        record = without_ours(parse_json(sample["json"].decode(), "its json")) if "json" in sample else {}
+        record = (
+            without_reserved_fields(parse_json(sample["json"].decode(), "its json"))
+            if "json" in sample
+            else {}
+        )
         if "txt" in sample:
             record["text"] = sample["txt"].decode()
         if "cls" in sample:

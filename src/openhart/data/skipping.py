@@ -8,13 +8,13 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from openhart.data.decoding import BrokenImageError
-from openhart.data.records import BROKEN
+from openhart.data.records import IN_PLACE_OF
 from openhart.errors import UserError
 
-MOST_IN_A_ROW = 100
+MAX_CONSECUTIVE = 100
 
 
-class Sturdy(Dataset):
+class SkipBrokenDataset(Dataset):
     """A map-style data set in which the next readable sample stands for one that is not.
 
     Its record then says so under ``in_place_of``. Which sample that is depends on the index alone, so that a
@@ -35,36 +35,36 @@ class Sturdy(Dataset):
         return self.dataset.bucket(index) if hasattr(self.dataset, "bucket") else None
 
     def __getitem__(self, index: int) -> tuple[Any, dict[str, Any]]:
-        complaints: list[str] = []
+        decode_errors: list[str] = []
         places = ((index + step) % len(self) for step in range(len(self)))
         alike = (place for place in places if self.bucket(place) == self.bucket(index))
-        for place in itertools.islice(alike, MOST_IN_A_ROW):
+        for place in itertools.islice(alike, MAX_CONSECUTIVE):
             try:
                 image, record = self.dataset[place]
             except BrokenImageError as error:
-                complaints.append(str(error))
+                decode_errors.append(str(error))
                 continue
-            return image, noted(record, complaints)
-        raise UserError(f"no image can be read; the first: {complaints[0]}")
+            return image, with_skipped(record, decode_errors)
+        raise UserError(f"no image can be read; the first: {decode_errors[0]}")
 
 
-def noted(record: dict[str, Any], complaints: Sequence[str]) -> dict[str, Any]:
-    """The record of a sample that stands for broken ones, told by their complaints."""
-    return record | {BROKEN: list(complaints)} if complaints else record
+def with_skipped(record: dict[str, Any], decode_errors: Sequence[str]) -> dict[str, Any]:
+    """The record of a sample that stands for broken ones, told by their decode_errors."""
+    return record | {IN_PLACE_OF: list(decode_errors)} if decode_errors else record
 
 
 class BrokenImages:
     """Names each broken image once, and counts them."""
 
     def __init__(self) -> None:
-        self.complaints: set[str] = set()
+        self.decode_errors: set[str] = set()
 
     def note(self, records: Sequence[dict[str, Any]]) -> None:
         """Look for broken images in a batch's records."""
-        found = set(itertools.chain.from_iterable(record.get(BROKEN, ()) for record in records))
-        for complaint in sorted(found - self.complaints):
-            self.complaints.add(complaint)
-            warnings.warn(f"skipped an image ({len(self)} so far): {complaint}", stacklevel=2)
+        found = set(itertools.chain.from_iterable(record.get(IN_PLACE_OF, ()) for record in records))
+        for error in sorted(found - self.decode_errors):
+            self.decode_errors.add(error)
+            warnings.warn(f"skipped an image ({len(self)} so far): {error}", stacklevel=2)
 
     def __len__(self) -> int:
-        return len(self.complaints)
+        return len(self.decode_errors)

@@ -9,7 +9,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from openhart.atomic import folder_filled_whole
-from openhart.checksums import check_checksums, tell_changed, write_checksums
+from openhart.checksums import check_checksums, warn_of_changes, write_checksums
 from openhart.conditioning.text import load_text_encoder
 from openhart.errors import UserError
 from openhart.generation.saved import present_index
@@ -93,12 +93,12 @@ class PipelineFiles(DiffusionPipeline):
                 tokenizer, encoder = load_text_encoder(encoder_name, hub | {"revision": None})
                 kwargs |= {"text_encoder": encoder.to(_dtype_of(dtype)), "text_tokenizer": tokenizer}
             kwargs.setdefault("low_cpu_mem_usage", diffusers.utils.is_accelerate_available())
-            changed = check_checksums(folder, parts_aside=OWN_CLASSES)
+            changed = check_checksums(folder, excluded_parts=OWN_CLASSES)
             kwargs |= {"use_safetensors": True, DTYPE_ARGUMENT: dtype}
             pipeline = cast(PipelineFiles, super().from_pretrained(str(folder), **kwargs))
             if pipeline.text_encoder is not None:
                 check_finite(pipeline.text_encoder, encoder_name or folder / "text_encoder")
-        tell_changed(changed)
+        warn_of_changes(changed)
         return pipeline
 
     @classmethod

@@ -20,7 +20,7 @@ from openhart.generation.next_scale import generate
 from openhart.generation.saved import VERSION, VERSION_KEY
 from openhart.generation.settings import SAMPLING, SamplingOptions, SamplingSettings
 from openhart.generation.states import KnownCodes, ScaleState
-from openhart.memory import PictureMemory, check_pictures
+from openhart.memory import ImageMemory, check_images
 from openhart.pipelines.callbacks import TENSOR_INPUTS, Callbacks, ScaleCallback, StepCallback
 from openhart.pipelines.checks import OPTIONAL_PARTS, PipelineSettings, check_condition, check_fit
 from openhart.pipelines.conditions import ConditionedPipeline
@@ -324,7 +324,7 @@ class HartPipeline(ConditionedPipeline, DecodingPipeline, LoraPipeline, Pipeline
             negative_prompt_attention_mask,
             max_sequence_length,
         )
-        check_pictures(self.memory(settings), count, size, self._execution_device)
+        check_images(self.memory(settings), count, size, self._execution_device)
         condition = _repeated(condition, num_images_per_prompt)
         if len(negative[0]) > 1:  # a single one is broadcast
             negative = _repeated(negative, num_images_per_prompt)
@@ -372,10 +372,10 @@ class HartPipeline(ConditionedPipeline, DecodingPipeline, LoraPipeline, Pipeline
             raise UserError(f"height and width must be whole numbers of pixels, got {height!r} and {width!r}")
         return size
 
-    def memory(self, settings: SamplingSettings) -> PictureMemory:
+    def memory(self, settings: SamplingSettings) -> ImageMemory:
         """What pictures take beside the weights."""
         guided, tile = settings.guidance_scale > 1, self._tile
-        return PictureMemory(self.transformer, self.image_tokenizer, guided, tile and tile[0])
+        return ImageMemory(self.transformer, self.image_tokenizer, guided, tile and tile[0])
 
 
 def _repeated(condition: Condition, times: int) -> Condition:

@@ -13,7 +13,7 @@ from openhart.checksums import write_checksums
 from openhart.errors import UserError
 from openhart.hub import fetch
 from openhart.loading import HUB_OPTIONS, check_options
-from openhart.lora import FILE, adapter_of, put_lora, read_lora, require_peft
+from openhart.lora import FILE, adapter_from_tensors, attach_lora, read_lora, require_peft
 from openhart.transformer.model import HartTransformer
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -64,10 +64,10 @@ class LoraPipeline(LoraBaseMixin):
             raise UserError("load adapters before the pipeline is optimized or quantized")
         source = pretrained_model_name_or_path_or_dict
         if isinstance(source, Mapping):
-            adapter = adapter_of(source)
+            adapter = adapter_from_tensors(source)
         else:
             adapter = read_lora(_find_folder(source, hub) / subfolder, weight_name)
-        put_lora(self.transformer, adapter, adapter_name, hotswap=hotswap, _pipeline=self)
+        attach_lora(self.transformer, adapter, adapter_name, hotswap=hotswap, _pipeline=self)
 
     def set_adapters(
         self, adapter_names: str | Sequence[str], adapter_weights: float | Sequence[float] | None = None

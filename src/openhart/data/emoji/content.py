@@ -14,7 +14,7 @@ from openhart.errors import UserError
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 """GenEval's tasks (arXiv 2310.11513)."""
 RELATIONS = ("left of", "right of", "above", "below")
-MOST_THINGS = 4
+MAX_THINGS = 4
 SIZED = 0.3
 MIXED_COUNTS = 0.25
 COLOURED = {"colors": 1.0, "color_attr": 1.0, "counting": 0.2, "position": 0.2}
@@ -148,7 +148,7 @@ def _with_colours(
 def _with_counts(items: list[Item], generator: np.random.Generator) -> list[Item]:
     """Two to four things of one kind, or three to four things of two kinds."""
     if len(items) == 1:
-        return [replace(items[0], count=int(generator.integers(2, MOST_THINGS + 1)))]
-    first = int(generator.integers(1, MOST_THINGS))
-    second = int(generator.integers(2 if first == 1 else 1, MOST_THINGS - first + 1))
+        return [replace(items[0], count=int(generator.integers(2, MAX_THINGS + 1)))]
+    first = int(generator.integers(1, MAX_THINGS))
+    second = int(generator.integers(2 if first == 1 else 1, MAX_THINGS - first + 1))
     return [replace(items[0], count=first), replace(items[1], count=second)]

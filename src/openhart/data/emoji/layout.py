@@ -55,7 +55,7 @@ RELATED: dict[str, Cells] = {
 }
 MARGIN = 0.02
 LONGEST = 0.6
-LEAST_FILL = 0.78
+MIN_FILL = 0.78
 UNEVEN = 0.05
 ALONE = (0.6, 0.9)
 SIZES = {"small": (0.26, 0.36), "large": (0.93, 0.98)}
@@ -79,7 +79,7 @@ def place(content: Content, ratios: Sequence[float], generator: np.random.Genera
         cells, play = RELATED[content.relation], RELATED_PLAY
     else:
         cells, play = _arrangement(len(ratios), sizes, generator), 1.0
-    fill = generator.uniform(LEAST_FILL, 1 - UNEVEN)
+    fill = generator.uniform(MIN_FILL, 1 - UNEVEN)
     boxes = []
     for cell, ratio, size in zip(cells, ratios, sizes, strict=True):
         if size is None:

@@ -19,9 +19,9 @@ TINT = re.compile(r'(?<= values=")0 0 0 0 ([\d.]+) 0 0 0 0 ([\d.]+) 0 0 0 0 ([\d
 COLOURFUL = 0.04
 WINDOW = (34.0, 48.0)
 GREY = (0.015, 0.04)
-LEAST_CHROMA = 0.055
-LEAST_SHARE = 0.45
-MOST_RIVALS = 0.5
+MIN_CHROMA = 0.055
+MIN_SHARE = 0.45
+MAX_RIVALS = 0.5
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ def main_colour(drawing: Image.Image) -> MainColour | None:
         angle = np.radians(hue[same])
         centre = float(np.degrees(np.arctan2(np.sin(angle).mean(), np.cos(angle).mean())) % 360)
     rivals = colourful & (hue_distance(hue, centre) > WINDOW[1])
-    if same.sum() < LEAST_SHARE * len(hue) or rivals.sum() > MOST_RIVALS * same.sum():
+    if same.sum() < MIN_SHARE * len(hue) or rivals.sum() > MAX_RIVALS * same.sum():
         return None
     main = MainColour(float(np.median(lightness[same])), float(np.median(chroma[same])), centre)
-    return main if main.chroma >= LEAST_CHROMA else None
+    return main if main.chroma >= MIN_CHROMA else None
 
 
 def recolour(svg: str, main: MainColour, colour: str) -> str:

@@ -68,9 +68,9 @@ def evaluate_retrieval(
     Raises:
         UserError: the data set has no records that can be chosen, or the model takes no prompts.
     """
-    if not hasattr(dataset, "known_records"):
+    if not hasattr(dataset, "all_records"):
         raise UserError("retrieval chooses images by their records: give an image folder, not shards")
-    chosen = choose_things(list(dataset.known_records()), count, seed)
+    chosen = choose_things(list(dataset.all_records()), count, seed)
     samples = [dataset[index] for index in chosen]
     real = torch.stack([image for image, _ in samples])
     prompts = [main_caption(record) for _, record in samples]

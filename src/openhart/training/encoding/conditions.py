@@ -15,7 +15,7 @@ from openhart.conditioning.text import (
     empty_condition,
     load_text_encoder,
 )
-from openhart.data.records import PLACE, captions_of, label_of
+from openhart.data.records import CACHE_POSITION, captions_of, label_of
 from openhart.data.words import drop_words
 from openhart.errors import UserError
 from openhart.training.config import Conditioning
@@ -194,7 +194,7 @@ class TextConditions:
         rows: dict[str, int] = {}
         for record in records:
             places = [rows.setdefault(caption, len(rows)) for caption in captions_of(record)]
-            record[PLACE] = [number, places]
+            record[CACHE_POSITION] = [number, places]
         captions = list(rows)
         if not captions:
             return {}

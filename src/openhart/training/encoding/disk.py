@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
 from openhart.data.aspect import BUCKET, Size
-from openhart.data.records import PLACE
+from openhart.data.records import CACHE_POSITION
 from openhart.data.shards import Shards
-from openhart.data.skipping import BrokenImages, Sturdy
+from openhart.data.skipping import BrokenImages, SkipBrokenDataset
 from openhart.errors import UserError
 from openhart.interrupts import outlive_interrupts
 from openhart.tokenizer.model import HybridTokenizer
@@ -82,7 +82,7 @@ class LatentCache(Dataset):
             ending = _ending(record[BUCKET])
         return (part.row("codes" + ending, row), part.row("targets" + ending, row)), record
 
-    def known_records(self) -> Iterator[dict[str, Any]]:
+    def all_records(self) -> Iterator[dict[str, Any]]:
         """What is known of every sample without its tensors."""
         return map(json.loads, self.lines)
 
@@ -92,7 +92,7 @@ class LatentCache(Dataset):
 
     def condition(self, record: dict[str, Any], choice: int) -> tuple[Tensor, Tensor]:
         """Context (T, D) and mask (T,) of one of a record's captions."""
-        number, rows = record[PLACE]
+        number, rows = record[CACHE_POSITION]
         part = self.part(number)
         return part.row("context", rows[choice]), part.row("mask", rows[choice])
 
@@ -203,7 +203,7 @@ def _parts(dataset: Any) -> list[Any]:
         return dataset.one_by_one()
     starts = range(0, len(dataset), SAMPLES_A_PART)
     ranges = [range(start, min(start + SAMPLES_A_PART, len(dataset))) for start in starts]
-    return [Subset(Sturdy(dataset), places) for places in ranges]
+    return [Subset(SkipBrokenDataset(dataset), places) for places in ranges]
 
 
 def _total(parts: list[Any], numbers: list[int]) -> int | None:

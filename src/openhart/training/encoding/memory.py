@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from openhart.data import collate
 from openhart.data.aspect import BUCKET, Size
 from openhart.data.records import check_records
-from openhart.data.skipping import BrokenImages, Sturdy
+from openhart.data.skipping import BrokenImages, SkipBrokenDataset
 from openhart.interrupts import outlive_interrupts
 from openhart.tokenizer.model import HybridTokenizer
 
@@ -38,8 +38,8 @@ def check_data(dataset: Any, kind: str, classes: int | None) -> None:
     Raises:
         UserError: a record has none, or one that cannot be used, or no image can be read.
     """
-    if hasattr(dataset, "known_records"):
-        check_records(dataset.known_records(), kind, classes)
+    if hasattr(dataset, "all_records"):
+        check_records(dataset.all_records(), kind, classes)
     check_records([record for _, record in some_samples(dataset, 1)], kind, classes)
 
 
@@ -48,8 +48,8 @@ def some_samples(dataset: Any, count: int) -> list[tuple[Tensor, dict[str, Any]]
     if isinstance(dataset, IterableDataset):
         return list(itertools.islice(dataset, count))
     stride = max(len(dataset) // count, 1)
-    sturdy = Sturdy(dataset)
-    return [sturdy[index] for index in range(0, len(dataset), stride)[:count]]
+    readable = SkipBrokenDataset(dataset)
+    return [readable[index] for index in range(0, len(dataset), stride)[:count]]
 
 
 class Latents(Dataset):
@@ -74,11 +74,11 @@ class Latents(Dataset):
         self.codes: dict[int, Tensor] = {}
         self.targets: dict[int, Tensor] = {}
         self.records: list[dict[str, Any]] = [{}] * len(dataset)
-        sturdy, broken = Sturdy(dataset), BrokenImages()
-        order = sorted(range(len(sturdy)), key=lambda index: str(sturdy.bucket(index)))
-        groups = [list(group) for _, group in itertools.groupby(order, sturdy.bucket)]
+        readable, broken = SkipBrokenDataset(dataset), BrokenImages()
+        order = sorted(range(len(readable)), key=lambda index: str(readable.bucket(index)))
+        groups = [list(group) for _, group in itertools.groupby(order, readable.bucket)]
         loader = DataLoader(
-            sturdy,
+            readable,
             batch_sampler=[part for group in groups for part in _batched(group, batch_size)],
             num_workers=workers,
             collate_fn=collate,

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from openhart.data import collate
 from openhart.data.buckets import BucketedStream
 from openhart.data.shards import Shards, ShardStream
-from openhart.data.skipping import BrokenImages, Sturdy
+from openhart.data.skipping import BrokenImages, SkipBrokenDataset
 from openhart.errors import UserError, require
 from openhart.interrupts import outlive_interrupts
 from openhart.training.config import Data
@@ -96,7 +96,7 @@ class IndexedBatches:
     def __init__(
         self, dataset: Any, batch_size: int, seed: int, workers: int, rank: int = 0, world: int = 1
     ) -> None:
-        self.dataset, self.workers = Sturdy(dataset), workers
+        self.dataset, self.workers = SkipBrokenDataset(dataset), workers
         buckets = [self.dataset.bucket(index) for index in range(len(dataset))]
         self.order = partial(EndlessBatches, buckets, batch_size, seed, rank=rank, world=world)
 

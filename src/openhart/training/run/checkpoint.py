@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from torch import Tensor
 
-from openhart.checksums import differing, record_of
+from openhart.checksums import changed_files, record_of
 from openhart.errors import UserError, reason
 from openhart.interrupts import PendingStop, Stopped
 from openhart.training.config import Run
@@ -200,7 +200,7 @@ def _check_manifest(folder: Path, parts: list[str]) -> int:
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
         form, processes, files = about["format"], int(about["processes"]), dict(about["files"])
-        damaged = differing(folder, files)
+        damaged = changed_files(folder, files)
     except (*MISFITS, RecursionError) as error:
         raise UserError(f"{path} is missing or damaged: {way_out}") from error
     if form != FORMAT:

@@ -15,7 +15,7 @@ NOTICES = {
 LIBRARIES = ("transformers", "diffusers", "huggingface_hub", "httpx", "urllib3", "filelock")
 
 
-def leave_out_notices() -> None:
+def filter_notices() -> None:
     """Let no logger print the notices listed here."""
     for name, notices in NOTICES.items():
         logging.getLogger(name).addFilter(_Without(notices))

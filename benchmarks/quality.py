@@ -21,9 +21,12 @@ from torch import Tensor
 
 from openhart import HartPipeline
 from openhart.data.images import ImageFolder
+from openhart.evaluation.benchmarks.distances import set_distance
 from openhart.evaluation.benchmarks.retrieval import choose_things, retrieval_accuracy
-from openhart.evaluation.metrics.distances import SetComparison
+from openhart.evaluation.images import pooled_features
+from openhart.evaluation.networks.extractors import EfficientNetExtractor, MiddleExtractor
 from openhart.generation.states import KnownCodes
+from openhart.image_io import to_bytes
 
 BATCH = 16
 SOLVERS = [("ddpm", 8), ("ddpm", 4), ("dpm++", 8), ("dpm++", 4)]
@@ -75,12 +78,9 @@ def main() -> None:
         pipeline = prepare(level)
         images, seconds = generate(pipeline, prompts, options.seed, call)
         figures: dict[str, Any] = {"seconds_a_picture": seconds, **retrieval_accuracy(real, images)}
-        comparison = SetComparison()
-        for truth, made in zip(real.split(32), images.split(32), strict=True):
-            comparison.add(truth, real=True)
-            comparison.add(made, real=False)
-        distances = comparison.distances()
-        figures |= {"frechet": distances.frechet, "kid": distances.kid}
+        for metric, extractor in (("frechet", MiddleExtractor()), ("KID", EfficientNetExtractor())):
+            truth, made = (pooled_features(extractor, to_bytes(each)) for each in (real, images))
+            figures[metric.lower()] = set_distance(metric, truth, made).value
         if not call:
             same, _ = generate(pipeline, prompts, options.seed, {"use_residual": True}, known)
             first = same if first is None else first

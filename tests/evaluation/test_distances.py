@@ -51,7 +51,7 @@ def test_kernel_distance_as_recorded():
     for case in cases:
         count = case["clean_fid"]["n"]
         reference, sample = (x[:count] for x in features(case))
-        got = kernel_distance(reference, sample, subsets=1, subset_size=count)
+        got = kernel_distance(reference, sample, subsets=1, subset_size=count).value
         assert got == pytest.approx(case["clean_fid"]["kernel_distance_of_first_n"], rel=1e-9)
 
 
@@ -105,9 +105,10 @@ def test_precision_and_recall_by_brute_force():
 def test_kernel_distance_is_about_zero_within_one_distribution():
     random = np.random.default_rng(2)
     one, other = random.normal(size=(2, 400, 8))
-    near, far = kernel_distance(one, other, subsets=10), kernel_distance(one, other + 0.5, subsets=10)
-    assert abs(near) < 0.05 < far
-    assert kernel_distance(one, other, subsets=10, seed=1) != near
+    near, far = (kernel_distance(one, other + shift, subsets=10) for shift in (0, 0.5))
+    assert near.interval[0] < 0 < near.interval[1] < far.interval[0] < far.value
+    assert abs(near.value) < 0.05
+    assert kernel_distance(one, other, subsets=10, seed=1).value != near.value
 
 
 def test_what_cannot_be_measured_is_refused():

@@ -55,10 +55,10 @@ def test_cmmd_by_brute_force_and_in_closed_form():
         return np.exp(-np.square(first[:, None] - second).sum(axis=2) / 200).mean()
 
     wanted = 1000 * (mean(one, one) + mean(other, other) - 2 * mean(one, other))
-    assert cmmd(one, other) == pytest.approx(wanted)
-    assert cmmd(one, one) == pytest.approx(0, abs=1e-9)
+    assert cmmd(one, other).value == pytest.approx(wanted)
+    assert cmmd(one, one).value == pytest.approx(0, abs=1e-9)
     points = np.zeros((2, 3)), np.full((2, 3), 2.0)
-    assert cmmd(*points) == pytest.approx(1000 * (2 - 2 * np.exp(-12 / 200)))
+    assert cmmd(*points).value == pytest.approx(1000 * (2 - 2 * np.exp(-12 / 200)))
     with pytest.raises(UserError, match="same length, got 4 and 3"):
         cmmd(one, other[:, :3])
 
@@ -73,6 +73,8 @@ def test_near_folders_are_nearer_than_far_ones(dino, clip, tmp_path):
     for name in extractors:
         same, close, distant = (result.figure(name).value for result in results)
         assert same <= close + 1e-6 < distant, name
+        low, high = results[2].figure(name).interval
+        assert low < distant < high, name
     figure = results[1].figure("CMMD")
     assert (figure.label, figure.rules["reference_images"]) == ("CMMD@12", 12)
     assert "bicubic to 28" in figure.extractor

@@ -54,6 +54,7 @@ def test_the_whole_program_as_recorded(files, reference, key):
         figure = result.figure(name)
         assert figure.value == pytest.approx(wanted[names.get(name, name)], rel=1e-5), name
         assert figure.label == f"{name}@80"
+        assert figure.interval[0] <= figure.value <= figure.interval[1], name
 
 
 def test_the_spatial_features_as_recorded():

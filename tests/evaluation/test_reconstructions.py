@@ -7,9 +7,10 @@ from PIL import Image
 
 from openhart.errors import UserError
 from openhart.evaluation.benchmarks.perturbed import evaluate_perturbed
+from openhart.evaluation.benchmarks.reconstruction import evaluate_reconstruction
 from openhart.evaluation.benchmarks.scales import evaluate_scales, plot_scales
-from openhart.evaluation.metrics.distances import SetComparison
-from openhart.evaluation.metrics.pixels import mean_psnr
+from openhart.evaluation.metrics.pixels import SSIM_RULES, mean_psnr
+from openhart.evaluation.networks.extractors import GradientExtractor
 from openhart.image_io import to_bytes
 from tests.tiny import tiny_tokenizer
 
@@ -43,9 +44,34 @@ def test_every_scale_is_measured_and_plotted(tokenizer, images, tmp_path):
     assert result.figures[0].name == "1 of 4 scales, PSNR"
     for figure in result.figures:
         assert figure.count == 6
-        assert figure.interval is None or figure.interval[0] <= figure.value <= figure.interval[1]
+        assert figure.interval[0] <= figure.value <= figure.interval[1]
     plot_scales(result, tmp_path / "scales.png")
     assert len(np.unique(np.array(Image.open(tmp_path / "scales.png").convert("L")))) > 2
+
+
+def test_reconstruction_has_every_figure_with_its_interval_and_rule(tokenizer, images):
+    extractors = {"FD-gradients": GradientExtractor()}
+    result = evaluate_reconstruction(
+        tokenizer, images, ssim="skimage", extractors=extractors, batch_size=4, quiet=True
+    )
+    scales = evaluate_scales(tokenizer, images, quiet=True)
+    for kind, same in (("codes only", "4 of 4 scales"), ("complete features", "complete features")):
+        for metric in ("PSNR", "FD"):
+            wanted = scales.figure(f"{same}, {metric}").value
+            assert result.figure(f"{kind}, {metric}").value == pytest.approx(wanted, abs=1e-3)
+    stacked = torch.stack([image for image, _ in images])
+    with torch.no_grad():
+        decoded = to_bytes(tokenizer.decode(tokenizer.encode(stacked)))
+    ssim = result.figure("complete features, SSIM")
+    assert ssim.value == pytest.approx(SSIM_RULES["skimage"](decoded, to_bytes(stacked)).mean(), abs=1e-4)
+    assert ssim.rules["rule"] == "skimage"
+    names = {figure.name.partition(", ")[2] for figure in result.figures}
+    assert names == {"PSNR", "SSIM", "FD", "KID", "FD-gradients"}
+    for figure in result.figures:
+        assert figure.count == 6
+        assert figure.interval[0] < figure.value < figure.interval[1], figure
+    with pytest.raises(UserError, match="SSIM rule must be one of torchmetrics"):
+        evaluate_reconstruction(tokenizer, images, ssim="other")
 
 
 def test_exchanged_codes(tokenizer, images):
@@ -65,16 +91,3 @@ def test_exchanges_that_are_not_possible(tokenizer, images):
         evaluate_perturbed(tokenizer, images, nearest=32)
     with pytest.raises(UserError, match="between 0 and 1, got 2"):
         evaluate_perturbed(tokenizer, images, [2], nearest=3)
-
-
-def test_distances_leave_the_global_random_state_as_it_is():
-    pytest.importorskip("torchmetrics")
-    comparison = SetComparison()
-    noise = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    comparison.add(noise[:4], real=True)
-    comparison.add(noise[4:], real=False)
-    torch.manual_seed(5)
-    comparison.distances()
-    drawn = torch.rand(3)
-    torch.manual_seed(5)
-    assert torch.equal(torch.rand(3), drawn)

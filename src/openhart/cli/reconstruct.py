@@ -6,7 +6,7 @@ from typing import Any
 from openhart.cli.files import check_image_path
 from openhart.cli.options import add_model, place
 from openhart.errors import UserError
-from openhart.image_io import grid, save_image, to_pil
+from openhart.image_io import grid, save_image, to_bytes, to_pil
 
 
 def add_reconstruct(commands: Any) -> None:
@@ -26,7 +26,8 @@ def reconstruct(options: Namespace) -> None:
 
     from openhart.data.decoding import read_image
     from openhart.data.images import to_tensor
-    from openhart.evaluation.metrics.distances import psnr
+    from openhart.evaluation.metrics.pixels import psnr_each
+    from openhart.image_io import to_bytes
     from openhart.model_files import load_image_tokenizer
 
     image = read_image(options.image)
@@ -43,4 +44,5 @@ def reconstruct(options: Namespace) -> None:
     if not made.isfinite().all():
         raise UserError("the reconstruction is not finite: the image tokenizer's weights are broken")
     save_image(grid(to_pil(torch.cat([original, made])), columns=2), options.output)
-    print(f"{options.output}  PSNR {float(psnr(made, original)):.2f} dB")
+    ratio = float(psnr_each(to_bytes(made), to_bytes(original))[0])
+    print(f"{options.output}  PSNR {ratio:.2f} dB")

@@ -3,13 +3,28 @@
 from argparse import Namespace
 from typing import Any
 
-from openhart.cli.evaluate.common import Report, add_data, add_json_output, add_kind, open_tokenizer_and_data
+from openhart.cli.device import find_device
+from openhart.cli.evaluate.common import (
+    Report,
+    add_data,
+    add_json_output,
+    add_kind,
+    open_tokenizer_and_data,
+    report_of,
+)
+from openhart.cli.options import place
 
 
 def add_reconstruction(kinds: Any) -> None:
     """Add the options."""
     parser = add_kind(kinds, "reconstruction", measure, help="what the image tokenizer keeps")
     add_data(parser)
+    add = parser.add_argument
+    add(
+        "--ssim", choices=["torchmetrics", "skimage", "llamagen"], default="torchmetrics", help="rule of SSIM"
+    )
+    add("--lpips", choices=["alexnet", "vgg"], help="also LPIPS, with this network of torchvision")
+    add("--inception", type=place, metavar="PTH", help="weights of Inception, for rFID")
     add_json_output(parser)
 
 
@@ -17,5 +32,11 @@ def measure(options: Namespace) -> Report:
     """Reconstruct every image, from the codes only and with the residual."""
     tokenizer, dataset = open_tokenizer_and_data(options)
     from openhart.evaluation.benchmarks.reconstruction import evaluate_reconstruction
+    from openhart.evaluation.networks.extractors import InceptionExtractor
 
-    return evaluate_reconstruction(tokenizer, dataset, quiet=options.quiet)
+    inception = options.inception and InceptionExtractor(options.inception, find_device())
+    result = evaluate_reconstruction(
+        tokenizer, dataset, options.ssim, options.lpips, {"rFID": inception} if inception else None,
+        quiet=options.quiet,
+    )  # fmt: skip
+    return report_of(result, options)

@@ -1,17 +1,22 @@
 """Figures of images that are decoded from several versions of the same features."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from openhart.data import collate
+from openhart.evaluation.images import Images
 from openhart.evaluation.metrics.frechet import frechet_clean_fid, statistics_of
-from openhart.evaluation.metrics.intervals import bootstrap_interval
+from openhart.evaluation.metrics.influence import paired_frechet_interval
+from openhart.evaluation.metrics.intervals import Estimate, bootstrap_interval
+from openhart.evaluation.metrics.kernel import kernel_distance
 from openhart.evaluation.metrics.pixels import psnr_each
 from openhart.evaluation.networks.extractors import Extractor, MiddleExtractor
 from openhart.evaluation.result import Figure
@@ -20,6 +25,37 @@ from openhart.tokenizer.model import HybridTokenizer
 from openhart.tokenizer.quantizer import Quantized
 
 Versions = Callable[[Tensor, Quantized, int], Mapping[str, Tensor]]
+Values = NDArray[np.floating]
+ROUNDING = {"rounding": "round"}
+
+
+@dataclass(frozen=True)
+class PairMetric:
+    """A comparison of each decoded image with its original.
+
+    Attributes:
+        compute: two uint8 (N, H, W, 3) → (N,); infinite values are omitted from the mean.
+        rules: what changes the number.
+        network: the network it uses, or None.
+    """
+
+    compute: Callable[[Images, Images], Values]
+    rules: Mapping[str, str]
+    network: str | None = None
+
+
+PSNR = PairMetric(psnr_each, {**ROUNDING, "mean": "of the ratios per image"})
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What is measured: metrics of pairs and distances between sets, by the names of their figures.
+
+    A set distance whose name is ``KID`` is a kernel distance, every other one a Fréchet distance.
+    """
+
+    pairs: Mapping[str, PairMetric]
+    sets: Mapping[str, Extractor]
 
 
 @torch.no_grad()
@@ -29,9 +65,9 @@ def decoded_figures(
     versions: Versions,
     batch_size: int = 16,
     quiet: bool = False,
-    extractor: Extractor | None = None,
+    measures: Measures | None = None,
 ) -> list[Figure]:
-    """PSNR and Fréchet distance between real images and images decoded from each version of their features.
+    """Compare real images with the images that are decoded from each version of their features.
 
     Args:
         tokenizer: the image tokenizer.
@@ -40,36 +76,50 @@ def decoded_figures(
             features to decode, by name.
         batch_size: images per batch.
         quiet: show no progress bar.
-        extractor: network of the Fréchet distance; None means block 10 of EfficientNet-Lite0.
+        measures: None means ``PSNR``, and ``FD`` on block 10 of EfficientNet-Lite0.
 
     Returns:
-        for each version ``NAME, PSNR`` in dB, with a bootstrap interval over images, and ``NAME, FD``.
+        a figure ``VERSION, METRIC`` for each version and metric, with a bootstrap interval over images.
     """
-    extractor = extractor or MiddleExtractor()
-    ratios: dict[str, list[Any]] = {}
-    made: dict[str, list[Any]] = {}
-    wanted: list[Any] = []
+    measures = measures or Measures({"PSNR": PSNR}, {"FD": MiddleExtractor()})
+    paired: dict[tuple[str, str], list[Values]] = {}
+    features: dict[tuple[str, str], list[Values]] = {}
     count = 0
     for images, _ in tqdm(DataLoader(dataset, batch_size, collate_fn=collate), desc="images", disable=quiet):
-        features = tokenizer.encode(images.to(tokenizer.device))
+        encoded = tokenizer.encode(images.to(tokenizer.device))
         real = to_bytes(images)
-        wanted.append(extractor(real)[0])
-        for name, version in versions(features, tokenizer.quantize(features), count).items():
+        for metric, extractor in measures.sets.items():
+            features.setdefault(("", metric), []).append(extractor(real)[0])
+        for name, version in versions(encoded, tokenizer.quantize(encoded), count).items():
             decoded = to_bytes(tokenizer.decode(version))
-            ratios.setdefault(name, []).append(psnr_each(decoded, real))
-            made.setdefault(name, []).append(extractor(decoded)[0])
+            for metric, pair in measures.pairs.items():
+                paired.setdefault((name, metric), []).append(pair.compute(decoded, real))
+            for metric, extractor in measures.sets.items():
+                features.setdefault((name, metric), []).append(extractor(decoded)[0])
         count += len(images)
-    reference = statistics_of(np.concatenate(wanted), "features of the real images")
     figures = []
-    for name, parts in ratios.items():
-        finite = np.concatenate(parts)
-        finite = finite[np.isfinite(finite)]
-        if len(finite):
-            interval = bootstrap_interval(finite)
-            figures.append(Figure(f"{name}, PSNR", float(finite.mean()), count, interval, rules=PSNR_RULES))
-        distance = frechet_clean_fid(statistics_of(np.concatenate(made[name])), reference)
-        figures.append(Figure(f"{name}, FD", distance, count, None, extractor.name, {"rounding": "round"}))
+    for name in dict.fromkeys(name for name, _ in [*paired, *features] if name):
+        for metric, pair in measures.pairs.items():
+            figures += _pair_figure(f"{name}, {metric}", np.concatenate(paired[name, metric]), pair)
+        for metric, extractor in measures.sets.items():
+            made, wanted = (np.concatenate(features[kind, metric]) for kind in (name, ""))
+            found = _set_distance(metric, made, wanted)
+            label = f"{name}, {metric}"
+            figures.append(Figure(label, found.value, count, found.interval, extractor.name, ROUNDING))
     return figures
 
 
-PSNR_RULES = {"rounding": "round", "mean": "of the ratios per image"}
+def _pair_figure(name: str, values: Values, metric: PairMetric) -> list[Figure]:
+    """One figure; none if all pairs are identical, so that no value is finite."""
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return []
+    interval = bootstrap_interval(finite)
+    return [Figure(name, float(finite.mean()), len(values), interval, metric.network, metric.rules)]
+
+
+def _set_distance(metric: str, made: Values, real: Values) -> Estimate:
+    if metric == "KID":
+        return kernel_distance(real, made)
+    value = frechet_clean_fid(statistics_of(made), statistics_of(real, "features of the real images"))
+    return Estimate(value, paired_frechet_interval(value, made, real))

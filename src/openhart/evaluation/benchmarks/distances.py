@@ -12,6 +12,8 @@ from openhart.errors import UserError
 from openhart.evaluation.image_folders import Crop, find_images, read_batches
 from openhart.evaluation.metrics.cmmd import cmmd
 from openhart.evaluation.metrics.frechet import frechet_clean_fid, statistics_of
+from openhart.evaluation.metrics.influence import frechet_interval
+from openhart.evaluation.metrics.intervals import Estimate
 from openhart.evaluation.metrics.kernel import kernel_distance
 from openhart.evaluation.metrics.resizing import CROPS
 from openhart.evaluation.networks.extractors import Extractor
@@ -54,11 +56,11 @@ def evaluate_distances(
     counts = [len(next(iter(features.values()))) for features in (made, real)]
     rules: dict[str, Any] = {"reference_images": counts[1]}
     rules["crop"] = "none" if crop is None else f"{crop[0]} to {crop[1]}"
-    figures = tuple(
-        Figure(name, _compute(name, real[name], made[name]), counts[0], None, extractor.name, rules)
-        for name, extractor in extractors.items()
-    )
-    return Result("distances", figures, {}, {"skipped": broken or []})
+    figures = []
+    for name, extractor in extractors.items():
+        found = set_distance(name, real[name], made[name])
+        figures.append(Figure(name, found.value, counts[0], found.interval, extractor.name, rules))
+    return Result("distances", tuple(figures), {}, {"skipped": broken or []})
 
 
 def _crop(rule: str, size: int) -> Crop:
@@ -86,11 +88,18 @@ def _features(
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
-def _compute(name: str, real: Features, made: Features) -> float:
-    if name == "CMMD":
+def set_distance(metric: str, real: Features, made: Features) -> Estimate:
+    """A distance between two sets of features, with its interval over the samples.
+
+    Args:
+        metric: ``KID``, ``CMMD``, or another name for a Fréchet distance by the rule of clean-fid.
+        real: (N, D).
+        made: (M, D).
+    """
+    if metric == "CMMD":
         return cmmd(real, made)
-    if name == "KID":
+    if metric == "KID":
         return kernel_distance(real, made)
-    return frechet_clean_fid(
-        statistics_of(made, "sample features"), statistics_of(real, "reference features")
-    )
+    reference = statistics_of(real, "reference features")
+    value = frechet_clean_fid(statistics_of(made, "sample features"), reference)
+    return Estimate(value, frechet_interval(value, made, reference))

@@ -20,8 +20,13 @@ from openhart.evaluation.metrics.frechet import (
 )
 from openhart.evaluation.metrics.inception_score import (
     inception_score_guided_diffusion,
+    inception_score_interval,
     inception_score_torch_fidelity,
+    parts_in_order,
+    parts_shuffled,
 )
+from openhart.evaluation.metrics.influence import frechet_interval
+from openhart.evaluation.metrics.intervals import share_interval
 from openhart.evaluation.metrics.precision_recall import precision_recall_guided_diffusion
 from openhart.evaluation.networks.extractors import Extractor
 from openhart.evaluation.npz_files import BatchFile
@@ -29,6 +34,7 @@ from openhart.evaluation.result import Figure, Result
 
 BATCH = 64
 Features = NDArray[np.floating]
+Measured = tuple[float, tuple[float, float] | None]
 
 
 def evaluate_adm(
@@ -53,24 +59,38 @@ def evaluate_adm(
     """
     real, real_spatial = features_of(reference, extractor, quiet)
     made, made_spatial = features_of(sample, extractor, quiet)
-    manifold = precision_recall_guided_diffusion(real, made)
-    rules: dict[str, Any] = {"program": "guided-diffusion", "reference": reference.path.name}
-    values = {
-        _distance_name(extractor): frechet_guided_diffusion(
-            sample.pool or statistics_of(made, "sample features"),
-            reference.pool or statistics_of(real, "reference features"),
-        )
+    found: dict[str, Measured] = {
+        _distance_name(extractor): _frechet(sample.pool, made, reference.pool, real, "features")
     }
     pool_alone = any(batch.pool and not batch.spatial for batch in (reference, sample))
     if real_spatial is not None and made_spatial is not None and not pool_alone:
-        values["sFID"] = frechet_guided_diffusion(
-            sample.spatial or statistics_of(made_spatial, "spatial features of the sample"),
-            reference.spatial or statistics_of(real_spatial, "spatial features of the reference"),
+        found["sFID"] = _frechet(
+            sample.spatial, made_spatial, reference.spatial, real_spatial, "spatial features"
         )
     if extractor.softmax_weight is not None:
-        values["IS"] = inception_score_guided_diffusion(made, extractor.softmax_weight, part_size)
-    values |= {"precision": manifold.precision, "recall": manifold.recall}
-    return _result("imagenet", values, len(made), extractor, rules)
+        score = inception_score_guided_diffusion(made, extractor.softmax_weight, part_size)
+        parts = parts_in_order(len(made), part_size)
+        found["IS"] = score, inception_score_interval(score, made, extractor.softmax_weight, parts)
+    manifold = precision_recall_guided_diffusion(real, made)
+    for name, share, count in (
+        ("precision", manifold.precision, len(made)),
+        ("recall", manifold.recall, len(real)),
+    ):
+        found[name] = share, share_interval(round(share * count), count)
+    rules: dict[str, Any] = {"program": "guided-diffusion", "reference": reference.path.name}
+    return _result("imagenet", found, len(made), extractor, rules)
+
+
+def _frechet(
+    sample: Statistics | None, made: Features, reference: Statistics | None, real: Features, name: str
+) -> Measured:
+    """Fréchet distance by ADM's rule; stored statistics replace those of the features.
+
+    A sample whose statistics are stored gets no interval, because they need not be those of its images.
+    """
+    wanted = reference or statistics_of(real, f"{name} of the reference")
+    value = frechet_guided_diffusion(sample or statistics_of(made, f"{name} of the sample"), wanted)
+    return value, None if sample else frechet_interval(value, made, wanted)
 
 
 def evaluate_mar(
@@ -82,10 +102,14 @@ def evaluate_mar(
         UserError: the file has no images, or features do not fit the stored statistics.
     """
     made, _ = features_of(sample, extractor, quiet)
-    values = {_distance_name(extractor): frechet_torch_fidelity(statistics_of(made), reference)}
-    if extractor.softmax_weight is not None:
-        values["IS"], _ = inception_score_torch_fidelity(made, extractor.softmax_weight)
-    return _result("imagenet-mar", values, len(made), extractor, {"program": "torch-fidelity"})
+    distance = frechet_torch_fidelity(statistics_of(made), reference)
+    found: dict[str, Measured] = {
+        _distance_name(extractor): (distance, frechet_interval(distance, made, reference))
+    }
+    if (weight := extractor.softmax_weight) is not None:
+        score, _ = inception_score_torch_fidelity(made, weight)
+        found["IS"] = score, inception_score_interval(score, made, weight, parts_shuffled(len(made)))
+    return _result("imagenet-mar", found, len(made), extractor, {"program": "torch-fidelity"})
 
 
 def features_of(
@@ -110,7 +134,9 @@ def _distance_name(extractor: Extractor) -> str:
 
 
 def _result(
-    name: str, values: dict[str, float], count: int, extractor: Extractor, rules: dict[str, Any]
+    name: str, found: dict[str, Measured], count: int, extractor: Extractor, rules: dict[str, Any]
 ) -> Result:
-    figures = (Figure(key, value, count, None, extractor.name, rules) for key, value in values.items())
+    figures = (
+        Figure(key, value, count, interval, extractor.name, rules) for key, (value, interval) in found.items()
+    )
     return Result(name, tuple(figures))

@@ -85,7 +85,7 @@ def distance_figures(real: Images, made: dict[str, Images], resamples: int = RES
         interval = _interval(paired, _distance, resamples)
         figures.append(Figure(f"{kind}, FD", _distance(paired), len(real), interval, middle.name))
         kernel = kernel_distance(pooled_features(pooled, real), pooled_features(pooled, made[kind]))
-        figures.append(Figure(f"{kind}, KID", kernel, len(real), None, pooled.name))
+        figures.append(Figure(f"{kind}, KID", kernel.value, len(real), kernel.interval, pooled.name))
     triple = np.stack([*given, wanted])
     interval = _interval(triple, _saved, resamples)
     return [

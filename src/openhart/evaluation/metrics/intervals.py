@@ -1,6 +1,7 @@
 """95 % intervals of means, proportions and other statistics."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +9,14 @@ from scipy.stats import binomtest
 
 RESAMPLES = 2000
 LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and the lower and upper end of its 95 % interval."""
+
+    value: float
+    interval: tuple[float, float]
 
 
 def bootstrap_interval(

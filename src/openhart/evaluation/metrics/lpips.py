@@ -1,9 +1,12 @@
 """Learned perceptual distance (LPIPS, arXiv 1801.03924) in the two published conventions."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from openhart.errors import UserError, reason, require
 from openhart.evaluation.metrics.pixels import Images, check_pairs
@@ -23,8 +26,8 @@ LPIPS_RULES = {
 }
 
 
-def mean_lpips(images: Images, references: Images, rule: str) -> float:
-    """Mean LPIPS of aligned images.
+def lpips_each(images: Images, references: Images, rule: str) -> NDArray[np.float64]:
+    """LPIPS of each of N aligned images, (N,).
 
     In both conventions the network sees values in [−1, 1]; torchmetrics accepts [0, 1] and rescales them.
 
@@ -40,11 +43,16 @@ def mean_lpips(images: Images, references: Images, rule: str) -> float:
     if rule not in LPIPS_RULES:
         raise UserError(f"the LPIPS rule must be one of {', '.join(LPIPS_RULES)}, got {rule!r}")
     metric = _network(LPIPS_RULES[rule].network)
-    pair = [torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255 for pictures in (images, references)]
+    first, second = (
+        torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255 for pictures in (images, references)
+    )
     with torch.no_grad():
-        return float(metric(pair[0], pair[1]))
+        each = [float(metric(a[None], b[None])) for a, b in zip(first, second, strict=True)]
+    metric.reset()
+    return np.array(each)
 
 
+@cache
 def _network(name: Literal["alex", "vgg"]) -> Any:
     require("torchmetrics", extra="eval")
     require("torchvision")

@@ -15,6 +15,7 @@ from scipy.ndimage import uniform_filter
 from openhart.errors import UserError, require
 
 Images = NDArray[np.uint8]
+Ratios = NDArray[np.float64]
 WINDOW = 7
 
 
@@ -35,12 +36,12 @@ def check_pairs(images: Images, references: Images) -> None:
         )
 
 
-def psnr_each(images: Images, references: Images) -> NDArray[np.float64]:
+def psnr_each(images: Images, references: Images) -> Ratios:
     """Peak signal-to-noise ratio of each image in dB, (N,); infinite where two are identical."""
     check_pairs(images, references)
     difference = images.astype(np.float64) - references
     with np.errstate(divide="ignore"):
-        ratios: NDArray[np.float64] = 10 * np.log10(255**2 / np.square(difference).mean(axis=(1, 2, 3)))
+        ratios: Ratios = 10 * np.log10(255**2 / np.square(difference).mean(axis=(1, 2, 3)))
     return ratios
 
 
@@ -54,8 +55,9 @@ def mean_psnr(images: Images, references: Images) -> float:
     return float(finite.mean()) if len(finite) else math.inf
 
 
-def ssim_torchmetrics(images: Images, references: Images) -> float:
-    """Mean structural similarity (Wang et al. 2004) by the rule of DC-AE: Gaussian window, range 255.
+def ssim_torchmetrics(images: Images, references: Images) -> Ratios:
+    """Structural similarity (Wang et al. 2004) of each image, (N,), by the rule of DC-AE: Gaussian window,
+    range 255.
 
     Raises:
         UserError: torchmetrics is not installed, or :func:`check_pairs` refuses the images.
@@ -65,35 +67,34 @@ def ssim_torchmetrics(images: Images, references: Images) -> float:
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     pair = [torch.from_numpy(pictures).permute(0, 3, 1, 2).float() for pictures in (images, references)]
-    result: Any = structural_similarity_index_measure(pair[0], pair[1], data_range=255.0)
-    return float(result)
+    result: Any = structural_similarity_index_measure(pair[0], pair[1], data_range=255.0, reduction="none")
+    return np.asarray(result, np.float64).reshape(-1)
 
 
-def ssim_skimage(images: Images, references: Images) -> float:
-    """Mean structural similarity by scikit-image: uniform 7×7 window, images in [0, 1], data range 1."""
+def ssim_skimage(images: Images, references: Images) -> Ratios:
+    """The same by scikit-image: uniform 7×7 window, images in [0, 1], data range 1."""
     return _uniform_ssim(images, references, data_range=1.0)
 
 
-def ssim_llamagen(images: Images, references: Images) -> float:
+def ssim_llamagen(images: Images, references: Images) -> Ratios:
     """The same with the data range of LlamaGen: 2 for images in [0, 1], so the result is too high."""
     return _uniform_ssim(images, references, data_range=2.0)
 
 
-SSIM_RULES: dict[str, Callable[[Images, Images], float]] = {
+SSIM_RULES: dict[str, Callable[[Images, Images], Ratios]] = {
     "torchmetrics": ssim_torchmetrics,
     "skimage": ssim_skimage,
     "llamagen": ssim_llamagen,
 }
 
 
-def _uniform_ssim(images: Images, references: Images, data_range: float) -> float:
+def _uniform_ssim(images: Images, references: Images, data_range: float) -> Ratios:
     check_pairs(images, references)
     if min(images.shape[1:3]) < WINDOW:
         raise UserError(
             f"SSIM needs images of at least {WINDOW} pixels per side, got {images.shape[2]}×{images.shape[1]}"
         )
-    scores = [_ssim(a / 255, b / 255, data_range) for a, b in zip(images, references, strict=True)]
-    return float(np.mean(scores))
+    return np.array([_ssim(a / 255, b / 255, data_range) for a, b in zip(images, references, strict=True)])
 
 
 def _ssim(first: NDArray[np.float64], second: NDArray[np.float64], data_range: float) -> float:

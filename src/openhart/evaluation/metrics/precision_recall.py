@@ -16,7 +16,7 @@ from torch import Tensor
 from openhart.errors import UserError
 
 NEIGHBOURS = 3
-ROWS = 1000
+ROWS = 2500
 Distances = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -74,20 +74,37 @@ def _precision_recall(
     real, made = (torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)) for x in (reference, sample))
     real_radii, made_radii = (_radii(x, neighbours, distances) for x in (real, made))
     inside_real = torch.zeros(len(made), dtype=torch.bool)
-    inside_made: list[Tensor] = []
-    for rows in real.split(ROWS):
-        part = distances(rows, made)
-        first = len(inside_made) * ROWS
-        inside_real |= (part <= real_radii[first : first + len(rows), None]).any(dim=0)
-        inside_made.append((part <= made_radii).any(dim=1))
-    return PrecisionRecall(float(inside_real.double().mean()), float(torch.cat(inside_made).double().mean()))
+    inside_made = torch.zeros(len(real), dtype=torch.bool)
+    for place in _tiles(len(real)):
+        for other in _tiles(len(made)):
+            tile = distances(real[place], made[other])
+            inside_real[other] |= (tile <= real_radii[place, None]).any(dim=0)
+            inside_made[place] |= (tile <= made_radii[other]).any(dim=1)
+    return PrecisionRecall(float(inside_real.double().mean()), float(inside_made.double().mean()))
 
 
 def _radii(points: Tensor, neighbours: int, distances: Distances) -> Tensor:
-    """Distance of each point to its n-th nearest other one; the point itself is the 0-th."""
-    return torch.cat(
-        [
-            distances(rows, points).topk(neighbours + 1, dim=1, largest=False).values[:, -1]
-            for rows in points.split(ROWS)
-        ]
-    )
+    """Distance of each point to its n-th nearest other one; the point itself is the 0-th.
+
+    The distances are symmetric, so only the tiles on and above the diagonal are computed.
+    """
+    nearest = points.new_full((len(points), neighbours + 1), torch.inf)
+
+    def keep(place: slice, tile: Tensor) -> None:
+        found = tile.topk(min(neighbours + 1, tile.shape[1]), dim=1, largest=False).values
+        both = torch.cat([nearest[place], found], dim=1)
+        nearest[place] = both.topk(neighbours + 1, dim=1, largest=False).values
+
+    for place in _tiles(len(points)):
+        for other in _tiles(len(points)):
+            if other.start < place.start:
+                continue
+            tile = distances(points[place], points[other])
+            keep(place, tile)
+            if other != place:
+                keep(other, tile.T)
+    return nearest.amax(dim=1)
+
+
+def _tiles(count: int) -> list[slice]:
+    return [slice(start, start + ROWS) for start in range(0, count, ROWS)]

@@ -8,16 +8,10 @@ from torch import nn
 
 from openhart.conditioning.label import LabelEncoder
 from openhart.pipelines.hart import HartPipeline
+from openhart.presets import PUBLISHED_SCALES
 from openhart.residual.heads import TokenResidualHead
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.transformer.model import HartTransformer
-
-SCALES = {
-    256: (1, 2, 3, 4, 5, 6, 8, 10, 13, 16),
-    512: (1, 2, 3, 4, 6, 9, 13, 18, 24, 32),
-    1024: (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64),
-    2048: (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64, 96, 128),
-}
 
 
 @dataclass(frozen=True)
@@ -30,10 +24,10 @@ class Shape:
 
     @property
     def scales(self) -> tuple[int, ...]:
-        return SCALES[self.pixels]
+        return PUBLISHED_SCALES[self.pixels]
 
 
-SHAPES = {f"hart-0.7b-{pixels}": Shape("hart", 24, pixels) for pixels in SCALES}
+SHAPES = {f"hart-0.7b-{pixels}": Shape("hart", 24, pixels) for pixels in (256, 512, 1024, 2048)}
 SHAPES |= {f"var-d{depth}-256": Shape("var", depth, 256) for depth in (16, 20, 24, 30)}
 
 

@@ -23,10 +23,11 @@ import torch
 import yaml
 from generation import machine
 
+from openhart.presets import PUBLISHED_SCALES
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.training.run.history import read
 
-SCALES = [1, 2, 3, 4, 5, 6, 8, 10, 13, 16]
+SCALES = list(PUBLISHED_SCALES[256])
 CHOICES = {
     "generator": {
         "bfloat16": [],

@@ -12,8 +12,8 @@ import openhart
 ROOT = Path(openhart.__file__).parent
 PARTS = {"tokenizer", "conditioning", "transformer", "residual"}
 COMMON = {
-    "arithmetic", "atomic", "checks", "checksums", "errors", "hub", "image_io", "interrupts",
-    "loading", "onednn", "perceptual", "quiet", "randomness", "reading", "safety", "scales", "sinusoids",
+    "arithmetic", "atomic", "checks", "checksums", "errors", "hub", "image_io", "interrupts", "loading",
+    "onednn", "perceptual", "presets", "quiet", "randomness", "reading", "safety", "scales", "sinusoids",
 }  # fmt: skip
 MODELS = PARTS | COMMON | {"generation", "model_files", "lora", "acceleration", "memory", "pipelines"}
 MAY_IMPORT = {

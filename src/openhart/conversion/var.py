@@ -17,16 +17,11 @@ from openhart.conversion.tokenizer import IGNORED as IGNORED_IN_TOKENIZER
 from openhart.conversion.tokenizer import build_tokenizer
 from openhart.conversion.weights import Checkpoint, read_tensors
 from openhart.errors import UserError
+from openhart.presets import PUBLISHED_SCALES
 from openhart.scales import count_tokens, parse_scales
 from openhart.transformer.model import HartTransformer
 
 IGNORED = r"attn_bias_for_masking|lvl_1L|blocks\.\d+\.attn\.zero_k_bias"
-PUBLISHED_SCALES = (
-    (1, 2, 3, 4, 5, 6, 8, 10, 13, 16),
-    (1, 2, 3, 4, 6, 9, 13, 18, 24, 32),
-    (1, 2, 3, 4, 6, 8),
-    (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64),
-)
 HEAD_SIZE = 64
 PHI_RATIO = 0.5
 SAMPLING = {
@@ -116,7 +111,7 @@ def _transformer_settings(checkpoint: Checkpoint, scales: Sequence[int] | None) 
 
 
 def _find_scales(levels: int, tokens: int, given: Sequence[int] | None) -> list[int]:
-    candidates = PUBLISHED_SCALES if given is None else (tuple(given),)
+    candidates = list(PUBLISHED_SCALES.values()) if given is None else [tuple(given)]
     for scales in candidates:
         if len(scales) == levels and count_tokens(parse_scales(scales)) == tokens:
             return list(scales)

@@ -10,6 +10,7 @@ from torch import nn
 
 from openhart.checks import Count, Depth, Flag, Share, Width, checked
 from openhart.errors import UserError
+from openhart.presets import PUBLISHED_SCALES
 from openhart.scales import ScaleList
 from openhart.tokenizer.autoencoder import GROUPS, Decoder, Encoder
 from openhart.tokenizer.base import CodeTokenizer
@@ -62,7 +63,7 @@ class HybridTokenizer(CodeTokenizer, ModelMixin, ConfigMixin):
         attention: Flag = True,
         code_dim: Width = 32,
         codebook_size: Annotated[Count, Field(ge=2, le=2**24)] = 4096,
-        scales: ScaleList = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16),
+        scales: ScaleList = PUBLISHED_SCALES[256],
         phi_count: Annotated[int, Field(strict=True, ge=0, le=2**10)] = 4,
         phi_ratio: Share = 0.5,
         normalize_codes: Flag = False,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from openhart.checks import Below1, Count, Depth, Flag, Number, Width, checked
 from openhart.errors import UserError
 from openhart.loading import CheckedLoading
+from openhart.presets import PUBLISHED_SCALES
 from openhart.scales import ScaleList, Scales, count_tokens, parse_scales
 from openhart.sinusoids import SinusoidalEmbedding
 from openhart.transformer import passes
@@ -78,7 +79,7 @@ class HartTransformer(CheckedLoading, ModelMixin, ConfigMixin, PeftAdapterMixin)
         depth: Depth = 24,
         width: Width = 1536,
         num_heads: Depth = 24,
-        scales: ScaleList = (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64),
+        scales: ScaleList = PUBLISHED_SCALES[1024],
         codebook_size: Annotated[Count, Field(ge=2, le=2**24)] = 4096,
         code_dim: Width = 32,
         context_dim: Width = 1536,

@@ -1,9 +1,13 @@
-"""Every random choice of generation: one generator per image, and the object that draws with them.
+"""Every generator and seed: of generation, of training and of data.
 
-Because each image draws from a generator of its own, it is the same alone and in any batch.
+Each image draws from a generator of its own, so it is the same alone and in any batch. Each sample of a run
+draws from a generator that depends on its place in the run, so a run is the same however it is interrupted
+or split over processes. The formulas of the seeds must not change: runs are resumed by them.
 """
 
-from collections.abc import Callable, Sequence
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -12,6 +16,8 @@ from torch import Tensor
 from openhart.errors import UserError
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
+FACTOR = 1_000_003
+LARGEST_PRIME = 2**64 - 59  # below the largest seed of a generator, 2⁶⁴ − 1
 
 
 class Draws(Protocol):
@@ -53,18 +59,18 @@ class SeededDraws:
 
     def uniform(self, shape: Sequence[int]) -> Tensor:
         """Numbers uniform in [0, 1), (B, \\*shape)."""
-        return self._stacked(torch.rand, *shape)
+        return self._stacked(torch.rand, shape)
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """Normal noise, (B, \\*shape)."""
-        return self._stacked(torch.randn, *shape)
+        return self._stacked(torch.randn, shape)
 
     def orders(self, count: int) -> Tensor:
         """A random order of ``count`` tokens per image, (B, count)."""
-        return self._stacked(torch.randperm, count)
+        return self._stacked(torch.randperm, (count,))
 
-    def _stacked(self, make: Callable[..., Tensor], *size: int) -> Tensor:
-        return torch.stack([make(*size, generator=each, device=each.device) for each in self.generators])
+    def _stacked(self, make: Callable[..., Tensor], shape: Sequence[int]) -> Tensor:
+        return stack_random(partial(make, device=self.generators[0].device), shape, self.generators)
 
 
 def draw_codes(logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
@@ -108,3 +114,56 @@ def expand_generators(generator: Generators, count: int, device: torch.device) -
 def _child(parent: torch.Generator, device: torch.device) -> torch.Generator:
     seed = torch.randint(2**63 - 1, (), generator=parent, device=parent.device)
     return torch.Generator(device).manual_seed(int(seed))
+
+
+def random_seed() -> int:
+    """A seed of 32 bits that differs with each call."""
+    return secrets.randbelow(2**32)
+
+
+def seeded_generators(seeds: Iterable[int]) -> list[torch.Generator]:
+    """A generator on the CPU for each seed."""
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def mixed_generator(seed: int, *numbers: int) -> torch.Generator:
+    """A generator that depends on a seed and on numbers, such as an epoch, in their order."""
+    for number in numbers:
+        seed = (seed * FACTOR + number) % 2**63
+    return torch.Generator().manual_seed(seed)
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """The generator of the choices that a training step makes for all its samples, equal on every process."""
+    return torch.Generator().manual_seed((seed * FACTOR + step) * 4_099 % LARGEST_PRIME)
+
+
+def sample_generators(seed: int, first: int, count: int) -> list[torch.Generator]:
+    """One generator per training sample, by its place in the run.
+
+    A sample draws the same values however batches are split over processes, and wherever a run resumes.
+
+    Args:
+        seed: seed of the run.
+        first: number of samples that the whole run saw before these.
+        count: number of samples.
+    """
+    start = ((seed + 1) << 40) + first
+    return seeded_generators((start + place) % LARGEST_PRIME for place in range(count))
+
+
+def seed_dropout(seed: int, place: int) -> None:
+    """Seed the global generator, which dropout uses, so that a resumed run drops the same values.
+
+    Args:
+        seed: seed of the run.
+        place: number of the batch in the whole run, over all processes.
+    """
+    torch.manual_seed(((seed + 2) << 40) + place)
+
+
+def stack_random(
+    make: Callable[..., Tensor], shape: Sequence[int], generators: Sequence[torch.Generator]
+) -> Tensor:
+    """``make(*shape, generator=…)`` once per generator, stacked: (B, \\*shape)."""
+    return torch.stack([make(*shape, generator=generator) for generator in generators])

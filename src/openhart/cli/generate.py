@@ -62,6 +62,7 @@ def generate(options: Namespace) -> None:
 
     device, dtype = find_device(options.device), getattr(torch, options.dtype)
     from openhart.pipelines.hart import HartPipeline
+    from openhart.randomness import random_seed
 
     pipeline = HartPipeline.from_pretrained(options.model, dtype=dtype)
     _check_kind(pipeline, options)
@@ -73,7 +74,7 @@ def generate(options: Namespace) -> None:
     if options.weights:
         pipeline.quantize(options.weights)
     pipeline.set_progress_bar_config(disable=options.quiet, leave=False)
-    first = torch.seed() % 2**32 if options.seed is None else options.seed
+    first = random_seed() if options.seed is None else options.seed
     jobs = [(value, first + number) for _, value in conditions for number in range(options.images_per_prompt)]
     together = _images_at_a_time(pipeline, options, sampling)
     for start in range(0, len(jobs), together):
@@ -161,7 +162,7 @@ def _pictures(
     pipeline: Any, jobs: list[tuple[Any, int]], options: Namespace, sampling: dict[str, Any]
 ) -> list[tuple[Any, Any]]:
     """Each job's image, and the strip of its previews or None."""
-    import torch
+    from openhart.randomness import seeded_generators
 
     conditions = [value for value, _ in jobs]
     steps: list[list[Any]] = []
@@ -172,7 +173,7 @@ def _pictures(
     try:
         images = pipeline(
             **{"class_labels" if options.label else "prompt": conditions},
-            generator=[torch.Generator().manual_seed(seed) for _, seed in jobs],
+            generator=seeded_generators(seed for _, seed in jobs),
             height=options.height,
             width=options.width,
             callback_on_scale_end=keep_preview if options.previews else None,

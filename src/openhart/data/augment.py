@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from openhart.randomness import mixed_generator
+
 SIDES = re.compile(r"\b(left|right|clockwise|anticlockwise|counterclockwise)\b", re.IGNORECASE)
-SEEDS_APART = 1_000_003
 
 
 class AugmentedCopies(Dataset):
@@ -52,7 +53,7 @@ class AugmentedCopies(Dataset):
         image, record = self.dataset[place]
         if copy == 0:
             return image, record
-        generator = torch.Generator().manual_seed(copy * SEEDS_APART + place)
+        generator = mixed_generator(copy, place)
         flip, up, across, size = torch.rand(4, generator=generator).tolist()
         if self.mirror and flip < 0.5 and may_mirror(record):
             image = image.flip(-1)

@@ -11,6 +11,7 @@ from torch.utils.data import IterableDataset
 
 from openhart.data.aspect import Size, nearest_size
 from openhart.data.shards import ShardStream
+from openhart.randomness import mixed_generator
 
 WINDOW = 16
 
@@ -75,9 +76,8 @@ class BucketedStream(IterableDataset):
         for part in self._parts(sorted(rest, key=itemgetter(0))):
             mean = sum(aspect for aspect, _ in part) / len(part)
             batches.append((nearest_size(mean, shards.sizes), part))
-        order = torch.randperm(
-            len(batches), generator=self.stream.generator(*self.position["window"].values())
-        )
+        generator = mixed_generator(self.stream.seed, *self.position["window"].values())
+        order = torch.randperm(len(batches), generator=generator)
         return [(size, [sample for _, sample in part]) for size, part in map(batches.__getitem__, order)]
 
     def _parts(self, pairs: list[tuple[float, Raw]]) -> list[list[tuple[float, Raw]]]:

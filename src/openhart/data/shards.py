@@ -19,6 +19,7 @@ from openhart.data.images import IMAGE_KINDS, to_tensor
 from openhart.data.records import without_reserved_fields
 from openhart.data.skipping import MAX_CONSECUTIVE, with_skipped
 from openhart.errors import UserError, reason, require
+from openhart.randomness import mixed_generator
 from openhart.reading import parse_json
 
 SHUFFLED_AT_A_TIME = 1000
@@ -165,7 +166,7 @@ class ShardStream(IterableDataset):
         worker, workers = _worker()
         reader, readers = self.rank * workers + worker, self.world * workers
         urls = self.shards.urls
-        order = torch.randperm(len(urls), generator=self.generator(epoch, 0, 0)).tolist()
+        order = torch.randperm(len(urls), generator=mixed_generator(self.seed, epoch, 0, 0)).tolist()
         if len(urls) < readers:
             return [(number, urls[number], (reader, None, readers)) for number in order]
         return [(number, urls[number], (0, None, 1)) for number in order[reader::readers]]
@@ -178,17 +179,10 @@ class ShardStream(IterableDataset):
             if not block:
                 return
             if past < len(block):
-                generator = self.generator(self.position["epoch"], number + 1, block_number)
+                generator = mixed_generator(self.seed, self.position["epoch"], number + 1, block_number)
                 order = torch.randperm(len(block), generator=generator).tolist()
                 yield from (block[index] for index in order[past:])
             past = max(past - len(block), 0)
-
-    def generator(self, *numbers: int) -> torch.Generator:
-        """A source of random choices that depends on the seed and these numbers alone."""
-        seed = self.seed
-        for number in numbers:
-            seed = (seed * 1_000_003 + number) % 2**63
-        return torch.Generator().manual_seed(seed)
 
 
 def read_shard(url: str) -> Iterator[dict[str, Any]]:

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from openhart.evaluation.networks.extractors import Extractor
 from openhart.image_io import grid, to_bytes
+from openhart.randomness import seeded_generators
 
 BATCH = 16
 Images = NDArray[np.uint8]
@@ -40,7 +41,7 @@ def generate(
     made = []
     for start in tqdm(range(0, len(conditions), batch_size), desc="images", disable=quiet):
         part = list(conditions[start : start + batch_size])
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + batch_size]]
+        generators = seeded_generators(seeds[start : start + batch_size])
         given: tuple[Any, ...] = () if isinstance(part[0], int) else (part,)
         labels = {"class_labels": part} if isinstance(part[0], int) else {}
         images = pipeline(*given, **labels, generator=generators, output_type="pt", **call).images

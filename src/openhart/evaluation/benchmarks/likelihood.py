@@ -13,7 +13,7 @@ from openhart.data import collate
 from openhart.data.records import values_of
 from openhart.generation.logits import sample_codes
 from openhart.pipelines.hart import HartPipeline
-from openhart.randomness import SeededDraws
+from openhart.randomness import SeededDraws, seeded_generators
 from openhart.residual.schedule import cosine_schedule
 from openhart.residual.solvers import SOLVERS
 from openhart.scales import split_by_scale
@@ -52,7 +52,7 @@ def evaluate_likelihood(
     sums = Sums()
     loader = DataLoader(dataset, batch_size, collate_fn=collate)
     for images, records in tqdm(loader, desc="likelihood", disable=quiet):
-        generators = [torch.Generator().manual_seed(seed + sums.samples + i) for i in range(len(images))]
+        generators = seeded_generators(seed + sums.samples + i for i in range(len(images)))
         _add(sums, pipeline, images, records, generators)
     sizes = torch.tensor([h * w for h, w in pipeline.transformer.scales])
     losses, hits = (torch.stack(part).sum(dim=0) / sums.samples for part in (sums.losses, sums.hits))

@@ -18,8 +18,8 @@ from openhart.conditioning.text import (
 from openhart.data.records import CACHE_POSITION, captions_of, label_of
 from openhart.data.words import drop_words
 from openhart.errors import UserError
+from openhart.randomness import stack_random
 from openhart.training.config import Conditioning
-from openhart.training.run.batches import drawn
 
 KEPT_CAPTIONS = 200_000
 CAPTIONS_AT_A_TIME = 64
@@ -313,4 +313,4 @@ def _check_kind(encoder: ConditionEncoder, settings: Conditioning, name: str) ->
 
 def _draw_dropped(settings: Conditioning, generators: list[torch.Generator]) -> Tensor:
     """Which samples get the empty condition, (B,) bool."""
-    return drawn(torch.rand, (1,), generators)[:, 0] < settings.drop
+    return stack_random(torch.rand, (1,), generators)[:, 0] < settings.drop

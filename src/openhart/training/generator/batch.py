@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from openhart.data.aspect import BUCKET
+from openhart.randomness import stack_random
 from openhart.scales import split_by_scale
 from openhart.training.config import Thinning
 from openhart.training.generator.losses import Batch
 from openhart.training.generator.noisy_context import clean_context, noisy_context
 from openhart.training.generator.stage import Stage
-from openhart.training.run.batches import drawn
 
 
 @torch.no_grad()
@@ -64,5 +64,5 @@ def _choose_kept(
         torch.empty(()), thinning.mean, thinning.deviation, thinning.least, 1.0, common
     )
     kept = max(1, round(count * (1 - float(dropped))))
-    order = drawn(torch.rand, (count,), generators).argsort(dim=1)
+    order = stack_random(torch.rand, (count,), generators).argsort(dim=1)
     return (order < kept).to(codes.device)

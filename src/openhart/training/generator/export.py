@@ -8,6 +8,7 @@ import torch
 from openhart.atomic import folder_written_whole
 from openhart.lora import add_lora, save_lora
 from openhart.pipelines.hart import HartPipeline
+from openhart.randomness import seeded_generators
 from openhart.training.generator.losses import GeneratorLosses
 from openhart.training.generator.stage import Stage
 from openhart.training.run.loop import log_images
@@ -26,7 +27,7 @@ def log_samples(stage: Stage, step: int) -> None:
         return
     pipeline = _pipeline(stage, averaged, reads_text=True)
     pipeline.set_progress_bar_config(disable=True)
-    generators = [torch.Generator().manual_seed(seed) for seed in range(count)]
+    generators = seeded_generators(range(count))
     images = pipeline(
         recipe.sample_prompts or None,
         class_labels=recipe.sample_labels or None,

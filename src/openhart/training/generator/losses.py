@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from openhart.generation.logits import sample_codes
+from openhart.randomness import stack_random
 from openhart.residual.diffusion import diffusion_loss
 from openhart.residual.heads import TokenResidualHead
 from openhart.residual.schedule import cosine_schedule
@@ -14,7 +15,6 @@ from openhart.scales import Scales
 from openhart.training.config import GeneratorRecipe
 from openhart.training.generator.code_loss import SoftTargets, cross_entropies, token_weights
 from openhart.training.generator.embedding_losses import build_alignment, codes_before
-from openhart.training.run.batches import drawn
 from openhart.transformer.model import HartTransformer
 
 
@@ -104,8 +104,8 @@ class GeneratorLosses(nn.Module):
         condition = self.transformer.residual_condition(hidden, embedding)
         times = partial(torch.randint, len(self.schedule))
         size = (settings.repeats, target.shape[1] if settings.kind == "token" else 1)
-        t = drawn(lambda *size, generator: times(size, generator=generator), size, batch.generators)
-        noise = drawn(torch.randn, (settings.repeats, *target.shape[1:]), batch.generators)
+        t = stack_random(lambda *size, generator: times(size, generator=generator), size, batch.generators)
+        noise = stack_random(torch.randn, (settings.repeats, *target.shape[1:]), batch.generators)
         t, noise = (part.transpose(0, 1).flatten(0, 1).to(target.device) for part in (t, noise))
         mse, bound = diffusion_loss(head, target, condition, t, noise, self.schedule, size=batch.scales[-1])
         return {

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from openhart.randomness import stack_random
 from openhart.tokenizer.quantizer import MultiScaleQuantizer
 from openhart.training.generator.code_loss import nearest_codes
 from openhart.training.generator.settings import NoisyContext
-from openhart.training.run.batches import drawn
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Exchange:
     ) -> tuple[Tensor, Tensor]:
         """Exchange each code of (B, n) with probability ``strength`` (B,); and say which samples changed."""
         count = codes.shape[1:]
-        chosen = drawn(torch.rand, count, generators) < strength[:, None]
-        picks = drawn(torch.rand, count, generators).to(codes.device)
+        chosen = stack_random(torch.rand, count, generators) < strength[:, None]
+        picks = stack_random(torch.rand, count, generators).to(codes.device)
         if self.near is None:
             others = (codes + 1 + (picks * (self.size - 1)).long()) % self.size
         else:
@@ -116,7 +116,7 @@ def noisy_context(
         size: height and width of the feature map; None for the size that the quantizer is configured for.
     """
     features = features_of(quantizer, codes, last_target, size)
-    shares = strength * drawn(torch.rand, (1,), generators)[:, 0]
+    shares = strength * stack_random(torch.rand, (1,), generators)[:, 0]
     touched = torch.zeros(len(shares), dtype=torch.bool, device=features.device)
     last = len(codes) - 1
     f_hat, wanted, inputs = torch.zeros_like(features), [], []

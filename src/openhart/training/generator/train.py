@@ -15,6 +15,7 @@ from openhart.conditioning.encoder import EncodedContext
 from openhart.interrupts import PendingStop
 from openhart.lora import add_lora
 from openhart.pipelines.hart import HartPipeline
+from openhart.randomness import sample_generators, seed_dropout, step_generator
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.training.build import (
     build_head,
@@ -34,14 +35,7 @@ from openhart.training.generator.losses import GeneratorLosses
 from openhart.training.generator.noisy_context import Exchange
 from openhart.training.generator.stage import Stage
 from openhart.training.optimizer import build_optimizer, rate_factor, set_rates
-from openhart.training.run.batches import (
-    names_of,
-    open_batches,
-    place_in,
-    sample_generators,
-    seed_dropout,
-    step_generator,
-)
+from openhart.training.run.batches import names_of, open_batches, place_in
 from openhart.training.run.checkpoint import Checkpoints
 from openhart.training.run.distributed import Skips, syncing
 from openhart.training.run.loop import close_run, log_metrics, open_run, steps_with_progress

@@ -1,6 +1,6 @@
 """Batches in an order that depends only on seed and step, so that a resumed run sees the same ones."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -16,9 +16,8 @@ from openhart.data.shards import Shards, ShardStream
 from openhart.data.skipping import BrokenImages, SkipBrokenDataset
 from openhart.errors import UserError, require
 from openhart.interrupts import outlive_interrupts
+from openhart.randomness import mixed_generator
 from openhart.training.config import Data
-
-LARGEST_PRIME = 2**64 - 59  # below what a generator takes as its seed
 
 Batch = TypeVar("Batch")
 
@@ -66,7 +65,7 @@ class EndlessBatches:
             step += 1
 
     def _order(self, epoch: int) -> list[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        generator = mixed_generator(self.seed, epoch)
         orders = [indices[torch.randperm(len(indices), generator=generator)] for indices in self.members]
         if len(orders) == 1:
             return orders[0].tolist()
@@ -198,39 +197,6 @@ def plainly(loader: Iterable[Batch]) -> Iterator[Batch]:
         yield from loader
     except UserError as error:
         raise UserError(str(error).rpartition(f"{UserError.__name__}: ")[2].strip()) from error
-
-
-def step_generator(seed: int, step: int) -> torch.Generator:
-    """The source of choices that a step makes for all its samples, the same on every process."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 4_099 % LARGEST_PRIME)
-
-
-def sample_generators(seed: int, first: int, count: int) -> list[torch.Generator]:
-    """One source of random choices a sample, by its place in the run: however batches are split over
-    processes, and wherever a run resumes, a sample draws the same.
-
-    Args:
-        seed: the run's.
-        first: samples that the whole run saw before these.
-        count: samples.
-    """
-    start = ((seed + 1) << 40) + first
-    return [torch.Generator().manual_seed((start + place) % LARGEST_PRIME) for place in range(count)]
-
-
-def seed_dropout(seed: int, place: int) -> None:
-    """Let what dropout leaves out follow the place in the run, so that a resumed run leaves out the same.
-
-    Args:
-        seed: the run's.
-        place: number of the batch in the whole run, over all processes.
-    """
-    torch.manual_seed(((seed + 2) << 40) + place)
-
-
-def drawn(make: Callable[..., Tensor], shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
-    """What each sample's generator makes, stacked: (B, *shape)."""
-    return torch.stack([make(*shape, generator=generator) for generator in generators])
 
 
 def names_of(records: Sequence[dict[str, Any]]) -> list[str]:

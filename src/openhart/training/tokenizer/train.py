@@ -20,6 +20,7 @@ from openhart.checksums import write_checksums
 from openhart.data import open_dataset
 from openhart.errors import UserError
 from openhart.interrupts import PendingStop
+from openhart.randomness import step_generator
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.tokenizer.quantizer import Quantized
 from openhart.training.build import build_tokenizer
@@ -27,7 +28,7 @@ from openhart.training.config import Phase, TokenizerRecipe, load_recipe
 from openhart.training.costs import Counter, tokenizer_phase_cost
 from openhart.training.encoding.memory import some_samples
 from openhart.training.optimizer import build_optimizer, rate_factor, set_rates
-from openhart.training.run.batches import names_of, open_batches, place_in, step_generator
+from openhart.training.run.batches import names_of, open_batches, place_in
 from openhart.training.run.checkpoint import Checkpoints
 from openhart.training.run.distributed import Skips, average_gradients, mean_over_processes, syncing
 from openhart.training.run.loop import (

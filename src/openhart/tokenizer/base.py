@@ -84,7 +84,8 @@ class CodeTokenizer(CheckedLoading, ModelMixin, ConfigMixin):
 
     def decode(self, features: Tensor) -> Tensor:
         """Features (B, z, h, w), discrete or complete → image (B, 3, h·f, w·f) in [−1, 1]."""
-        return self.decode_unclamped(features).clamp(-1, 1)
+        image: Tensor = self.decode_unclamped(features)
+        return image.clamp(-1, 1)
 
     @apply_forward_hook
     def decode_unclamped(self, features: Tensor) -> Tensor:

@@ -27,7 +27,6 @@ def reconstruct(options: Namespace) -> None:
     from openhart.data.decoding import read_image
     from openhart.data.images import to_tensor
     from openhart.evaluation.metrics.pixels import psnr_each
-    from openhart.image_io import to_bytes
     from openhart.model_files import load_image_tokenizer
 
     image = read_image(options.image)

@@ -128,3 +128,8 @@ class ConditionedPipeline(DiffusionPipeline):
     def _placed(self, condition: Condition) -> Condition:
         device = self._execution_device
         return condition[0].to(device), condition[1].to(device)
+
+
+def repeat_condition(condition: Condition, times: int) -> Condition:
+    """Each condition several times in a row: (B, …) → (B · times, …)."""
+    return condition[0].repeat_interleave(times, 0), condition[1].repeat_interleave(times, 0)

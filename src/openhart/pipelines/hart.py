@@ -1,7 +1,6 @@
 """Diffusers pipeline for text-conditional and class-conditional generation."""
 
 from collections.abc import Generator, Sequence
-from dataclasses import asdict
 from typing import Any, Unpack
 
 import torch
@@ -9,21 +8,19 @@ from diffusers import ImagePipelineOutput
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from openhart.acceleration.levels import find_level, speed_up
-from openhart.acceleration.quantized import quantize_weights
-from openhart.arithmetic import fastest_dtype
 from openhart.checks import parse_values
 from openhart.conditioning.encoder import Condition
 from openhart.conditioning.label import LabelEncoder
 from openhart.errors import UserError
 from openhart.generation.next_scale import generate
 from openhart.generation.saved import VERSION, VERSION_KEY
-from openhart.generation.settings import SAMPLING, SamplingOptions, SamplingSettings
+from openhart.generation.settings import SamplingOptions, SamplingSettings
 from openhart.generation.states import KnownCodes, ScaleState
 from openhart.memory import ImageMemory, check_images
+from openhart.pipelines.acceleration import AcceleratedPipeline
 from openhart.pipelines.callbacks import TENSOR_INPUTS, Callbacks, ScaleCallback, StepCallback
 from openhart.pipelines.checks import OPTIONAL_PARTS, PipelineSettings, check_condition, check_fit
-from openhart.pipelines.conditions import ConditionedPipeline
+from openhart.pipelines.conditions import ConditionedPipeline, repeat_condition
 from openhart.pipelines.files import PipelineFiles
 from openhart.pipelines.images import OUTPUT_TYPES, DecodingPipeline
 from openhart.pipelines.lora import LoraPipeline
@@ -33,7 +30,7 @@ from openhart.tokenizer.model import HybridTokenizer
 from openhart.transformer.model import HartTransformer
 
 
-class HartPipeline(ConditionedPipeline, DecodingPipeline, LoraPipeline, PipelineFiles):
+class HartPipeline(ConditionedPipeline, AcceleratedPipeline, DecodingPipeline, LoraPipeline, PipelineFiles):
     """Generates images from prompts or class labels.
 
     Args:
@@ -89,85 +86,12 @@ class HartPipeline(ConditionedPipeline, DecodingPipeline, LoraPipeline, Pipeline
             text_tokenizer=text_tokenizer,
         )
         self.register_to_config(**values | {"sampling": dict(sampling or {}), VERSION_KEY: VERSION})
-        self._level_sampling: dict[str, Any] = {}
-        self._tile: tuple[int, int] | None = None
-        self._optimized = self._quantized = False
         self.sampling_settings()
 
     @property
     def num_timesteps(self) -> int:
         """Number of scales K, which are the steps of a call."""
         return len(self.transformer.scales)
-
-    def optimize(self, level: str = "exact") -> "HartPipeline":
-        """Make the pipeline faster, in place, where it is now; afterwards it only generates.
-
-        Args:
-            level: ``exact``: the same pictures up to rounding. ``fast``: bfloat16 where the device is faster
-                in it than in float32, and the last scale without guidance. ``fastest``: the same, and the
-                last three scales without guidance. ``docs/speed.md`` has what each gains and costs.
-
-        Returns:
-            the pipeline itself.
-
-        Raises:
-            UserError: no such level, or the weights are quantized.
-        """
-        chosen = find_level(level)
-        if self._quantized:
-            raise UserError("a pipeline with quantized weights cannot be optimized: choose one of the two")
-        if chosen.low_precision and fastest_dtype(self.device) == torch.bfloat16:
-            self.to(dtype=torch.bfloat16)
-        self._level_sampling = dict(chosen.sampling)
-        speed_up(self.image_tokenizer, self.transformer, self.residual_head)
-        self._optimized = True
-        return self
-
-    def quantize(self, kind: str = "int8") -> "HartPipeline":
-        """Keep the weights of transformer and residual head in eight bits; afterwards it only generates.
-
-        Args:
-            kind: ``int8`` or ``fp8``. What each costs is measured in ``docs/speed.md``.
-
-        Returns:
-            the pipeline itself.
-
-        Raises:
-            UserError: no such kind, torchao is not installed, or the pipeline is optimized.
-        """
-        if self._optimized:
-            raise UserError("an optimized pipeline cannot be quantized: choose one of the two")
-        for part in (self.transformer, self.residual_head):
-            if part is not None:
-                quantize_weights(part, kind)
-        self._quantized = True
-        return self
-
-    def sampling_settings(
-        self, sampling: SamplingSettings | None = None, **overrides: Unpack[SamplingOptions]
-    ) -> SamplingSettings:
-        """Sampling settings of a call.
-
-        Args:
-            sampling: complete settings; None for the model's defaults, changed by :meth:`optimize`.
-            overrides: single settings that replace theirs; None replaces nothing. A new ``top_k`` holds for
-                every scale, unless ``late_top_k`` is given too.
-
-        Raises:
-            UserError: there is no such setting, or a value is outside its range.
-        """
-        if sampling is None:
-            values = {**self.config.sampling, **self._level_sampling}
-        elif isinstance(sampling, SamplingSettings):
-            values = asdict(sampling)
-        else:
-            raise UserError(f"sampling must be SamplingSettings, got {sampling!r:.60}")
-        if unknown := [name for name in overrides if name not in SAMPLING]:
-            raise UserError(f"there is no argument {unknown[0]}; sampling has {', '.join(SAMPLING)}")
-        given = {name: value for name, value in overrides.items() if value is not None}
-        if "top_k" in given:
-            values.pop("late_top_k", None)
-        return SamplingSettings(**(values | given))
 
     @torch.no_grad()
     def __call__(
@@ -325,9 +249,9 @@ class HartPipeline(ConditionedPipeline, DecodingPipeline, LoraPipeline, Pipeline
             max_sequence_length,
         )
         check_images(self.memory(settings), count, size, self._execution_device)
-        condition = _repeated(condition, num_images_per_prompt)
+        condition = repeat_condition(condition, num_images_per_prompt)
         if len(negative[0]) > 1:  # a single one is broadcast
-            negative = _repeated(negative, num_images_per_prompt)
+            negative = repeat_condition(negative, num_images_per_prompt)
         if draws is None:
             draws = SeededDraws(expand_generators(generator, count, self._execution_device))
         elif generator is not None:
@@ -360,24 +284,7 @@ class HartPipeline(ConditionedPipeline, DecodingPipeline, LoraPipeline, Pipeline
         finally:
             self.maybe_free_model_hooks()
 
-    def check_size(self, height: int | None, width: int | None) -> tuple[int, int]:
-        """Height and width in pixels, the model's own where they are None.
-
-        Raises:
-            UserError: they are no whole numbers of pixels.
-        """
-        own = self.image_tokenizer.image_size
-        size = (own[0] if height is None else height, own[1] if width is None else width)
-        if any(type(side) is not int or side < 1 for side in size):
-            raise UserError(f"height and width must be whole numbers of pixels, got {height!r} and {width!r}")
-        return size
-
     def memory(self, settings: SamplingSettings) -> ImageMemory:
         """What pictures take beside the weights."""
         guided, tile = settings.guidance_scale > 1, self._tile
         return ImageMemory(self.transformer, self.image_tokenizer, guided, tile and tile[0])
-
-
-def _repeated(condition: Condition, times: int) -> Condition:
-    """Each condition several times in a row."""
-    return condition[0].repeat_interleave(times, 0), condition[1].repeat_interleave(times, 0)

@@ -25,6 +25,18 @@ class DecodingPipeline(DiffusionPipeline):
         """Decode the features accumulated so far into PIL images."""
         return cast(list[Any], self._finish(state.f_hat, "pil"))
 
+    def check_size(self, height: int | None, width: int | None) -> tuple[int, int]:
+        """Height and width in pixels, the model's own where they are None.
+
+        Raises:
+            UserError: they are no whole numbers of pixels.
+        """
+        own = self.image_tokenizer.image_size
+        size = (own[0] if height is None else height, own[1] if width is None else width)
+        if any(type(side) is not int or side < 1 for side in size):
+            raise UserError(f"height and width must be whole numbers of pixels, got {height!r} and {width!r}")
+        return size
+
     def enable_tiling(self, tile: int = 1024, overlap: int = 128) -> None:
         """Decode images larger than a tile in parts, so that memory does not grow with the image.
 

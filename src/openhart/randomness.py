@@ -30,7 +30,10 @@ class Draws(Protocol):
     batch: int
 
     def codes(self, logits: Tensor, scale_index: int) -> Tensor:
-        """One code per token from scores (B, N, V), −∞ where a code must not be drawn → (B, N)."""
+        """One code per token from scores (B, N, V), −∞ where a code must not be drawn → (B, N).
+
+        ``scale_index`` counts the calls of one generation from 0: scales, or places in raster order.
+        """
 
     def uniform(self, shape: Sequence[int]) -> Tensor:
         """Numbers uniform in [0, 1), (B, \\*shape)."""
@@ -81,6 +84,11 @@ def draw_codes(logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         for row, generator in zip(shares, generators, strict=True)
     ]
     return torch.stack(drawn).to(logits.device)
+
+
+def gumbel_noise(uniform: Tensor) -> Tensor:
+    """Numbers uniform in [0, 1) → as many that follow the standard Gumbel distribution, −log(−log u)."""
+    return -(-uniform.clamp_min(1e-20).log()).clamp_min(1e-20).log()
 
 
 def expand_generators(generator: Generators, count: int, device: torch.device) -> list[torch.Generator]:

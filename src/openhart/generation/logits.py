@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from openhart.randomness import Draws, draw_codes
+from openhart.randomness import Draws, draw_codes, gumbel_noise
 
 
 def guide(logits: Tensor, guidance_scale: float) -> Tensor:
@@ -63,6 +63,5 @@ def gumbel_softmax(logits: Tensor, progress: float, draws: Draws) -> Tensor:
         draws: the source of uniform noise.
     """
     temperature = max(0.27 * (1 - 0.95 * progress), 0.005)
-    uniform = draws.uniform(logits.shape[1:]).to(logits.device)
-    gumbel = -(-uniform.clamp_min(1e-20).log()).clamp_min(1e-20).log()
-    return ((logits * (1 + progress) + gumbel) / temperature).softmax(dim=-1)
+    noise = gumbel_noise(draws.uniform(logits.shape[1:]).to(logits.device))
+    return ((logits * (1 + progress) + noise) / temperature).softmax(dim=-1)

@@ -1,0 +1,69 @@
+"""The Gumbel-softmax quantizer (arXiv 1611.01144; as an image tokenizer in DALL·E, arXiv 2102.12092, 2.1)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from openhart.randomness import gumbel_noise
+from openhart.tokenizer.quantizer import MultiScaleQuantizer
+
+SMALLEST_SHARE = 1e-10
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Features as codes that were drawn, for training.
+
+    Attributes:
+        codes: (B, h·w), row-major.
+        features: (B, z, h, w), the codes' vectors; their gradient is that of the softmax.
+        divergence: the mean over positions of the Kullback-Leibler divergence between the codes'
+            probabilities and the uniform distribution, in nats; a scalar.
+    """
+
+    codes: Tensor
+    features: Tensor
+    divergence: Tensor
+
+
+class GumbelQuantizer(MultiScaleQuantizer):
+    """Encodes features as one code map by a linear score of every code instead of a distance.
+
+    :meth:`quantize` takes the code with the highest score, so it is deterministic; :meth:`sample` draws.
+
+    Args:
+        scales: one entry, side or ``[height, width]`` of the feature map for which the model is configured.
+        codebook_size: number of codes V.
+        code_dim: channels z of the features and of the codes' vectors.
+
+    Raises:
+        UserError: the numbers are not valid.
+    """
+
+    def __init__(self, scales: Sequence[int | Sequence[int]], codebook_size: int, code_dim: int) -> None:
+        super().__init__(scales, codebook_size, code_dim, phi_ratio=0.0)
+        self.projection = nn.Linear(code_dim, codebook_size)
+
+    def nearest(self, tokens: Tensor) -> Tensor:
+        """Index of the code with the highest score for each vector, (B, N, z) → (B, N)."""
+        scores: Tensor = self.projection(tokens.detach().to(self.projection.weight.dtype))
+        return scores.argmax(dim=-1)
+
+    def sample(self, features: Tensor, uniform: Tensor, temperature: float = 1.0) -> Sampled:
+        """Draw each code by its probability, with the straight-through gradient of the softmax.
+
+        Args:
+            features: (B, z, h, w).
+            uniform: random numbers in [0, 1), (B, h·w, V), from which the Gumbel noise is computed.
+            temperature: τ of the softmax that the gradient follows.
+        """
+        scores = self.projection(features.flatten(2).transpose(1, 2))
+        soft = ((scores + gumbel_noise(uniform)) / temperature).softmax(dim=-1)
+        codes = soft.argmax(dim=-1)
+        hard = F.one_hot(codes, soft.shape[-1]).to(soft.dtype)
+        vectors = (soft + (hard - soft).detach()) @ self.table(soft.device)
+        shares = scores.softmax(dim=-1)
+        divergence = (shares * (shares * shares.shape[-1] + SMALLEST_SHARE).log()).sum(dim=-1).mean()
+        return Sampled(codes, vectors.transpose(1, 2).unflatten(2, features.shape[2:]), divergence)

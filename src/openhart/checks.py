@@ -149,7 +149,7 @@ def checked_dataclass(name: str) -> Callable[[type[T]], type[T]]:
     """As :func:`checked`, for the constructor of a dataclass, which messages call by a name."""
 
     def decorate(kind: type[T]) -> type[T]:
-        kind.__init__ = checked(kind.__init__, name)  # type: ignore[method-assign, misc]
+        kind.__init__ = checked(kind.__init__, name)  # type: ignore[method-assign]
         return kind
 
     return decorate

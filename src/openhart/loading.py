@@ -99,7 +99,7 @@ class CheckedLoading:
             UserError: an argument that nothing would come of, settings that cannot be, or weights that do not
                 fit them, are damaged, pickled or not finite.
         """
-        settings = list(cls.__init__.settings.model_fields)  # type: ignore[attr-defined, misc]
+        settings = list(cls.__init__.settings.model_fields)  # type: ignore[attr-defined]
         if not _by_pipeline.get():
             known = (*HUB_OPTIONS, *LOADING_OPTIONS, *MODEL_OPTIONS, *GENERIC_OPTIONS, *settings)
             check_options(f"{cls.__name__}.from_pretrained", kwargs, known)

@@ -84,7 +84,7 @@ class ImageMemory:
         cache = 2 * config.depth * rows * positions * config.width * bytes_each
         rotations = 4 * rows * positions * config.width // config.num_heads * FLOAT
         tokens = last * config.width * bytes_each * TOKEN_MAPS
-        return cache + rotations + tokens + last * config.codebook_size * FLOAT * LOGIT_MAPS
+        return int(cache + rotations + tokens + last * config.codebook_size * FLOAT * LOGIT_MAPS)
 
     def _decoding(self, images: int, scales: Scales) -> int:
         config, factor = self.tokenizer.config, self.tokenizer.downsample_factor
@@ -92,7 +92,7 @@ class ImageMemory:
         places = height * width // config.patch_size**2
         channels = config.base_channels * max(config.channel_multipliers[:2])
         maps = places * channels * self.tokenizer.dtype.itemsize * DECODER_MAPS
-        return images * (maps + 3 * math.prod(scales[-1]) * factor**2 * FLOAT * 3)
+        return int(images * (maps + 3 * math.prod(scales[-1]) * factor**2 * FLOAT * 3))
 
 
 def check_images(memory: ImageMemory, images: int, size: tuple[int, int], device: torch.device) -> None:

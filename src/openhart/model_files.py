@@ -89,7 +89,9 @@ def load_image_tokenizer(name: str | Path | None = None) -> HybridTokenizer:
     if (folder / "image_tokenizer").is_dir():
         folder = folder / "image_tokenizer"
     with loading(folder):
-        return HybridTokenizer.from_pretrained(folder, low_cpu_mem_usage=False).eval()
+        tokenizer: HybridTokenizer = HybridTokenizer.from_pretrained(folder, low_cpu_mem_usage=False)
+    tokenizer.eval()
+    return tokenizer
 
 
 @dataclass(frozen=True)

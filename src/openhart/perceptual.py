@@ -52,7 +52,8 @@ class EfficientNetFeatures(nn.Module):
 
     def pooled(self, image: Tensor) -> Tensor:
         """Features before the classifier, averaged over places: (B, 3, H, W) → (B, 1280)."""
-        return self.network.extract_features(_to_network_range(_to_224(image))).mean(dim=(2, 3))
+        features: Tensor = self.network.extract_features(_to_network_range(_to_224(image))).mean(dim=(2, 3))
+        return features
 
     def middle(self, image: Tensor) -> Tensor:
         """Output of block 10, averaged over places: (B, 3, H, W) → (B, 112)."""

@@ -96,9 +96,9 @@ def _packaged_minilm() -> Path:
 
 def language_tower(model: Any) -> nn.Module:
     """The part of a model that reads text: an encoder, a language tower, or the model itself."""
-    if getattr(model.config, "is_encoder_decoder", False):
-        return model.get_encoder()
-    return getattr(model, "language_model", model)
+    encodes = getattr(model.config, "is_encoder_decoder", False)
+    tower: nn.Module = model.get_encoder() if encodes else getattr(model, "language_model", model)
+    return tower
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,9 @@ def build_tokenizer(
         "hybrid": hybrid,
         "phi_at_last_scale": phi_at_last_scale,
     }
-    tokenizer = build(HybridTokenizer, config, checkpoint, tokenizer_rules(levels, phis, prefix))
+    tokenizer: HybridTokenizer = build(
+        HybridTokenizer, config, checkpoint, tokenizer_rules(levels, phis, prefix)
+    )
     checkpoint.check_all_placed()
     return tokenizer
 

@@ -14,7 +14,7 @@ from openhart.randomness import mixed_generator
 SIDES = re.compile(r"\b(left|right|clockwise|anticlockwise|counterclockwise)\b", re.IGNORECASE)
 
 
-class AugmentedCopies(Dataset):
+class AugmentedCopies(Dataset[Any]):
     """Each sample of a data set several times: as it is, then changed in ways that are drawn.
 
     What a copy looks like depends on its index alone, so that encoded copies, resumed runs and several

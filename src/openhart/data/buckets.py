@@ -19,7 +19,7 @@ Batch = list[tuple[torch.Tensor, dict[str, Any]]]
 Raw = dict[str, Any]
 
 
-class BucketedStream(IterableDataset):
+class BucketedStream(IterableDataset[Any]):
     """Endless batches of shards' samples, each batch of one size, which go on where the state says.
 
     Samples are sorted into sizes a window at a time: sixteen batches' worth a size, kept as files. What does

@@ -19,7 +19,7 @@ SETTINGS = ("split", "config", "image", "text", "label")
 TEXT_COLUMNS = ("text", "caption", "captions", "prompt")
 
 
-class HuggingFaceImages(Dataset):
+class HuggingFaceImages(Dataset[Any]):
     """A split of a data set.
 
     Columns are found by kind and name unless they are given: the first of images; ``text``, ``caption``,

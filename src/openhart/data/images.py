@@ -26,7 +26,7 @@ def to_tensor(image: Image.Image, size: Size) -> Tensor:
     return from_bytes(np.array(on_white(image)))
 
 
-class ImageFolder(Dataset):
+class ImageFolder(Dataset[Any]):
     """Images of a folder and what is known of each.
 
     With ``metadata.jsonl`` each line is a record: ``file_name``, and ``text``, ``captions`` or ``label``.

@@ -29,7 +29,7 @@ RANGE = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})")
 META = re.compile(r"__[^/]*__($|/)")  # files about the archive itself
 
 
-class Shards(IterableDataset):
+class Shards(IterableDataset[Any]):
     """Samples of webdataset shards, once each, in order: an image with ``txt`` or ``json``.
 
     An image that cannot be read is left out; the record after it says so under ``in_place_of``.
@@ -108,7 +108,7 @@ class Shards(IterableDataset):
         return 0.0 if kind is None else log_aspect(io.BytesIO(sample[kind]))
 
 
-class ShardStream(IterableDataset):
+class ShardStream(IterableDataset[Any]):
     """Endless shuffled passes over shards, which goes on where its state says.
 
     Each pass takes the shards in a new order and shuffles within them, a thousand samples at a time.
@@ -248,9 +248,10 @@ def _system(url: str) -> tuple[Any, str]:
     import fsspec
 
     try:
-        return fsspec.core.url_to_fs(url)
+        system, path = fsspec.core.url_to_fs(url)
     except (ImportError, OSError, ValueError) as error:  # an ImportError says which package is missing
         raise UserError(f"cannot read {url}: {reason(error)}") from error
+    return system, path
 
 
 def _decode(sample: dict[str, Any], size: Size) -> tuple[torch.Tensor, dict[str, Any]]:

@@ -14,7 +14,7 @@ from openhart.errors import UserError
 MAX_CONSECUTIVE = 100
 
 
-class SkipBrokenDataset(Dataset):
+class SkipBrokenDataset(Dataset[Any]):
     """A map-style data set in which the next readable sample stands for one that is not.
 
     Its record then says so under ``in_place_of``. Which sample that is depends on the index alone, so that a

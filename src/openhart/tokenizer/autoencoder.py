@@ -40,7 +40,8 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, h, w) → (B, out, h, w)."""
         h = self.conv1(F.silu(self.norm1(x)))
-        return self.skip(x) + self.conv2(F.silu(self.norm2(h)))
+        out: Tensor = self.skip(x) + self.conv2(F.silu(self.norm2(h)))
+        return out
 
 
 class SpatialAttention(nn.Module):
@@ -58,7 +59,8 @@ class SpatialAttention(nn.Module):
         tokens = self.qkv(self.norm(x)).flatten(2).transpose(1, 2)
         q, k, v = (part.unsqueeze(1) for part in tokens.chunk(3, dim=2))
         mixed = F.scaled_dot_product_attention(q, k, v).squeeze(1)
-        return x + self.proj(mixed.transpose(1, 2).reshape(batch, channels, height, width))
+        out: Tensor = x + self.proj(mixed.transpose(1, 2).reshape(batch, channels, height, width))
+        return out
 
 
 class Downsample(nn.Module):
@@ -70,7 +72,8 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) → (B, C, h/2, w/2)."""
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
+        return out
 
 
 class Upsample(nn.Module):
@@ -82,7 +85,8 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) → (B, C, 2h, 2w)."""
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return out
 
 
 def _level(in_channels: int, out_channels: int, blocks: int, attention: bool) -> nn.Sequential:
@@ -148,7 +152,8 @@ class Encoder(nn.Module):
         h = self.conv_in(self.fold(image))
         for level in self.levels:
             h = level(h)
-        return self.conv_out(F.silu(self.norm_out(self.middle(h))))
+        features: Tensor = self.conv_out(F.silu(self.norm_out(self.middle(h))))
+        return features
 
 
 class Decoder(nn.Module):
@@ -202,10 +207,12 @@ class Decoder(nn.Module):
 
     def coarse(self, features: Tensor) -> Tensor:
         """What is done at the features' own resolution, (B, z, h, w) → (B, widest, h, w)."""
-        return self.levels[0](self.middle(self.conv_in(features)))
+        maps: Tensor = self.levels[0](self.middle(self.conv_in(features)))
+        return maps
 
     def fine(self, h: Tensor) -> Tensor:
         """The other levels, (B, widest, h, w) → (B, 3, h·f, w·f)."""
         for level in self.levels[1:]:
             h = level(h)
-        return self.unfold(self.conv_out(F.silu(self.norm_out(h))))
+        image: Tensor = self.unfold(self.conv_out(F.silu(self.norm_out(h))))
+        return image

@@ -95,4 +95,4 @@ class HybridTokenizer(CodeTokenizer, ModelMixin, ConfigMixin):
     @property
     def hybrid(self) -> bool:
         """Whether a residual may complete the codes of the last scale."""
-        return self.config.hybrid
+        return bool(self.config.hybrid)

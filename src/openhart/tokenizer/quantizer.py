@@ -122,11 +122,13 @@ class MultiScaleQuantizer(nn.Module):
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Rows of the codebook, (B, N) → (B, N, z)."""
-        return self.codebook(codes)
+        vectors: Tensor = self.codebook(codes)
+        return vectors
 
     def table(self, device: torch.device) -> Tensor:
         """All codes' vectors, (V, z), read through the module so that offloading hooks run."""
-        return self.codebook(torch.arange(self.codebook.num_embeddings, device=device))
+        vectors: Tensor = self.codebook(torch.arange(self.codebook.num_embeddings, device=device))
+        return vectors
 
     def add_scale(self, f_hat: Tensor, embedding: Tensor, scale_index: int, apply_phi: bool = True) -> Tensor:
         """Add one scale's embedded codes to the features so far (VAR, algorithm 2).
@@ -147,7 +149,8 @@ class MultiScaleQuantizer(nn.Module):
         if apply_phi and self.phis:
             phi = self.phis[self._phi_of_scale[scale_index]]
             step = step.mul(1 - self.phi_ratio) + phi(step).mul(self.phi_ratio)
-        return f_hat + step
+        features: Tensor = f_hat + step
+        return features
 
     def applies_phi_to_last_scale(self, has_residual: bool, has_head: bool) -> bool:
         """Whether the last scale of a generated image passes through φ, by ``phi_at_last_scale``.

@@ -28,13 +28,14 @@ def build_tokenizer(recipe: TokenizerRecipe) -> HybridTokenizer:
     """
     if recipe.initial:
         with loading(recipe.initial):
-            tokenizer = HybridTokenizer.from_pretrained(recipe.initial, **recipe.model)
+            tokenizer: HybridTokenizer = HybridTokenizer.from_pretrained(recipe.initial, **recipe.model)
         _check_tokenizer_fits(recipe, tokenizer)
         return tokenizer
     with torch.device("meta"):
         planned = build_model(HybridTokenizer, recipe.model)
     _check_tokenizer_fits(recipe, planned)
-    return build_model(HybridTokenizer, recipe.model)
+    built: HybridTokenizer = build_model(HybridTokenizer, recipe.model)
+    return built
 
 
 def _check_tokenizer_fits(recipe: TokenizerRecipe, tokenizer: HybridTokenizer) -> None:
@@ -80,7 +81,7 @@ def _device() -> torch.device:
 
 def width_of(recipe: GeneratorRecipe) -> int:
     """The transformer's width C, which is that of a label's context token."""
-    return check_settings(HartTransformer, recipe.model, "model")["width"]
+    return int(check_settings(HartTransformer, recipe.model, "model")["width"])
 
 
 def transformer_settings(
@@ -131,7 +132,7 @@ def build_head(
     """The residual head that a recipe asks for, fitting its transformer."""
     if settings is None:
         return None
-    return HEADS[settings.kind](
+    head: TokenResidualHead = HEADS[settings.kind](
         code_dim=transformer.config.code_dim,
         condition_dim=transformer.config.width,
         width=settings.width,
@@ -139,6 +140,7 @@ def build_head(
         residual_scale=residual_scale,
         limit=settings.limit,
     )
+    return head
 
 
 def _listed(scales: Any) -> str:

@@ -125,7 +125,8 @@ def block_cost(counter: Counter, transformer: HartTransformer, batch: int, last_
         nonlocal modulation
         if transformer.modulations is not None:
             modulation = transformer.modulations[0](pooled)
-        return transformer.blocks[0](x, modulation, rotation, attend)
+        out: Tensor = transformer.blocks[0](x, modulation, rotation, attend)
+        return out
 
     return counter.count(part, run)
 
@@ -146,7 +147,8 @@ def ends_cost(counter: Counter, transformer: HartTransformer, batch: int, last_s
         embedded = transformer.context_embed(transformer.context_rms(context)).sum()
         logits = transformer.head(hidden).float()
         loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten())
-        return embedded + transformer.word_embed(words.detach()).sum() + loss
+        out: Tensor = embedded + transformer.word_embed(words.detach()).sum() + loss
+        return out
 
     cost = counter.count(parts, run)
     single = [module for module in transformer.children() if isinstance(module, LinearModulation)]
@@ -166,7 +168,8 @@ def head_cost(
 
     def run() -> Tensor:
         embedded = head.embed_condition(condition).repeat(settings.repeats, 1, 1)
-        return head(noisy, times, embedded, size).prediction
+        prediction: Tensor = head(noisy, times, embedded, size).prediction
+        return prediction
 
     return counter.count(head, run)
 

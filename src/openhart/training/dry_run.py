@@ -211,8 +211,11 @@ def _tokenizer_without_weights(recipe: GeneratorRecipe, path: Path) -> HybridTok
         settings = read_config(Path(recipe.tokenizer))
     else:
         settings = _maker_of(recipe.tokenizer, path).model
+    if recipe.scales:
+        settings = settings | {"scales": recipe.scales}
     with torch.device("meta"):
-        return build_model(HybridTokenizer, settings | ({"scales": recipe.scales} if recipe.scales else {}))
+        tokenizer: HybridTokenizer = build_model(HybridTokenizer, settings)
+    return tokenizer
 
 
 def _maker_of(tokenizer: str, path: Path) -> TokenizerRecipe:

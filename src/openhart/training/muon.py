@@ -168,7 +168,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
         state = self.state[parameter]
         if name not in state:
             state[name] = torch.zeros_like(parameter)
-        return state[name]
+        kept: Tensor = state[name]
+        return kept
 
 
 def _placed_as(update: Tensor, parameter: Tensor) -> Tensor:

@@ -274,7 +274,8 @@ class LabelConditions:
 
     def build_encoder(self, dim: int) -> nn.Module:
         """A new label encoder."""
-        return LabelEncoder(num_classes=self.classes, dim=dim)  # by name, or its config forgets them
+        encoder: nn.Module = LabelEncoder(num_classes=self.classes, dim=dim)  # by name: kept in its config
+        return encoder
 
     def draw(self, records: Sequence[Record], generators: list[torch.Generator]) -> EncoderInputs:
         """Labels (B,)."""

@@ -45,7 +45,7 @@ from openhart.training.run.batches import plainly
 SAMPLES_A_PART = 2048
 
 
-class LatentCache(Dataset):
+class LatentCache(Dataset[Any]):
     """A whole cache, its parts mapped into memory as they are touched.
 
     Args:
@@ -167,7 +167,7 @@ def make_cache(
     known = read_about(folder) if (folder / ABOUT).is_file() else about
     check_same(folder, known, about)
     if "samples" in known:
-        return known["samples"]
+        return int(known["samples"])
     state.wait_for_everyone()  # before one of them writes what all have looked at
     if state.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
@@ -192,7 +192,7 @@ def make_cache(
     return count
 
 
-def _one_by_one(part: Any, workers: int) -> DataLoader:
+def _one_by_one(part: Any, workers: int) -> DataLoader[Any]:
     """A part's images and records."""
     return DataLoader(part, batch_size=None, num_workers=workers, worker_init_fn=outlive_interrupts)
 

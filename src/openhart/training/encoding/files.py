@@ -48,7 +48,7 @@ def read_about(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"there is no cache in {folder}: make it with `openhart data cache RECIPE`")
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
+        about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         good = about.pop(CHECK) == _sum_of(about)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(path) from error

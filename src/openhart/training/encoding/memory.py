@@ -52,7 +52,7 @@ def some_samples(dataset: Any, count: int) -> list[tuple[Tensor, dict[str, Any]]
     return [readable[index] for index in range(0, len(dataset), stride)[:count]]
 
 
-class Latents(Dataset):
+class Latents(Dataset[Any]):
     """A data set encoded once: targets in bfloat16, records as they were.
 
     Args:

@@ -33,10 +33,11 @@ def load_tokenizer(recipe: GeneratorRecipe) -> HybridTokenizer:
     if not (folder / "config.json").is_file():
         raise UserError(f"no image tokenizer in {folder}: train or convert one first")
     with loading(folder):
-        tokenizer = HybridTokenizer.from_pretrained(folder)
+        tokenizer: HybridTokenizer = HybridTokenizer.from_pretrained(folder)
         if recipe.scales is not None:
             tokenizer = HybridTokenizer.from_pretrained(folder, scales=recipe.scales)
-    return tokenizer.eval().requires_grad_(False)
+    tokenizer.eval().requires_grad_(False)
+    return tokenizer
 
 
 def open_data(recipe: GeneratorRecipe, tokenizer: HybridTokenizer) -> tuple[Any, Conditions]:
@@ -116,7 +117,8 @@ def residual_scale(tokenizer: HybridTokenizer, dataset: Any, scaling: str) -> fl
     last = codes[:, -targets.shape[1] :].to(tokenizer.device)
     residual = targets.to(tokenizer.device) - tokenizer.quantizer.lookup(last).float()
     if scaling == "variance":
-        return residual.flatten(0, 1).std(dim=0).clamp_min(LEAST_DEVIATION).tolist()
+        deviations: list[float] = residual.flatten(0, 1).std(dim=0).clamp_min(LEAST_DEVIATION).tolist()
+        return deviations
     return float(residual.abs().flatten()[:LARGEST_QUANTILE].quantile(RESIDUAL_SHARE_KEPT))
 
 

@@ -90,7 +90,8 @@ def features_of(
     f_hat = quantizer.empty(len(last_target), last_target.device, size)
     for index, found in enumerate(codes[:-1]):
         f_hat = quantizer.add_scale(f_hat, quantizer.lookup(found), index)
-    return f_hat + last_target.transpose(1, 2).unflatten(2, size)
+    features: Tensor = f_hat + last_target.transpose(1, 2).unflatten(2, size)
+    return features
 
 
 def noisy_context(

@@ -28,13 +28,14 @@ def syncing(accelerator: Accelerator, model: nn.Module, last: bool) -> Iterator[
 
 def mean_over_processes(accelerator: Accelerator, value: Tensor) -> Tensor:
     """The mean of a tensor over all processes, without gradient."""
-    return accelerator.reduce(value.detach().clone(), reduction="mean")
+    mean: Tensor = accelerator.reduce(value.detach().clone(), reduction="mean")
+    return mean
 
 
 def on_every_process(accelerator: Accelerator, holds: bool) -> bool:
     """Whether something holds on all processes: the same answer on each."""
     votes = accelerator.reduce(torch.tensor(float(holds), device=accelerator.device), reduction="sum")
-    return round(float(votes)) == accelerator.num_processes
+    return bool(round(float(votes)) == accelerator.num_processes)
 
 
 def signal_on_any_process(accelerator: Accelerator, stop: PendingStop) -> int:

@@ -19,7 +19,7 @@ class RandomStates:
 
     def state_dict(self) -> dict[str, Any]:
         """What must survive a restart."""
-        kind, keys, *rest = np.random.get_state()  # type: ignore[misc]
+        kind, keys, *rest = np.random.get_state()
         states: dict[str, Any] = {
             "python": random.getstate(),
             "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],

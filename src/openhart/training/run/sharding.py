@@ -70,7 +70,10 @@ class WholeAverages:
 
     def state_dict(self) -> dict[str, Any]:
         """As :meth:`EMAModel.state_dict`, of whole tensors; every process must ask."""
-        return self.ema.state_dict() | {"shadow_params": [whole(part) for part in self.ema.shadow_params]}
+        state: dict[str, Any] = self.ema.state_dict() | {
+            "shadow_params": [whole(part) for part in self.ema.shadow_params]
+        }
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take each process's part of whole tensors."""

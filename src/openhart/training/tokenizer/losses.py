@@ -31,7 +31,8 @@ class PatchDiscriminator(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) → (B, 1, h, w)."""
-        return self.layers(image)
+        scores: Tensor = self.layers(image)
+        return scores
 
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
@@ -54,7 +55,8 @@ def adaptive_weight(
         average(torch.autograd.grad(loss, last_layer, retain_graph=True)[0]).norm()
         for loss in (likeness, adversarial)
     )
-    return (wanted / (given + 1e-4)).clamp(0, 1e4).detach()
+    weight: Tensor = (wanted / (given + 1e-4)).clamp(0, 1e4).detach()
+    return weight
 
 
 def quantization_loss(features: Tensor, quantized: Quantized, commitment: float) -> Tensor:
@@ -91,7 +93,8 @@ def build_perceptual(name: str) -> nn.Module:
         require("lpips")
         import lpips
 
-        return lpips.LPIPS(net="vgg", verbose=False).eval().requires_grad_(False)
+        distance: nn.Module = lpips.LPIPS(net="vgg", verbose=False).eval().requires_grad_(False)
+        return distance
     raise UserError(f"perceptual must be efficientnet, lpips or null, got {name!r}")
 
 

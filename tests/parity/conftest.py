@@ -39,21 +39,6 @@ def recorded():
     return {name: load_file(path) for name, path in files.items()}
 
 
-@pytest.fixture
-def spied_logits(monkeypatch):
-    """What the transformer's ``logits`` returns, call by call."""
-    from openhart.transformer.model import HartTransformer
-
-    seen, original = [], HartTransformer.logits
-
-    def logits(self, hidden, conditioning):
-        seen.append(original(self, hidden, conditioning))
-        return seen[-1]
-
-    monkeypatch.setattr(HartTransformer, "logits", logits)
-    return seen
-
-
 @pytest.fixture(autouse=True)
 def _no_grad():
     with torch.no_grad():

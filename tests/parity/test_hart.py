@@ -9,7 +9,7 @@ from openhart.generation.settings import SamplingSettings
 from openhart.randomness import SeededDraws
 from openhart.residual.diffusion import diffusion_loss
 from openhart.residual.schedule import cosine_schedule
-from tests.parity.compare import assert_near, assert_same, numbered
+from tests.parity.compare import assert_near, assert_same, numbered, outputs_of
 
 
 def last_map(tokens, size):
@@ -95,37 +95,31 @@ class RecordedDraws(SeededDraws):
         return next(self.noise)
 
 
-def test_sampling(hart, recorded, spied_logits, monkeypatch):
+def test_sampling(hart, recorded):
     case, quantizer = recorded["hart sampling"], hart.image_tokenizer.quantizer
     batch = len(case["context"])
     steps = case["residual_step_noise"]
     noise = [case["residual_initial_noise"], *(step.chunk(2)[0] for step in steps)]
     drawn = (each.unflatten(0, (batch, -1)) for each in noise)
-    conditions = []
-    original = type(hart.transformer).residual_condition
-
-    def residual_condition(self, hidden, embedding):
-        conditions.append(original(self, hidden, embedding))
-        return conditions[-1]
-
-    monkeypatch.setattr(type(hart.transformer), "residual_condition", residual_condition)
     settings = SamplingSettings(
         guidance_scale=case["guidance"].item() + 1, top_k=1, residual_steps=len(steps)
     )
-    states = list(
-        generate(
-            hart.transformer,
-            quantizer,
-            hart.residual_head,
-            (case["context"], case["context_mask"]),
-            empty_condition(1, 1, case["context"].shape[2]),
-            RecordedDraws(batch, drawn),
-            settings,
+    model = hart.transformer
+    with outputs_of(model.head) as logits, outputs_of(model.residual_norm) as conditions:
+        states = list(
+            generate(
+                model,
+                quantizer,
+                hart.residual_head,
+                (case["context"], case["context_mask"]),
+                empty_condition(1, 1, case["context"].shape[2]),
+                RecordedDraws(batch, drawn),
+                settings,
+            )
         )
-    )
-    for ours, theirs in zip(spied_logits, numbered(case, "logits"), strict=True):
+    for ours, theirs in zip(logits, numbered(case, "logits"), strict=True):
         assert_near(ours, theirs[: len(ours)])  # the first scale has no guidance: half is not computed
-    assert len(spied_logits[1]) == 2 * batch
+    assert len(logits[1]) == 2 * batch
     for state, theirs in zip(states, numbered(case, "indices"), strict=True):
         assert_same(state.codes, theirs)
     for state, theirs in zip(states, numbered(case, "f_hat"), strict=False):

@@ -98,7 +98,7 @@ def test_a_broken_image_is_replaced(tmp_path):
     [
         ("?split=none", "cannot load data set"),
         ("?colour=red", "there is no setting colour"),
-        ("?image=caption", "no column caption of images"),
+        ("?image=caption", "no image column caption"),
         ("?text=alt", "no column alt"),
     ],
 )

@@ -52,7 +52,7 @@ def test_only_some_records(tmp_path):
         save(tmp_path / f"{name}.png")
     describe(tmp_path, *({"file_name": f"{n}.png", "text": n, "style": n} for n in "abc"))
     assert len(open_dataset(str(tmp_path), SIZE, only={"style": ["a", "c"]})) == 2
-    with pytest.raises(UserError, match="style among z"):
+    with pytest.raises(UserError, match="values z in style"):
         open_dataset(str(tmp_path), SIZE, only={"style": ["z"]})
 
 
@@ -73,7 +73,10 @@ def test_transparency_lies_on_white_and_photographs_stand_upright(tmp_path):
 
 @pytest.mark.parametrize(
     ("line", "word"),
-    [("{broken", "line 2 cannot be read as JSON"), ('{"text": "x"}', "line 2: a record needs a file_name")],
+    [
+        ("{broken", "line 2 cannot be read as JSON"),
+        ('{"text": "x"}', "line 2: a record must have a file_name"),
+    ],
 )
 def test_a_bad_line_is_told_with_its_number(tmp_path, line, word):
     save(tmp_path / "a.png")

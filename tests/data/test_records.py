@@ -57,7 +57,7 @@ def test_names_that_data_sets_use_themselves_are_left_out(tmp_path):
         (b'{"file_name": "\xff.png"}', "not a text in UTF-8"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"file_name": ' + b"9" * 5000 + b"}", "too long"),
-        (b'{"file_name": 3}', "line 1: a record needs a file_name"),
+        (b'{"file_name": 3}', "line 1: a record must have a file_name"),
         (b"[]", "line 1 must hold a JSON object"),
     ],
     ids=["UTF-8", "deep", "long", "name", "list"],

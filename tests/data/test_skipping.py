@@ -54,7 +54,7 @@ def test_what_takes_a_place_does_not_depend_on_where_a_run_resumes(folder):
 def test_a_folder_of_broken_images_is_told(folder):
     for path in (folder / "things").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(UserError, match=r"no image can be read; the first: .*0\.png"):
+    with pytest.raises(UserError, match=r"no image can be read; the first error: .*0\.png"):
         SkipBrokenDataset(ImageFolder(folder, (16, 16)))[0]
 
 

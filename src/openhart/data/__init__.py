@@ -8,18 +8,23 @@ from openhart.errors import UserError
 
 
 def open_dataset(path: str, *sizes: tuple[int, int], only: Mapping[str, Sequence[str]] | None = None) -> Any:
-    """Open images with what is known of them.
+    """Open a data set of images and their records.
 
     Args:
         path: a folder (:class:`openhart.data.images.ImageFolder`), webdataset shards, here or at a URL, in
             ``.tar``, ``.tar.gz`` or ``.tgz`` (:class:`openhart.data.shards.Shards`), or ``hf:`` and a
             Hugging Face data set (:class:`openhart.data.hugging_face.HuggingFaceImages`).
-        sizes: height and width of the images handed out; of several (buckets), each image takes the one
-            nearest to its aspect ratio, and its record says which under ``cut_to``.
-        only: keep the records whose fields are among those listed; shards are read whole.
+        sizes: height and width in pixels to which images are scaled and cropped. With several sizes
+            (buckets), each image gets the size nearest to its aspect ratio, which its record names under
+            ``cut_to``.
+        only: allowed values per field; records with other values are omitted. Shards do not support it.
+
+    Returns:
+        a data set of images (3, H, W) in [−1, 1] and records.
 
     Raises:
-        UserError: there is nothing that can be read.
+        UserError: if the path is empty, if the data set does not exist or cannot be read, if no record has
+            the allowed values, or if ``only`` is given for shards.
     """
     if not path.strip() or "\0" in path:
         raise UserError("give a folder of images, shards, or the address of a data set that begins with hf:")
@@ -31,7 +36,7 @@ def open_dataset(path: str, *sizes: tuple[int, int], only: Mapping[str, Sequence
         from openhart.data.shards import Shards
 
         if only:
-            raise UserError("only: shards cannot be filtered by their records, so give a folder")
+            raise UserError("only: shards cannot be filtered by their records; use a folder instead")
         return Shards(path, *sizes)
     from openhart.data.images import ImageFolder
 
@@ -39,7 +44,7 @@ def open_dataset(path: str, *sizes: tuple[int, int], only: Mapping[str, Sequence
 
 
 def collate(samples: list[tuple[Any, dict[str, Any]]]) -> tuple[Any, list[dict[str, Any]]]:
-    """Stack images (or latents) into a batch; leave records a list, since captions differ in number."""
+    """Stack images (or latents) into a batch; records stay a list because they differ in their fields."""
     from torch.utils.data import default_collate
 
     values, records = zip(*samples, strict=True)

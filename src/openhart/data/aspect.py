@@ -17,7 +17,7 @@ FORMATS = (
     "TIFF",
     "PPM",
 )  # not PostScript, which Pillow passes to a program that executes it
-ORIENTATION, LYING = 0x0112, 5  # EXIF: from 5 on, width and height are exchanged
+ORIENTATION, TRANSPOSED = 0x0112, 5  # EXIF: for orientations 5 to 8, width and height are exchanged
 
 Size = tuple[int, int]
 
@@ -27,7 +27,7 @@ def log_aspect(source: Path | IO[bytes]) -> float:
     try:
         with Image.open(source, formats=FORMATS) as image:
             width, height = image.size
-            if image.getexif().get(ORIENTATION, 1) >= LYING:
+            if image.getexif().get(ORIENTATION, 1) >= TRANSPOSED:
                 width, height = height, width
         return math.log(height / width)
     except Exception:  # noqa: BLE001 (each decoder raises errors of its own)

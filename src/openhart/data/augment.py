@@ -1,4 +1,4 @@
-"""Copies of a picture that mean the same: mirrored, shifted, larger or smaller, on its own background."""
+"""Data augmentation that keeps the meaning: mirrored, shifted and resized copies on the same background."""
 
 import math
 import re
@@ -15,18 +15,17 @@ SIDES = re.compile(r"\b(left|right|clockwise|anticlockwise|counterclockwise)\b",
 
 
 class AugmentedCopies(Dataset[Any]):
-    """Each sample of a data set several times: as it is, then changed in ways that are drawn.
+    """Each sample of a data set several times: unchanged, then with random changes.
 
-    What a copy looks like depends on its index alone, so that encoded copies, resumed runs and several
-    processes have the same ones. Copies of a sample follow each other, so that a cache holds their captions
-    once.
+    The changes of a copy depend only on its index, so they are the same in encoded copies, resumed runs and
+    all processes. The copies of a sample are consecutive, so that a cache stores their captions once.
 
     Args:
-        dataset: map-style, of images (3, H, W) in [−1, 1] and records.
-        copies: how often each sample comes, itself included.
-        mirror: mirror half of the copies, where :func:`may_mirror` allows it.
-        shift: largest shift in each direction, as a share of the side.
-        scale: smallest and largest factor of size.
+        dataset: map-style data set of images (3, H, W) in [−1, 1] and records.
+        copies: number of copies per sample, including the unchanged one.
+        mirror: mirror a copy with probability 0.5 where :func:`may_mirror` allows it.
+        shift: largest shift in each direction, as a fraction of the side.
+        scale: smallest and largest scale factor; the factor is drawn log-uniformly between them.
     """
 
     def __init__(
@@ -40,20 +39,20 @@ class AugmentedCopies(Dataset[Any]):
 
     @property
     def records(self) -> list[dict[str, Any]] | None:
-        """What is known of the samples before they are read, once each; None if nothing is."""
+        """Records of the original samples, if the data set has them before images are read; else None."""
         return getattr(self.dataset, "records", None)
 
     def bucket(self, index: int) -> Any:
-        """The size of a sample, if the data set has several."""
-        here = index // self.copies
-        return self.dataset.bucket(here) if hasattr(self.dataset, "bucket") else None
+        """Height and width of a sample if the data set has several sizes, otherwise None."""
+        original = index // self.copies
+        return self.dataset.bucket(original) if hasattr(self.dataset, "bucket") else None
 
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Any]]:
-        place, copy = divmod(index, self.copies)
-        image, record = self.dataset[place]
+        original, copy = divmod(index, self.copies)
+        image, record = self.dataset[original]
         if copy == 0:
             return image, record
-        generator = mixed_generator(copy, place)
+        generator = mixed_generator(copy, original)
         flip, up, across, size = torch.rand(4, generator=generator).tolist()
         if self.mirror and flip < 0.5 and may_mirror(record):
             image = image.flip(-1)
@@ -63,19 +62,21 @@ class AugmentedCopies(Dataset[Any]):
 
 
 def may_mirror(record: dict[str, Any]) -> bool:
-    """Whether a sample means the same in a mirror: unless its record says ``mirror: false`` or one of its
-    captions names a side."""
+    """Whether the mirror image of a sample has the same meaning.
+
+    It has not if the record has ``mirror: false`` or a caption contains a word for a side, such as ``left``.
+    """
     captions = [*record.get("captions", ()), record.get("text") or ""]
     return bool(record.get("mirror", True)) and not any(SIDES.search(caption) for caption in captions)
 
 
 def moved(image: Tensor, factor: float, shift: tuple[float, float]) -> Tensor:
-    """An image resized about its centre, then shifted, on its own background; what leaves the frame is lost.
+    """Resize an image about its centre and shift it, on the colour of its edge; the rest is cropped.
 
     Args:
         image: (3, H, W) in [−1, 1].
-        factor: of size.
-        shift: down and to the right, as shares of height and width.
+        factor: scale factor.
+        shift: shift down and to the right, as fractions of height and width.
 
     Returns:
         (3, H, W) in [−1, 1].
@@ -85,22 +86,23 @@ def moved(image: Tensor, factor: float, shift: tuple[float, float]) -> Tensor:
     if size != (height, width):
         image = F.interpolate(image[None], size=size, mode="bicubic", antialias=True)[0].clamp(-1, 1)
     canvas = background(image)[:, None, None].expand(-1, height, width).clone()
-    places = [
-        _overlap(side, full, round((full - side) / 2 + full * share))
-        for side, full, share in zip(size, (height, width), shift, strict=True)
+    overlaps = [
+        _overlap(side, full, round((full - side) / 2 + full * fraction))
+        for side, full, fraction in zip(size, (height, width), shift, strict=True)
     ]
-    (rows, from_rows), (columns, from_columns) = places
+    (rows, from_rows), (columns, from_columns) = overlaps
     canvas[:, rows, columns] = image[:, from_rows, from_columns]
     return canvas
 
 
 def background(image: Tensor) -> Tensor:
-    """The colour of an image's edge, (3, H, W) → (3,): the median of each channel."""
+    """Median of each channel over the outermost pixels of an image, (3, H, W) → (3,)."""
     edge = [image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1]]
     return torch.cat(edge, dim=1).median(dim=1).values
 
 
 def _overlap(side: int, full: int, start: int) -> tuple[slice, slice]:
-    """Where a stretch of ``side`` that begins at ``start`` lies in ``full``, and which part of it does."""
+    """Overlap of the interval [start, start + side) with [0, full): as a slice of the latter, then of the
+    former."""
     first, last = max(start, 0), min(start + side, full)
     return slice(first, last), slice(first - start, last - start)

@@ -1,4 +1,4 @@
-"""Batches of a stream of shards, each of one size."""
+"""Batches from a stream of shards, each batch of one image size (aspect-ratio buckets)."""
 
 import copy
 import itertools
@@ -15,31 +15,32 @@ from openhart.randomness import mixed_generator
 
 WINDOW = 16
 
-Batch = list[tuple[torch.Tensor, dict[str, Any]]]
+Samples = list[tuple[torch.Tensor, dict[str, Any]]]
 Raw = dict[str, Any]
 
 
 class BucketedStream(IterableDataset[Any]):
-    """Endless batches of shards' samples, each batch of one size, which go on where the state says.
+    """Infinite stream of batches, each of one image size, that can be resumed from its state.
 
-    Samples are sorted into sizes a window at a time: sixteen batches' worth a size, kept as files. What does
-    not fill a batch there is put together by shape, and cut to the size nearest to the mean of such a batch;
-    so every image is seen once a pass. Resuming reads one window again.
+    Samples are grouped by size within windows of sixteen batches per size; a window holds undecoded files.
+    The samples that do not fill a batch of their size are sorted by aspect ratio and divided into batches;
+    each of these is cropped to the size nearest to its mean aspect ratio. So every image occurs once per
+    pass. Resuming reads one window again.
 
     Args:
         stream: the samples.
-        batch_size: samples a batch.
+        batch_size: samples per batch.
     """
 
     def __init__(self, stream: ShardStream, batch_size: int) -> None:
         self.stream, self.batch_size = stream, batch_size
         self.position: dict[str, Any] = {"window": stream.state_dict(), "batch": 0}
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Samples]:
         """Yield lists of image (3, H, W) in [−1, 1] and record, without end.
 
         Raises:
-            UserError: a shard cannot be read, or none of its images.
+            UserError: if a shard cannot be read, or if many consecutive images cannot be decoded.
         """
         shards = self.stream.shards
         samples = self.stream.raw()
@@ -55,31 +56,31 @@ class BucketedStream(IterableDataset[Any]):
             self.position = {"window": self.stream.state_dict(), "batch": 0}
 
     def state_dict(self) -> dict[str, Any]:
-        """The place of the next batch."""
+        """Position of the next batch."""
         return copy.deepcopy(self.position)
 
-    def load_state_dict(self, place: dict[str, Any]) -> None:
-        """Go on at a place."""
-        self.position = copy.deepcopy(place)
-        self.stream.load_state_dict(place["window"])
+    def load_state_dict(self, position: dict[str, Any]) -> None:
+        """Continue at a position from :meth:`state_dict`."""
+        self.position = copy.deepcopy(position)
+        self.stream.load_state_dict(position["window"])
 
     def _batches(self, window: list[Raw]) -> list[tuple[Size, list[Raw]]]:
-        """A window in batches of one size each, shuffled."""
+        """Divide a window into batches of one size each, in random order."""
         shards = self.stream.shards
         shaped = [(shards.aspect(sample), sample) for sample in window]
         batches, rest = [], []
         for size in shards.sizes:
             members = [pair for pair in shaped if nearest_size(pair[0], shards.sizes) == size]
             full = len(members) - len(members) % self.batch_size
-            batches += [(size, part) for part in self._parts(members[:full])]
+            batches += [(size, chunk) for chunk in self._chunks(members[:full])]
             rest += members[full:]
-        for part in self._parts(sorted(rest, key=itemgetter(0))):
-            mean = sum(aspect for aspect, _ in part) / len(part)
-            batches.append((nearest_size(mean, shards.sizes), part))
+        for chunk in self._chunks(sorted(rest, key=itemgetter(0))):
+            mean = sum(aspect for aspect, _ in chunk) / len(chunk)
+            batches.append((nearest_size(mean, shards.sizes), chunk))
         generator = mixed_generator(self.stream.seed, *self.position["window"].values())
         order = torch.randperm(len(batches), generator=generator)
-        return [(size, [sample for _, sample in part]) for size, part in map(batches.__getitem__, order)]
+        return [(size, [sample for _, sample in chunk]) for size, chunk in map(batches.__getitem__, order)]
 
-    def _parts(self, pairs: list[tuple[float, Raw]]) -> list[list[tuple[float, Raw]]]:
+    def _chunks(self, pairs: list[tuple[float, Raw]]) -> list[list[tuple[float, Raw]]]:
         starts = range(0, len(pairs), self.batch_size)
         return [pairs[start : start + self.batch_size] for start in starts]

@@ -9,7 +9,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from openhart.data.aspect import FORMATS
 from openhart.errors import UserError, reason
 
-DEEP_FORMATS = ("PNG", "PPM")  # which Pillow hands out as mode I, though they hold 16 bits
+DEEP_FORMATS = ("PNG", "PPM")  # Pillow opens their 16-bit images in mode I (32 bits)
 
 
 class BrokenImageError(UserError):
@@ -17,10 +17,12 @@ class BrokenImageError(UserError):
 
 
 def read_image(path: Path) -> Image.Image:
-    """Read an image as upright RGB on white; of an animation, the first frame.
+    """Read an image file as RGB with EXIF rotation applied and transparent areas white.
+
+    Of an animation, the first frame is read.
 
     Raises:
-        BrokenImageError: the file does not exist or cannot be decoded.
+        BrokenImageError: if the file does not exist or cannot be decoded.
     """
     try:
         if not path.exists():
@@ -38,7 +40,7 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     """Decode the content of an image file; see :func:`read_image`.
 
     Raises:
-        BrokenImageError: the content is not an image.
+        BrokenImageError: if the content is not an image that can be decoded.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
@@ -50,8 +52,10 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     except UnidentifiedImageError as error:  # its own message names the buffer
         raise BrokenImageError(f"cannot read {name} as an image: its format is unknown") from error
     except Image.DecompressionBombError as error:
-        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise BrokenImageError(f"cannot read {name} as an image: it has more than {most:,} pixels") from error
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise BrokenImageError(
+            f"cannot read {name} as an image: it has more than {limit:,} pixels"
+        ) from error
     except Exception as error:  # decoders raise struct.error, IndexError, zlib.error …
         raise BrokenImageError(f"cannot read {name} as an image: {reason(error)}") from error
 
@@ -63,7 +67,7 @@ def on_white(image: Image.Image) -> Image.Image:
     is taken from the values: up to 1 (floats only), 255 or 65,535.
 
     Raises:
-        UserError: 32-bit values outside these ranges.
+        UserError: if an image has 32-bit values outside these ranges.
     """
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
@@ -79,7 +83,7 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Convert a grey image of 16 or 32 bits to 8 bits, with transparency if one value stands for it."""
+    """Convert a grey image of 16 or 32 bits to 8 bits; a grey value that marks transparency becomes alpha."""
     values = np.asarray(image).astype(np.float64)
     deep = image.mode.startswith("I;16") or image.format in DEEP_FORMATS
     scale = 65535.0 if deep else _range(values, floats=image.mode == "F")
@@ -91,18 +95,18 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _range(values: np.ndarray, floats: bool) -> float:
-    least, most = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-    if not (least >= 0 and most <= 65535):  # also refuses NaN and infinity
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    if not (low >= 0 and high <= 65535):  # NaN and infinity are refused too
         raise UserError(
-            f"its 32-bit values range from {least:g} to {most:g}: save it with 8 or 16 bits per channel"
+            f"its 32-bit values range from {low:g} to {high:g}: save it with 8 or 16 bits per channel"
         )
-    if floats and most <= 1:
+    if floats and high <= 1:
         return 1.0
-    return 255.0 if most <= 255 else 65535.0
+    return 255.0 if high <= 255 else 65535.0
 
 
 def _from_lab(image: Image.Image) -> Image.Image:
     profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    found = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
-    assert found is not None
-    return found
+    converted = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
+    assert converted is not None
+    return converted

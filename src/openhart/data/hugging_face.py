@@ -1,4 +1,4 @@
-"""Images with captions or labels from a data set that Hugging Face's ``datasets`` can load."""
+"""Images with captions or labels from data sets that Hugging Face's library ``datasets`` can load."""
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,20 +20,23 @@ TEXT_COLUMNS = ("text", "caption", "captions", "prompt")
 
 
 class HuggingFaceImages(Dataset[Any]):
-    """A split of a data set.
+    """One split of a data set.
 
-    Columns are found by kind and name unless they are given: the first of images; ``text``, ``caption``,
-    ``captions`` or ``prompt``; the first of class labels.
+    Unless the address names the columns, these are used: the first column of images, the first of ``text``,
+    ``caption``, ``captions`` and ``prompt`` that exists, and the first column of class labels.
 
     Args:
         address: ``hf:`` and a hub id or a folder, then settings as in a URL, such as
-            ``hf:owner/name?split=train&config=en&image=photo&text=alt``; the split is ``train`` unless given.
-        sizes: height and width of the images handed out. Of several, each image takes the one nearest to its
-            aspect ratio, and its record says which under ``cut_to``; all are looked at once for that.
-        only: keep the rows whose columns are among those listed.
+            ``hf:owner/name?split=train&config=en&image=photo&text=alt&label=kind``; the default split is
+            ``train``.
+        sizes: height and width in pixels to which images are scaled and cropped. With several sizes, each
+            image gets the size nearest to its aspect ratio, which its record names under ``cut_to``; this
+            reads the header of every image once.
+        only: allowed values per column; rows with other values are omitted.
 
     Raises:
-        UserError: the package is missing, there is no such data set, split or column, or no row is kept.
+        UserError: if the package is missing, if the data set, the split or a column does not exist, or if no
+            row has the allowed values.
     """
 
     def __init__(self, address: str, *sizes: Size, only: Mapping[str, Sequence[str]] | None = None) -> None:
@@ -43,10 +46,12 @@ class HuggingFaceImages(Dataset[Any]):
         self.image, self.columns = image, _columns(address, rows, settings)
         for field, values in (only or {}).items():
             if field not in rows.column_names:
-                raise UserError(f"{address} has no column {field}; it has {', '.join(rows.column_names)}")
+                raise UserError(
+                    f"{address} has no column {field}; its columns are {', '.join(rows.column_names)}"
+                )
             rows = rows.filter(lambda value, values=tuple(values): value in values, input_columns=[field])
             if not len(rows):
-                raise UserError(f"no row of {address} has {field} among {', '.join(values)}")
+                raise UserError(f"no row of {address} has one of the values {', '.join(values)} in {field}")
         self.rows = rows
         self.aspects = _aspects(rows, image) if len(sizes) > 1 else None
 
@@ -62,7 +67,7 @@ class HuggingFaceImages(Dataset[Any]):
             picture = read_image(Path(image["path"]))
         else:
             raise BrokenImageError(f"{name} has no image")
-        record = _record(name, {known: row[column] for known, column in self.columns.items()})
+        record = _record(name, {field: row[column] for field, column in self.columns.items()})
         if size := self.bucket(index):
             record[BUCKET] = size
         return to_tensor(picture, size or self.sizes[0]), record
@@ -71,19 +76,19 @@ class HuggingFaceImages(Dataset[Any]):
         return f"row {index} of {self.address}"
 
     def all_records(self) -> Iterator[dict[str, Any]]:
-        """What is known of every image without reading it."""
+        """Yield the record of every row without decoding the images."""
         columns = [list(self.rows[column]) for column in self.columns.values()]
         for index in range(len(self)):
             values = (column[index] for column in columns)
             yield _record(self._name(index), dict(zip(self.columns, values, strict=True)))
 
     def bucket(self, index: int) -> Size | None:
-        """The size of an image, where there are several."""
+        """Height and width of a row's image if the data set has several sizes, otherwise None."""
         return None if self.aspects is None else nearest_size(self.aspects[index], self.sizes)
 
 
 def _record(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    record = {known: value for known, value in values.items() if value is not None}
+    record = {field: value for field, value in values.items() if value is not None}
     if isinstance(record.get("text"), list):
         record["captions"] = record.pop("text")
     return record | {"file_name": name}
@@ -95,12 +100,14 @@ def _parse(address: str) -> tuple[str, dict[str, str]]:
         raise UserError(f"{address} has no name: give a hub id or a folder after {PREFIX}")
     settings = dict(parse_qsl(query))
     if unknown := [setting for setting in settings if setting not in SETTINGS]:
-        raise UserError(f"{address}: there is no setting {unknown[0]}; there are {', '.join(SETTINGS)}")
+        raise UserError(
+            f"{address}: there is no setting {unknown[0]}; the settings are {', '.join(SETTINGS)}"
+        )
     return name, settings
 
 
 def _load(name: str, settings: dict[str, str]) -> tuple[Any, str]:
-    """The rows, with images as undecoded files, and the name of the image column."""
+    """Returns the rows, with images as undecoded files, and the name of the image column."""
     require("datasets", extra="hf")
     import datasets
 
@@ -112,15 +119,15 @@ def _load(name: str, settings: dict[str, str]) -> tuple[Any, str]:
     image = settings.get("image") or next(iter(images), "")
     if image not in images:
         raise UserError(
-            f"data set {name} has no column {image} of images; it has {', '.join(rows.column_names)}"
+            f"data set {name} has no image column {image}; its columns are {', '.join(rows.column_names)}"
         )
     return rows.cast_column(image, datasets.Image(decode=False)), image
 
 
 def _aspects(rows: Any, column: str) -> list[float]:
-    """ln(height / width) of each image; the library caches them for the next run."""
-    found = rows.map(_aspect, input_columns=[column], remove_columns=rows.column_names)
-    return list(found["aspect"])
+    """ln(height / width) of each image; the library caches them on disk for later runs."""
+    aspects = rows.map(_aspect, input_columns=[column], remove_columns=rows.column_names)
+    return list(aspects["aspect"])
 
 
 def _aspect(image: dict[str, Any] | None) -> dict[str, float]:
@@ -136,11 +143,13 @@ def _columns(address: str, rows: Any, settings: dict[str, str]) -> dict[str, str
 
     texts = [column for column in TEXT_COLUMNS if column in rows.column_names]
     labels = [column for column, kind in rows.features.items() if isinstance(kind, ClassLabel)]
-    found = {}
-    for known, columns in (("text", texts), ("label", labels)):
-        column = settings.get(known) or next(iter(columns), None)
+    chosen = {}
+    for field, columns in (("text", texts), ("label", labels)):
+        column = settings.get(field) or next(iter(columns), None)
         if column is not None and column not in rows.column_names:
-            raise UserError(f"{address}: no column {column}; there are {', '.join(rows.column_names)}")
+            raise UserError(
+                f"{address} has no column {column}; its columns are {', '.join(rows.column_names)}"
+            )
         if column is not None:
-            found[known] = column
-    return found
+            chosen[field] = column
+    return chosen

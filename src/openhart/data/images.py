@@ -1,4 +1,4 @@
-"""Images with captions or labels from a folder, in the conventions of Hugging Face and of ImageNet."""
+"""Images with captions or labels from a folder in the layout of Hugging Face or of ImageNet."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,27 +20,29 @@ IMAGE_KINDS = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff")
 
 
 def to_tensor(image: Image.Image, size: Size) -> Tensor:
-    """Scale an image and cut it at its centre to height and width: (3, H, W) in [−1, 1]."""
+    """Scale an image (Lanczos) and crop it at its centre to height and width: (3, H, W) in [−1, 1]."""
     if image.size != (size[1], size[0]):
         image = ImageOps.fit(image, (size[1], size[0]), Image.Resampling.LANCZOS)
     return from_bytes(np.array(on_white(image)))
 
 
 class ImageFolder(Dataset[Any]):
-    """Images of a folder and what is known of each.
+    """Images of a folder and their records, sorted by file name.
 
-    With ``metadata.jsonl`` each line is a record: ``file_name``, and ``text``, ``captions`` or ``label``.
-    Without it, each sub-folder is a class with all images below it (ImageNet's layout), and its place in
-    alphabetical order the label.
+    With ``metadata.jsonl`` (Hugging Face's layout) each line is a record: ``file_name``, and ``text``,
+    ``captions`` or ``label``. Without it (ImageNet's layout) each sub-folder is a class that contains all
+    images below it; labels are the indices of the sub-folders in alphabetical order, and their names are the
+    captions.
 
     Args:
         path: the folder.
-        sizes: height and width of the images handed out. Of several, each image takes the one nearest to its
-            aspect ratio, and its record says which under ``cut_to``.
-        only: keep the records whose fields are among those listed.
+        sizes: height and width in pixels to which images are scaled and cropped. With several sizes, each
+            image gets the size nearest to its aspect ratio, which its record names under ``cut_to``.
+        only: allowed values per field; records with other values are omitted.
 
     Raises:
-        UserError: no such folder, no images, or a line that is no record.
+        UserError: if the folder does not exist or has no images, if a line is not a valid record, or if no
+            record has the allowed values.
     """
 
     def __init__(self, path: Path, *sizes: Size, only: Mapping[str, Sequence[str]] | None = None) -> None:
@@ -50,11 +52,15 @@ class ImageFolder(Dataset[Any]):
         metadata = self.path / "metadata.jsonl"
         self.records = _read_records(metadata) if metadata.is_file() else _classes(self.path)
         if not self.records:
-            raise UserError(f"{self.path} has no images: it needs metadata.jsonl, or one sub-folder a class")
+            raise UserError(
+                f"{self.path} has no images: it needs metadata.jsonl, or one sub-folder per class"
+            )
         for field, values in (only or {}).items():
             self.records = [record for record in self.records if record.get(field) in values]
             if not self.records:
-                raise UserError(f"no record of {self.path} has {field} among {', '.join(values)}")
+                raise UserError(
+                    f"no record of {self.path} has one of the values {', '.join(values)} in {field}"
+                )
         self.records.sort(key=lambda record: record["file_name"])
         if len(sizes) > 1:
             for record in self.records:
@@ -69,11 +75,11 @@ class ImageFolder(Dataset[Any]):
         return to_tensor(read_image(self.path / record["file_name"]), size), record
 
     def all_records(self) -> list[dict[str, Any]]:
-        """What is known of every image without reading it."""
+        """The record of every image; no image is read."""
         return self.records
 
     def bucket(self, index: int) -> Size | None:
-        """The size of an image, where there are several."""
+        """Height and width of an image if the data set has several sizes, otherwise None."""
         return self.records[index].get(BUCKET)
 
 
@@ -84,7 +90,7 @@ def _read_records(path: Path) -> list[dict[str, Any]]:
             continue
         record = parse_json(line, f"{path}, line {number}")
         if not isinstance(record.get("file_name"), str):
-            raise UserError(f"{path}, line {number}: a record needs a file_name, a text")
+            raise UserError(f"{path}, line {number}: a record must have a file_name that is a text")
         records.append(without_reserved_fields(record))
     return records
 

@@ -41,7 +41,7 @@ def to_lightness_chroma_hue(rgb: Floats) -> Floats:
 
 
 def to_rgb(lightness_chroma_hue: Floats) -> Floats:
-    """The inverse, with as much of the chroma as sRGB can show."""
+    """Inverse of :func:`to_lightness_chroma_hue`; the chroma is reduced as far as sRGB requires it."""
     lightness, chroma, hue = np.moveaxis(lightness_chroma_hue, -1, 0)
     low, high = np.zeros_like(chroma), chroma
     rgb = _to_rgb(lightness, chroma, hue)
@@ -64,5 +64,5 @@ def _to_rgb(lightness: Floats, chroma: Floats, hue: Floats) -> Floats:
 
 
 def hue_distance(hue: Floats, other: float) -> Floats:
-    """How far two hues are apart, in degrees in [0, 180]."""
+    """Angle between two hues, in degrees, in [0, 180]."""
     return np.abs((hue - other + 180) % 360 - 180)

@@ -1,4 +1,4 @@
-"""What is known of an image: captions and label, typed and checked before anything learns from them."""
+"""Records of images: their captions and labels, checked before they are used for training."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -13,22 +13,22 @@ RESERVED_FIELDS = (BUCKET, IN_PLACE_OF, CACHE_POSITION)
 
 
 def without_reserved_fields(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record as it was read, without the names under which data sets note things of their own."""
+    """A copy of a record without the fields that only data sets of this package may set."""
     return {name: value for name, value in record.items() if name not in RESERVED_FIELDS}
 
 
 def captions_of(record: Mapping[str, Any]) -> list[str]:
-    """All captions of a record.
+    """All captions of a record: its ``captions``, or else its ``text``.
 
     Raises:
-        UserError: it has none, or one that is no text.
+        UserError: if the record has no caption, or if a caption is not a non-empty text.
     """
     name = record.get("file_name", "a sample")
     captions = record.get("captions")
     if captions is None or captions == []:
         captions = [] if record.get("text") in (None, "") else [record["text"]]
     if not captions:
-        raise UserError(f"{name} has no caption: give it a text")
+        raise UserError(f"{name} has no caption: add a text to its record")
     if not isinstance(captions, list | tuple):
         raise UserError(f"the captions of {name} must be a list of texts, got {captions!r:.60}")
     for caption in captions:
@@ -42,30 +42,30 @@ def captions_of(record: Mapping[str, Any]) -> list[str]:
 
 
 def main_caption(record: Mapping[str, Any]) -> str:
-    """The caption that stands for a record: its text, or the first of its captions.
+    """The main caption of a record: its ``text``, or else the first of its ``captions``.
 
     Raises:
-        UserError: it has none, or one that is no text.
+        UserError: if the record has no caption, or if a caption is not a non-empty text.
     """
     captions = captions_of(record)
     return record["text"] if isinstance(record.get("text"), str) else captions[0]
 
 
 def label_of(record: Mapping[str, Any], classes: int | None = None) -> int:
-    """The class of a record.
+    """The class label of a record.
 
     Args:
-        record: of an image.
-        classes: how many there are; None for any number.
+        record: record of an image.
+        classes: number of classes; None for any number.
 
     Raises:
-        UserError: it has none, or one that is no class.
+        UserError: if the record has no label, or if the label is not an integer in [0, ``classes``).
     """
     name, label = record.get("file_name", "a sample"), record.get("label")
     if label is None:
-        raise UserError(f"{name} has no label")
+        raise UserError(f"{name} has no label: add a label to its record")
     if type(label) is not int or label < 0:
-        raise UserError(f"the label of {name} must be a whole number from 0 on, got {label!r:.60}")
+        raise UserError(f"the label of {name} must be a whole number, at least 0, got {label!r:.60}")
     if classes is not None and label >= classes:
         raise UserError(
             f"the label of {name} is {label}, but conditioning.num_classes is {classes}: labels are 0 … "
@@ -75,29 +75,29 @@ def label_of(record: Mapping[str, Any], classes: int | None = None) -> int:
 
 
 def check_records(records: Iterable[Mapping[str, Any]], kind: str, classes: int | None) -> None:
-    """Look for a caption or a label in every record.
+    """Check that every record has a valid caption or label.
 
     Args:
-        records: of images.
-        kind: ``text`` or ``label``.
-        classes: how many classes there are; None for any number.
+        records: records of images.
+        kind: ``text`` checks captions, ``label`` checks labels.
+        classes: number of classes; None for any number.
 
     Raises:
-        UserError: a record has none, or one that cannot be used.
+        UserError: if a record has no valid caption or label.
     """
     for record in records:
         CHECKS[kind](record, classes)
 
 
 def values_of(records: Iterable[Mapping[str, Any]], kind: str) -> list[Any]:
-    """The value of each record that conditions an image.
+    """The condition of each image.
 
     Args:
-        records: of images.
-        kind: ``text`` for the caption that stands for a record, or ``label`` for its class.
+        records: records of images.
+        kind: ``text`` for main captions, ``label`` for class labels.
 
     Raises:
-        UserError: a record has none, or one that cannot be used.
+        UserError: if a record has no valid caption or label.
     """
     return [VALUES[kind](record) for record in records]
 

@@ -1,4 +1,4 @@
-"""Images with captions from webdataset shards (tar files), on a disk or wherever fsspec can read."""
+"""Images with captions or labels from webdataset shards (tar files), at any path or URL that fsspec reads."""
 
 import copy
 import io
@@ -22,26 +22,28 @@ from openhart.errors import UserError, reason, require
 from openhart.randomness import mixed_generator
 from openhart.reading import parse_json
 
-SHUFFLED_AT_A_TIME = 1000
+SHUFFLE_BLOCK = 1000
 MAX_SHARDS = 10**6
-LONGEST_CLASS = 16  # bytes
+MAX_LABEL_BYTES = 16
 RANGE = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})")
 META = re.compile(r"__[^/]*__($|/)")  # files about the archive itself
 
 
 class Shards(IterableDataset[Any]):
-    """Samples of webdataset shards, once each, in order: an image with ``txt`` or ``json``.
+    """Samples of webdataset shards, once each, in order.
 
-    An image that cannot be read is left out; the record after it says so under ``in_place_of``.
+    A sample is an image with ``txt`` (caption), ``cls`` (label) or ``json`` (record). An image that cannot be
+    decoded is skipped; the next record lists its error under ``in_place_of``.
 
     Args:
         pattern: shards, such as ``data/train-{000..099}.tar`` or ``s3://bucket/train-*.tar``; several
             patterns are joined by ``::``.
-        sizes: height and width of the images handed out. Of several, each image takes the one nearest to its
-            aspect ratio, and its record says which under ``cut_to``.
+        sizes: height and width in pixels to which images are scaled and cropped. With several sizes, each
+            image gets the size nearest to its aspect ratio, which its record names under ``cut_to``.
 
     Raises:
-        UserError: a package is missing, or there is no such shard.
+        UserError: if a package is missing, if a pattern matches no shard or too many, or if the first shard
+            does not exist.
     """
 
     def __init__(self, pattern: str, *sizes: Size) -> None:
@@ -50,7 +52,7 @@ class Shards(IterableDataset[Any]):
 
         self.sizes = sizes
         if math.prod(abs(int(last) - int(first)) + 1 for first, last in RANGE.findall(pattern)) > MAX_SHARDS:
-            raise UserError(f"{pattern} stands for more than {MAX_SHARDS:,} shards")
+            raise UserError(f"{pattern} matches more than {MAX_SHARDS:,} shards, which is the limit")
         self.urls = [url for part in expand_urls(pattern) for url in _matching(part)]
         _check(self.urls)
 
@@ -58,7 +60,8 @@ class Shards(IterableDataset[Any]):
         """Yield image (3, H, W) in [−1, 1] and record.
 
         Raises:
-            UserError: a shard cannot be read, or a sample has no image.
+            UserError: if a shard cannot be read, if a sample has no image or no valid record, or if many
+                consecutive images cannot be decoded.
         """
         reader, readers = _worker()
         raw = itertools.chain.from_iterable(read_shard(url) for url in self.urls)
@@ -68,24 +71,26 @@ class Shards(IterableDataset[Any]):
             warnings.warn(f"skipped an image: {error}", stacklevel=2)
 
     def one_by_one(self) -> list["Shards"]:
-        """Each shard by itself."""
-        found = [copy.copy(self) for _ in self.urls]
-        for shards, url in zip(found, self.urls, strict=True):
+        """One data set per shard."""
+        single = [copy.copy(self) for _ in self.urls]
+        for shards, url in zip(single, self.urls, strict=True):
             shards.urls = [url]
-        return found
+        return single
 
     def decode(
         self, samples: Iterable[dict[str, Any]], decode_errors: list[str], size: Size | None = None
     ) -> Iterator[tuple[torch.Tensor, dict[str, Any]]]:
-        """Images and records of raw samples, of their own size or a given one.
+        """Yield images and records of raw samples.
 
         Args:
-            samples: as they lie in the shards.
-            decode_errors: of broken images that no record tells of yet; the caller's, to carry over.
-            size: of every image; by default the nearest to each.
+            samples: raw samples, as :func:`read_shard` yields them.
+            decode_errors: errors of skipped images that no record lists yet. The list belongs to the caller
+                and is changed in place, so that errors are carried over to the next call.
+            size: height and width of every image; None for the size nearest to each aspect ratio.
 
         Raises:
-            UserError: a sample has no image, or none of many in a row can be read.
+            UserError: if a sample has no image or no valid record, or if :data:`MAX_CONSECUTIVE` consecutive
+                images cannot be decoded.
         """
         for sample in samples:
             cut_to = size or nearest_size(self.aspect(sample), self.sizes)
@@ -94,7 +99,7 @@ class Shards(IterableDataset[Any]):
             except BrokenImageError as error:
                 decode_errors.append(str(error))
                 if len(decode_errors) == MAX_CONSECUTIVE:
-                    raise UserError(f"no image can be read; the first: {decode_errors[0]}") from error
+                    raise UserError(f"no image can be read; the first error: {decode_errors[0]}") from error
                 continue
             if len(self.sizes) > 1:
                 record[BUCKET] = cut_to
@@ -103,22 +108,23 @@ class Shards(IterableDataset[Any]):
             yield image, record
 
     def aspect(self, sample: dict[str, Any]) -> float:
-        """ln(height / width) of a raw sample's image; 0 where there is but one size, or no image."""
+        """ln(height / width) of a raw sample's image; 0 if there is only one size, or no image."""
         kind = _image_kind(sample) if len(self.sizes) > 1 else None
         return 0.0 if kind is None else log_aspect(io.BytesIO(sample[kind]))
 
 
 class ShardStream(IterableDataset[Any]):
-    """Endless shuffled passes over shards, which goes on where its state says.
+    """Infinite shuffled stream of the samples of shards that can be resumed from its state.
 
-    Each pass takes the shards in a new order and shuffles within them, a thousand samples at a time.
-    Processes and their workers share the shards out; if there are fewer than readers, the samples. What
-    resuming reads again is at most one shard a reader.
+    Each pass reads the shards in a new random order and shuffles blocks of a thousand samples within each
+    shard. A reader is a data loader's worker in one process. Shards are divided among the readers; if there
+    are fewer shards than readers, the samples of each shard are. Resuming reads at most one shard per reader
+    again.
 
     Args:
-        shards: what to read.
-        seed: of the order.
-        rank: this process.
+        shards: the data set.
+        seed: seed of the order.
+        rank: index of this process, from 0.
         world: number of processes.
     """
 
@@ -130,39 +136,42 @@ class ShardStream(IterableDataset[Any]):
         """Yield image (3, H, W) in [−1, 1] and record, without end.
 
         Raises:
-            UserError: a shard cannot be read, or none of its images.
+            UserError: as :meth:`Shards.__iter__`, or if a reader has no samples.
         """
         return self.shards.decode(self.raw(), [])
 
     def state_dict(self) -> dict[str, int]:
-        """The place of the next sample."""
+        """Position of the next sample."""
         return dict(self.position)
 
-    def load_state_dict(self, place: dict[str, int]) -> None:
-        """Go on at a place."""
-        self.position = dict(place)
+    def load_state_dict(self, position: dict[str, int]) -> None:
+        """Continue at a position from :meth:`state_dict`."""
+        self.position = dict(position)
 
     def raw(self) -> Iterator[dict[str, Any]]:
-        """Samples as they lie in the shards, without end.
+        """Yield raw samples without end.
 
         Raises:
-            UserError: as when iterating.
+            UserError: if a shard cannot be read, or if a whole pass yields no sample for this reader.
         """
-        place = self.position
+        position = self.position
         while True:
-            fresh, found = not (place["shard"] or place["sample"]), False
-            for number, url, share in self._order(place["epoch"])[place["shard"] :]:
-                for sample in self._shuffled(itertools.islice(read_shard(url), *share), number):
-                    place["sample"] += 1
-                    found = True
+            whole_pass, empty = not (position["shard"] or position["sample"]), True
+            for number, url, subset in self._order(position["epoch"])[position["shard"] :]:
+                for sample in self._shuffled(itertools.islice(read_shard(url), *subset), number):
+                    position["sample"] += 1
+                    empty = False
                     yield sample
-                place["shard"], place["sample"] = place["shard"] + 1, 0
-            if fresh and not found:
-                raise UserError(f"no samples for one of the readers in {', '.join(self.shards.urls[:3])}")
-            place["epoch"], place["shard"] = place["epoch"] + 1, 0
+                position["shard"], position["sample"] = position["shard"] + 1, 0
+            if whole_pass and empty:
+                urls = ", ".join(self.shards.urls[:3])
+                raise UserError(
+                    f"no samples in {urls} for one of the loading workers: use fewer workers or more samples"
+                )
+            position["epoch"], position["shard"] = position["epoch"] + 1, 0
 
     def _order(self, epoch: int) -> list[tuple[int, str, tuple[int, None, int]]]:
-        """Number, URL and share (first sample, step) of the shards that this reader takes in a pass."""
+        """Number, URL and subset (first sample, None, step) of each shard of this reader, for one pass."""
         worker, workers = _worker()
         reader, readers = self.rank * workers + worker, self.world * workers
         urls = self.shards.urls
@@ -172,24 +181,24 @@ class ShardStream(IterableDataset[Any]):
         return [(number, urls[number], (0, None, 1)) for number in order[reader::readers]]
 
     def _shuffled(self, samples: Iterator[dict[str, Any]], number: int) -> Iterator[dict[str, Any]]:
-        """A shard's samples from the present one on, shuffled block by block."""
-        past = self.position["sample"]
+        """The samples of a shard, shuffled block by block, without those before the current position."""
+        passed = self.position["sample"]
         for block_number in itertools.count(1):
-            block = list(itertools.islice(samples, SHUFFLED_AT_A_TIME))
+            block = list(itertools.islice(samples, SHUFFLE_BLOCK))
             if not block:
                 return
-            if past < len(block):
+            if passed < len(block):
                 generator = mixed_generator(self.seed, self.position["epoch"], number + 1, block_number)
                 order = torch.randperm(len(block), generator=generator).tolist()
-                yield from (block[index] for index in order[past:])
-            past = max(past - len(block), 0)
+                yield from (block[index] for index in order[passed:])
+            passed = max(passed - len(block), 0)
 
 
 def read_shard(url: str) -> Iterator[dict[str, Any]]:
-    """Samples of one shard as webdataset groups them: endings → bytes, and ``__key__``.
+    """Yield the raw samples of one shard as webdataset groups them: suffix → bytes, ``__key__``, ``__url__``.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: if the shard cannot be read or is damaged.
     """
     import fsspec
     from webdataset.tariterators import group_by_keys
@@ -202,18 +211,17 @@ def read_shard(url: str) -> Iterator[dict[str, Any]]:
 
 
 def _files(stream: Any) -> Iterator[dict[str, Any]]:
-    """Name and bytes of each file in an archive, in the form that webdataset groups; what they are is left to
-    the caller."""
+    """Name and content of each file in an archive, in the form that webdataset groups."""
     with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header) as archive:
         for header in archive:
             content = archive.extractfile(header) if header.isreg() else None
             if content is not None and not META.match(header.name):
                 yield {"fname": header.name, "data": content.read()}
-            archive.members = []  # type: ignore[attr-defined] # else it keeps all headers
+            archive.members = []  # type: ignore[attr-defined] # otherwise tarfile keeps all headers
 
 
 class _Header(tarfile.TarInfo):
-    """A file's header, of which a damaged or missing one is an error; tarfile takes it for the end."""
+    """Header of a file; a damaged header is an error, whereas tarfile treats it as the end of the archive."""
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> "_Header":
@@ -226,30 +234,30 @@ class _Header(tarfile.TarInfo):
 
 
 def _matching(pattern: str) -> list[str]:
-    """The shards that a pattern with ``*`` or ``?`` stands for, in order; another one is a shard itself."""
+    """The shards that match a pattern with ``*`` or ``?``, in order; any other text is the URL of a shard."""
     if not any(sign in pattern for sign in "*?"):
         return [pattern]
     system, path = _system(pattern)
-    found = sorted(system.glob(path))
-    if not found:
-        raise UserError(f"there is no shard {pattern}")
-    return [system.unstrip_protocol(name) if "://" in pattern else name for name in found]
+    matches = sorted(system.glob(path))
+    if not matches:
+        raise UserError(f"there is no shard {pattern}: check the path")
+    return [system.unstrip_protocol(name) if "://" in pattern else name for name in matches]
 
 
 def _check(urls: list[str]) -> None:
-    """Look for the first of the shards, so that a wrong pattern is told at once."""
+    """Check that the first shard exists, so that a wrong pattern is reported before training."""
     system, path = _system(urls[0])
     if not system.exists(path):
-        raise UserError(f"there is no shard {urls[0]}")
+        raise UserError(f"there is no shard {urls[0]}: check the path")
 
 
 def _system(url: str) -> tuple[Any, str]:
-    """What reads a URL, and the path it knows it by."""
+    """The file system of a URL, and the path within it."""
     import fsspec
 
     try:
         system, path = fsspec.core.url_to_fs(url)
-    except (ImportError, OSError, ValueError) as error:  # an ImportError says which package is missing
+    except (ImportError, OSError, ValueError) as error:  # an ImportError names the missing package
         raise UserError(f"cannot read {url}: {reason(error)}") from error
     return system, path
 
@@ -258,13 +266,10 @@ def _decode(sample: dict[str, Any], size: Size) -> tuple[torch.Tensor, dict[str,
     name = f"{sample['__url__']}/{sample['__key__']}"
     kind = _image_kind(sample)
     if kind is None:
-        raise UserError(f"sample {name} has no image: it needs {', '.join(IMAGE_KINDS)}")
+        raise UserError(f"sample {name} has no image: it needs a file of type {', '.join(IMAGE_KINDS)}")
     try:
-        record = (
-            without_reserved_fields(parse_json(sample["json"].decode(), "its json"))
-            if "json" in sample
-            else {}
-        )
+        stored = parse_json(sample["json"].decode(), "its json") if "json" in sample else {}
+        record = without_reserved_fields(stored)
         if "txt" in sample:
             record["text"] = sample["txt"].decode()
         if "cls" in sample:
@@ -276,8 +281,8 @@ def _decode(sample: dict[str, Any], size: Size) -> tuple[torch.Tensor, dict[str,
 
 
 def _class_of(content: bytes) -> int:
-    if not content.strip().isdigit() or len(content) > LONGEST_CLASS:
-        raise UserError(f"its cls must be a whole number from 0 on, got {content[:40]!r}")
+    if not content.strip().isdigit() or len(content) > MAX_LABEL_BYTES:
+        raise UserError(f"its cls must be a whole number, at least 0, got {content[:40]!r}")
     return int(content)
 
 
@@ -286,6 +291,6 @@ def _image_kind(sample: dict[str, Any]) -> str | None:
 
 
 def _worker() -> tuple[int, int]:
-    """Number of this loading worker, and of all."""
+    """Index of this loading worker, and the number of workers."""
     info = get_worker_info()
     return (info.id, info.num_workers) if info else (0, 1)

@@ -1,4 +1,4 @@
-"""Training goes on when images of a data set cannot be read: others take their places."""
+"""Skipping of images that cannot be decoded, so that training continues."""
 
 import itertools
 import warnings
@@ -15,13 +15,14 @@ MAX_CONSECUTIVE = 100
 
 
 class SkipBrokenDataset(Dataset[Any]):
-    """A map-style data set in which the next readable sample stands for one that is not.
+    """A map-style data set that replaces each sample that cannot be decoded by the next readable one.
 
-    Its record then says so under ``in_place_of``. Which sample that is depends on the index alone, so that a
-    resumed run sees the same; it is of the same bucket.
+    The replacement has the same image size (bucket) and depends only on the index, so a resumed run gets the
+    same samples. Its record lists the decode errors of the skipped samples under ``in_place_of``.
 
     Args:
-        dataset: gives image and record; raises :class:`BrokenImageError`.
+        dataset: map-style data set of images and records that raises :class:`BrokenImageError` for an image
+            that cannot be decoded.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -31,38 +32,38 @@ class SkipBrokenDataset(Dataset[Any]):
         return len(self.dataset)
 
     def bucket(self, index: int) -> Any:
-        """The size of a sample, if the data set has several."""
+        """Height and width of a sample if the data set has several sizes, otherwise None."""
         return self.dataset.bucket(index) if hasattr(self.dataset, "bucket") else None
 
     def __getitem__(self, index: int) -> tuple[Any, dict[str, Any]]:
         decode_errors: list[str] = []
-        places = ((index + step) % len(self) for step in range(len(self)))
-        alike = (place for place in places if self.bucket(place) == self.bucket(index))
-        for place in itertools.islice(alike, MAX_CONSECUTIVE):
+        following = ((index + step) % len(self) for step in range(len(self)))
+        same_size = (other for other in following if self.bucket(other) == self.bucket(index))
+        for candidate in itertools.islice(same_size, MAX_CONSECUTIVE):
             try:
-                image, record = self.dataset[place]
+                image, record = self.dataset[candidate]
             except BrokenImageError as error:
                 decode_errors.append(str(error))
                 continue
             return image, with_skipped(record, decode_errors)
-        raise UserError(f"no image can be read; the first: {decode_errors[0]}")
+        raise UserError(f"no image can be read; the first error: {decode_errors[0]}")
 
 
 def with_skipped(record: dict[str, Any], decode_errors: Sequence[str]) -> dict[str, Any]:
-    """The record of a sample that stands for broken ones, told by their decode_errors."""
+    """A record that lists the decode errors of the samples that were skipped before it, if there are any."""
     return record | {IN_PLACE_OF: list(decode_errors)} if decode_errors else record
 
 
 class BrokenImages:
-    """Names each broken image once, and counts them."""
+    """Warns once about each broken image and counts the broken images."""
 
     def __init__(self) -> None:
         self.decode_errors: set[str] = set()
 
     def note(self, records: Sequence[dict[str, Any]]) -> None:
-        """Look for broken images in a batch's records."""
-        found = set(itertools.chain.from_iterable(record.get(IN_PLACE_OF, ()) for record in records))
-        for error in sorted(found - self.decode_errors):
+        """Collect the decode errors from the records of a batch and warn about new ones."""
+        errors = set(itertools.chain.from_iterable(record.get(IN_PLACE_OF, ()) for record in records))
+        for error in sorted(errors - self.decode_errors):
             self.decode_errors.add(error)
             warnings.warn(f"skipped an image ({len(self)} so far): {error}", stacklevel=2)
 

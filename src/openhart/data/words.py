@@ -1,4 +1,4 @@
-"""Augmentation of captions by leaving out filler words."""
+"""Augmentation of captions: filler words are dropped at random."""
 
 import torch
 
@@ -10,16 +10,19 @@ def drop_words(caption: str, share: float, generator: torch.Generator) -> str:
     """Drop some of the :data:`FILLERS` of a caption; commas stay.
 
     Args:
-        caption: such as ``a red apple, flat style``.
-        share: probability with which each such word is dropped.
+        caption: the caption, such as ``a red apple, flat style``.
+        share: probability with which each filler is dropped, independently.
         generator: source of one random number per word.
+
+    Returns:
+        the shorter caption, or the unchanged one if nothing would be left.
     """
     words = caption.split()
-    left_out = (torch.rand(len(words), generator=generator) < share).tolist()
+    dropped = (torch.rand(len(words), generator=generator) < share).tolist()
     kept: list[str] = []
-    for word, out in zip(words, left_out, strict=True):
+    for word, drop in zip(words, dropped, strict=True):
         plain = word.rstrip(",")
-        if not out or plain.lower() not in FILLERS:
+        if not drop or plain.lower() not in FILLERS:
             kept.append(word)
         elif kept and word != plain:
             kept[-1] = kept[-1].rstrip(",") + ","

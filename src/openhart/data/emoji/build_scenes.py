@@ -57,7 +57,8 @@ def build_scenes(
         number of images per split and task.
 
     Raises:
-        UserError: a style is unknown, the destination is not empty, or npm or the SVG renderer is missing.
+        UserError: if a style is unknown, the size is below 16, the destination is not empty, or npm or the
+            SVG renderer is missing.
     """
     check_styles(styles)
     if size < 16:

@@ -1,4 +1,4 @@
-"""The colours of the emoji corpus by name: backgrounds, and what things are recoloured to."""
+"""The colours of the emoji corpus by name: those of backgrounds, and those of recoloured things."""
 
 BACKGROUNDS = {
     "light blue": (173, 216, 240),

@@ -92,7 +92,7 @@ def draw_content(
             None for a scene without held-out combinations.
 
     Raises:
-        UserError: the things, styles and backgrounds allow no such scene.
+        UserError: if the things, styles and backgrounds allow no such scene.
     """
     wanted = [unseen] if unseen else []
     for _ in range(TRIES):

@@ -13,7 +13,7 @@ def require_renderer() -> None:
     """Check that SVG can be rendered.
 
     Raises:
-        UserError: the renderer is not installed.
+        UserError: if the renderer is not installed.
     """
     require("resvg_py", extra="data")
 
@@ -27,7 +27,7 @@ def draw(svg: str, ratio: float, side: int) -> Image.Image | None:
         side: longer side of the drawing in pixels, before cropping.
 
     Raises:
-        UserError: the SVG is invalid.
+        UserError: if the SVG is invalid.
     """
     import resvg_py
 

@@ -31,7 +31,7 @@ class Library:
     synonyms: dict[str, list[str]]
 
     @cached_property
-    def called(self) -> set[str]:
+    def all_names(self) -> set[str]:
         """Names of all things, in both spellings."""
         things = {thing for thing, _ in self.icons}
         return things | {self.name(thing) for thing in things}
@@ -42,7 +42,7 @@ class Library:
 
     def captions(self, thing: str, style: str, background: str) -> list[str]:
         """Captions of an image of one thing; the first is the main caption."""
-        synonyms = [name for name in self.synonyms.get(thing, []) if name not in self.called]
+        synonyms = [name for name in self.synonyms.get(thing, []) if name not in self.all_names]
         default = self.is_default_style(thing, style)
         return write_captions(self.name(thing), style, background, default, synonyms)
 
@@ -78,7 +78,7 @@ def read_library(styles: Sequence[str], packages: Path) -> Library:
     """Read the packages of the given styles; missing packages are downloaded into the folder.
 
     Raises:
-        UserError: a style is unknown, or a package can be neither read nor downloaded.
+        UserError: if a style is unknown, or if a package can be neither read nor downloaded.
     """
     sets = read_styles(styles, packages)
     names = spell_names(read_package(NAMES, packages, "en/data.json")["en/data.json"])

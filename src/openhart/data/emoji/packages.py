@@ -25,7 +25,19 @@ DEFAULT_STYLES = ("noto", "fluent-3d", "fluent-flat")
 
 
 def read_package(name: str, folder: Path, *files: str) -> dict[str, Any]:
-    """Read JSON files of an npm package; the keys are their paths in the package."""
+    """Read JSON files of an npm package, which is downloaded if its tarball is missing.
+
+    Args:
+        name: package and version, such as ``@iconify-json/noto@1.2.9``.
+        folder: folder of the tarballs.
+        files: paths in the package; by default those of an Iconify icon set.
+
+    Returns:
+        the content of each file by its path in the package.
+
+    Raises:
+        UserError: if the package can be neither read nor downloaded.
+    """
     wanted = files or ("icons.json", "metadata.json", "info.json")
     package, version = name.rsplit("@", 1)
     tarball = folder / f"{package.lstrip('@').replace('/', '-')}-{version}.tgz"
@@ -56,7 +68,8 @@ def read_styles(styles: Sequence[str], folder: Path) -> dict[str, dict[str, Any]
     """Read the packages of the given styles; missing packages are downloaded into the folder.
 
     Raises:
-        UserError: a style is unknown, no style is given, or a package can be neither read nor downloaded.
+        UserError: if a style is unknown, if no style is given, or if a package can be neither read nor
+            downloaded.
     """
     check_styles(styles)
     return {style: read_package(PACKAGES[style], folder) for style in styles}
@@ -66,16 +79,16 @@ def check_styles(styles: Sequence[str]) -> None:
     """Check that every style is a key of :data:`PACKAGES`.
 
     Raises:
-        UserError: a style is unknown, or no style is given.
+        UserError: if a style is unknown, or if no style is given.
     """
     unknown = [style for style in styles if style not in PACKAGES]
     if unknown or not styles:
-        raise UserError(f"styles must be among {', '.join(PACKAGES)}, got {', '.join(unknown)}")
+        raise UserError(f"styles must be among {', '.join(PACKAGES)}, got {', '.join(unknown) or 'none'}")
 
 
 def write_licences(sets: dict[str, dict[str, Any]]) -> str:
     """Markdown text with author, licence and package of each style."""
-    lines = ["# Where the pictures come from", ""]
+    lines = ["# Sources and licences of the images", ""]
     for style, package in sets.items():
         info = package["info.json"]
         lines.append(

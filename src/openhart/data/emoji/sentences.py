@@ -25,8 +25,8 @@ SAME_RELATION = {
 }
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 ALL_CAPTIONS = 4
-STYLE_SAID = 0.3
-TURNED = 0.4
+STYLE_MENTIONED = 0.3
+REVERSED = 0.4
 TERSE = 0.25
 
 
@@ -57,7 +57,7 @@ def scene_captions(
     captions = [main_caption(content, default_style)]
     for _ in range(ALL_CAPTIONS - 1):
         caption = _some_statement(content, synonyms, chance)
-        if content.style != default_style or chance.random() < STYLE_SAID:
+        if content.style != default_style or chance.random() < STYLE_MENTIONED:
             caption = chance.choice(_style_phrases(content.style)).format(a=caption)
         captions.append(add_ground(caption, content.background, chance))
     return list(dict.fromkeys(captions))
@@ -114,7 +114,7 @@ def _some_statement(content: Content, synonyms: Mapping[str, Sequence[str]], cha
         called = chance.choice([item.name, item.name, *others[:1]])
         phrases.append(_phrase(item, called, terse))
     relation = content.relation
-    if len(phrases) > 1 and chance.random() < TURNED:
+    if len(phrases) > 1 and chance.random() < REVERSED:
         phrases.reverse()
         relation = OPPOSITE[relation] if relation else None
     word = chance.choice(SAME_RELATION[relation]) if relation else "and"

@@ -12,7 +12,7 @@ from openhart.data.emoji.recolour import MainColour, main_colour, recolour
 from openhart.errors import UserError
 
 NOT_FOR_FACES = ("brown", "black", "white")
-SEEN_AT = 96
+COLOUR_SIDE = 96
 
 
 class Sprites:
@@ -21,12 +21,12 @@ class Sprites:
     Args:
         library: icons by thing and style.
         size: side of the scenes in pixels; drawings are larger and are scaled down.
-        kept: maximum number of drawings in memory, about 200 kB each at 128 pixels.
+        cache_size: maximum number of drawings in memory, about 200 kB each at 128 pixels.
     """
 
-    def __init__(self, library: Library, size: int, kept: int = 3000) -> None:
+    def __init__(self, library: Library, size: int, cache_size: int = 3000) -> None:
         self.library, self.size = library, size
-        self.draw = lru_cache(kept)(self._draw)
+        self.draw = lru_cache(cache_size)(self._draw)
         self.colours = lru_cache(None)(self._colours)
         self.main_colour = lru_cache(None)(self._main_colour)
 
@@ -63,5 +63,5 @@ class Sprites:
 
     def _main_colour(self, thing: str, style: str) -> MainColour | None:
         icon = self.library.icons[thing, style]
-        drawing = draw(icon.svg, icon.ratio, SEEN_AT)
+        drawing = draw(icon.svg, icon.ratio, COLOUR_SIDE)
         return None if drawing is None else main_colour(drawing)

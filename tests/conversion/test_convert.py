@@ -245,7 +245,7 @@ def test_var_shape_is_read_off_the_tensors(var, tmp_path):
     assert {parameter.dtype for parameter in pipeline.transformer.parameters()} == {torch.float32}
 
 
-def test_var_scales_that_nobody_published(var, tmp_path):
+def test_var_scales_that_were_not_published(var, tmp_path):
     def drop_one_place(values):
         values["pos_1LC"] = values["pos_1LC"][:, :-1]
 
@@ -253,7 +253,7 @@ def test_var_scales_that_nobody_published(var, tmp_path):
         convert_small_var(var, tmp_path / "model", scales=[1, 2, 3, 4, 6, 9])
     convert_small_var(var, tmp_path / "model", scales=[1, 2, 3, 4, 6, 8])
     edit(var / "var.pth", drop_one_place)
-    with pytest.raises(UserError, match="name its scales"):
+    with pytest.raises(UserError, match="give its scales"):
         convert_small_var(var, tmp_path / "other")
 
 

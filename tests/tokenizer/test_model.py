@@ -29,12 +29,12 @@ def test_saved_and_loaded_is_the_same(tmp_path):
     assert loaded.config.scales == tokenizer.config.scales
 
 
-def test_sides_that_do_not_divide_are_told():
+def test_sides_that_do_not_divide_are_reported():
     with pytest.raises(UserError, match="multiples of 8"):
         tiny_tokenizer().encode(torch.zeros(1, 3, 30, 32))
 
 
-def test_widths_that_do_not_fit_are_told():
+def test_widths_that_do_not_fit_are_reported():
     with pytest.raises(UserError, match="multiple of 32"):
         tiny_tokenizer(base_channels=48)
 

@@ -74,7 +74,7 @@ def test_cosine_codes_ignore_length():
         ([1.5], "side"),
     ],
 )
-def test_impossible_scales_are_told(scales, word):
+def test_impossible_scales_are_reported(scales, word):
     with pytest.raises(UserError, match=word):
         quantizer_for(scales)
 

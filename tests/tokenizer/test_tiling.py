@@ -41,7 +41,7 @@ def test_tiles_come_close_to_the_whole(tokenizer):
     assert (whole - tiled).square().mean() < 0.02 * whole.square().mean()
 
 
-def test_tiles_smaller_than_their_overlap_are_told(tokenizer):
+def test_tiles_smaller_than_their_overlap_are_reported(tokenizer):
     with pytest.raises(UserError, match="larger than its overlap"):
         decode_in_tiles(tokenizer, torch.randn(1, 8, 9, 9), tile=4, overlap=4)
 

@@ -1,4 +1,4 @@
-"""Writing a converted model as a pipeline folder, whole or not at all."""
+"""Building converted models, and writing them as pipeline folders that appear only when complete."""
 
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -25,17 +25,20 @@ def build(
     rules: Rules,
     given: Mapping[str, Tensor] | None = None,
 ) -> Model:
-    """A model of ours around the tensors of a released one, which stay on disk until they are used.
+    """Build one of our models with the tensors of a released one, without copying them.
 
     Args:
-        kind: the model's class.
-        config: its settings.
-        checkpoint: the released tensors.
-        rules: from our names to the released ones.
-        given: by our names, tensors that have no single released counterpart.
+        kind: class of our model.
+        config: settings of our model.
+        checkpoint: the released tensors; they are memory-mapped where the file allows it.
+        rules: rules from our names to the released ones.
+        given: tensors without a single released counterpart, by our names.
+
+    Returns:
+        the model in evaluation mode.
 
     Raises:
-        UserError: settings that cannot be built, or tensors that do not fit them.
+        UserError: if the settings are invalid, or if tensors are missing or do not fit the settings.
     """
     try:
         with torch.device("meta"):
@@ -47,24 +50,24 @@ def build(
 
 
 def check_destination(folder: Path) -> None:
-    """Refuse to write where something is.
+    """Check that the destination does not exist or is an empty folder.
 
     Raises:
-        UserError: the folder exists and is not empty, or is no folder.
+        UserError: if the destination is a file, or a folder that is not empty.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists already: name a new folder, or an empty one")
+        raise UserError(f"{folder} exists already: give a new or an empty folder")
 
 
 def save(folder: Path, **parts: Any) -> None:
     """Write a pipeline folder.
 
     Args:
-        folder: new or empty.
+        folder: a new or empty folder.
         parts: arguments of :class:`openhart.pipelines.hart.HartPipeline`.
 
     Raises:
-        UserError: parts that do not fit each other, or a folder that cannot be written.
+        UserError: if the parts do not fit each other, if the folder is not empty, or if it cannot be written.
     """
     from openhart.pipelines.hart import HartPipeline
 
@@ -75,7 +78,7 @@ def save(folder: Path, **parts: Any) -> None:
 
 @contextmanager
 def _appearing_whole(folder: Path) -> Iterator[Path]:
-    """A folder beside the wanted one, which takes its place once all went well."""
+    """Yield a temporary folder in the same parent folder, which is renamed after success."""
     check_destination(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""HART's released text-to-image models → pipeline folders (layout: github.com/mit-han-lab/hart)."""
+"""Conversion of HART's released text-to-image models to pipeline folders (github.com/mit-han-lab/hart)."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,7 +33,7 @@ SAMPLING = {
 
 
 class ReleasedConfig(BaseModel):
-    """What of ``llm/config.json`` says how the weights are shaped; other names are the program's own."""
+    """The entries of ``llm/config.json`` that determine the model; other entries are ignored."""
 
     depth: Depth
     embed_dim: Width
@@ -58,7 +58,7 @@ class ReleasedConfig(BaseModel):
 
 
 class ReleasedTokenizerConfig(BaseModel):
-    """What of ``tokenizer/config.json`` cannot be read off the tensors."""
+    """The entries of ``tokenizer/config.json`` that do not follow from the shapes of the tensors."""
 
     quant_resi: Annotated[Number, Field(ge=-1, le=1)] = 0.5
     using_znorm: Flag = False
@@ -74,18 +74,19 @@ CHOICES = {
 def convert_hart(
     src: Path, dst: Path, weights: str = "ema", text_encoder: str | None = None, instruction: str = ""
 ) -> None:
-    """Write a released HART as a pipeline folder. Tensors are mapped, so memory stays small.
+    """Convert a released HART model to a pipeline folder. Tensors are memory-mapped, so memory stays small.
 
     Args:
         src: folder with ``llm/`` and ``tokenizer/``.
         dst: pipeline folder, new or empty.
-        weights: ``ema``, the averaged weights, or ``raw``.
-        text_encoder: name, folder or hub id of the text encoder that the pipeline is to load.
-        instruction: read before every prompt. The released weights learned with one, whose wording ships with
-            HART's program.
+        weights: ``ema`` for the averaged weights, or ``raw``.
+        text_encoder: name, folder or hub id of the text encoder that the pipeline loads; None for no name.
+        instruction: text that is put before every prompt. The released weights were trained with one, which
+            is contained in HART's program.
 
     Raises:
-        UserError: files that are missing, damaged or no released HART; a destination in use.
+        UserError: if a file is missing, damaged or not from a released HART model, or if the destination is
+            not empty.
     """
     if weights not in ("ema", "raw"):
         raise UserError(f"weights must be ema or raw, got {weights!r}")
@@ -96,7 +97,7 @@ def convert_hart(
     codes_path = src / "tokenizer" / "config.json"
     codes_config = parse_values(ReleasedTokenizerConfig, read_json(codes_path), str(codes_path))
     if config.use_cross_attn:
-        raise UserError(f"{config_path} asks for cross-attention, which no released model has")
+        raise UserError(f"{config_path}: use_cross_attn must be false: no released model has cross-attention")
     settings, head_settings = _transformer_settings(config), _head_settings(config)
     tensors = _read_weights(src / "llm", weights)
     tokenizer = build_tokenizer(
@@ -125,7 +126,7 @@ def _read_weights(folder: Path, weights: str) -> dict[str, Any]:
     if weights == "raw":
         return read_folder(folder)
     if not (folder / "ema_model.bin").is_file():
-        raise UserError(f"{folder / 'ema_model.bin'} is missing: ask for the raw weights instead")
+        raise UserError(f"{folder / 'ema_model.bin'} is missing: choose the raw weights instead")
     return read_tensors(folder / "ema_model.bin")
 
 
@@ -145,7 +146,7 @@ def _build_generator(
     transformer = build(HartTransformer, settings, checkpoint, rules, given)
     head_settings["code_dim"] = settings["code_dim"]
     head = build(TokenResidualHead, head_settings, checkpoint, RESIDUAL_HEAD)
-    checkpoint.check_all_placed()
+    checkpoint.check_all_used()
     return transformer, head
 
 

@@ -1,4 +1,4 @@
-"""Names of our modules' tensors → names in the released checkpoints."""
+"""Rules that map the names of our tensors to their names in released checkpoints."""
 
 import re
 from collections.abc import Sequence
@@ -47,9 +47,9 @@ def tokenizer_rules(levels: int, phis: str, prefix: str, decoder_attention: bool
     """Rules for an image tokenizer.
 
     Args:
-        levels: resolutions of its encoder and decoder; the encoder's coarsest has attention.
-        phis: released name of the φ convolutions, with ``\\1`` for the number of one.
-        prefix: what comes before every released name.
+        levels: number of resolutions of encoder and decoder; the encoder's coarsest level has attention.
+        phis: released name of the φ convolutions, with ``\\1`` for the index.
+        prefix: prefix of every released name.
         decoder_attention: whether the decoder's coarsest level has attention too.
     """
     rules = [
@@ -82,7 +82,7 @@ def _level_rules(side: str, step: int, name: str, attention: bool) -> list[tuple
 
 
 def rename(name: str, rules: Rules) -> str:
-    """The released name of one of our tensors: each rule in turn rewrites the beginning it fits."""
+    """The released name of one of our tensors: every rule in turn replaces the beginning that it matches."""
     for pattern, replacement in rules:
         name = re.sub(f"^(?:{pattern})", replacement, name)
     return name

@@ -1,4 +1,4 @@
-"""Released image tokenizers, HART's and VAR's: one layout, with or without a configuration."""
+"""Conversion of the released image tokenizers of HART and VAR, which have the same layout."""
 
 from collections.abc import Sequence
 
@@ -20,19 +20,19 @@ def build_tokenizer(
     hybrid: bool,
     phi_at_last_scale: PhiRule,
 ) -> HybridTokenizer:
-    """The image tokenizer in a checkpoint; its shape is read off the tensors.
+    """Build the image tokenizer of a checkpoint; its sizes follow from the shapes of the tensors.
 
     Args:
         checkpoint: the released tensors.
-        prefix: what comes before every name.
+        prefix: prefix of every name.
         scales: sides of the code maps.
-        phi_ratio: weight r of the convolution in φ, where there are any.
-        normalize_codes: nearest code by cosine similarity.
-        hybrid: whether a residual completes the last scale.
-        phi_at_last_scale: as the published program generates; see :class:`HybridTokenizer`.
+        phi_ratio: weight r of the convolution in φ, if the checkpoint has such convolutions.
+        normalize_codes: choose the nearest code by cosine similarity.
+        hybrid: whether a residual may complete the last scale.
+        phi_at_last_scale: the rule of the published program; see :class:`HybridTokenizer`.
 
     Raises:
-        UserError: tensors that are missing, unknown or of another shape.
+        UserError: if tensors are missing, unknown or of another shape.
     """
     phis, phi_count = _find_phis(checkpoint, prefix)
     base, channels = checkpoint[f"{prefix}encoder.conv_in.weight"].shape[:2]
@@ -60,12 +60,12 @@ def build_tokenizer(
     tokenizer: HybridTokenizer = build(
         HybridTokenizer, config, checkpoint, tokenizer_rules(levels, phis, prefix)
     )
-    checkpoint.check_all_placed()
+    checkpoint.check_all_used()
     return tokenizer
 
 
 def _find_phis(checkpoint: Checkpoint, prefix: str) -> tuple[str, int]:
-    """Released name of the φ convolutions, and how many: one, shared ones, or one a scale."""
+    """Released name of the φ convolutions and their number: one, several shared ones, or one per scale."""
     if f"{prefix}quantize.quant_resi.qresi.weight" in checkpoint:
         return "quant_resi.qresi", 1
     if shared := checkpoint.count(f"{prefix}quantize.quant_resi.qresi_ls."):

@@ -1,6 +1,7 @@
-"""VAR's released class-conditional models → pipeline folders (github.com/FoundationVision/VAR).
+"""Conversion of VAR's released class-conditional models to pipeline folders.
 
-They come without a configuration: the shape is read off the tensors.
+The models are those of github.com/FoundationVision/VAR. They have no configuration file: all sizes follow
+from the shapes of the tensors.
 """
 
 from collections.abc import Sequence
@@ -33,17 +34,17 @@ SAMPLING = {
 
 
 def convert_var(vae_path: Path, var_path: Path, dst: Path, scales: Sequence[int] | None = None) -> None:
-    """Write a released VAR as a pipeline folder. Tensors keep their dtype and stay mapped.
+    """Convert a released VAR model to a pipeline folder. Tensors keep their dtype and are memory-mapped.
 
     Args:
-        vae_path: the tokenizer, such as ``vae_ch160v4096z32.pth``.
-        var_path: the transformer, such as ``var_d16.pth``.
+        vae_path: file of the tokenizer, such as ``vae_ch160v4096z32.pth``.
+        var_path: file of the transformer, such as ``var_d16.pth``.
         dst: pipeline folder, new or empty.
-        scales: sides of the code maps; None to recognise the published ones.
+        scales: sides of the code maps; None to choose among :data:`PUBLISHED_SCALES` by their number.
 
     Raises:
-        UserError: files that are missing, damaged or no released VAR; scales that do not fit; a
-            destination in use.
+        UserError: if a file is missing, damaged or not from a released VAR model, if the scales do not fit
+            the weights, or if the destination is not empty.
     """
     vae_path, var_path, dst = Path(vae_path), Path(var_path), Path(dst)
     check_destination(dst)
@@ -61,7 +62,7 @@ def convert_var(vae_path: Path, var_path: Path, dst: Path, scales: Sequence[int]
         "dim": settings["width"],
     }
     labels = build(LabelEncoder, label_settings, checkpoint, LABEL_ENCODER)
-    checkpoint.check_all_placed()
+    checkpoint.check_all_used()
     save(
         dst,
         image_tokenizer=tokenizer,
@@ -73,7 +74,8 @@ def convert_var(vae_path: Path, var_path: Path, dst: Path, scales: Sequence[int]
 
 
 def _tensors_without_counterpart(checkpoint: Checkpoint, width: int) -> dict[str, Tensor]:
-    """Positions with the start's added, and the norm before a residual head that VAR has not."""
+    """Positional embeddings including those of the start tokens, and an identity norm for a residual head,
+    which VAR does not have."""
     positions = checkpoint.take("pos_1LC")[0].float()
     start = checkpoint.take("pos_start")[0].float()
     return {
@@ -116,5 +118,9 @@ def _find_scales(levels: int, tokens: int, given: Sequence[int] | None) -> list[
         if len(scales) == levels and count_tokens(parse_scales(scales)) == tokens:
             return list(scales)
     if given is None:
-        raise UserError(f"no published VAR has {levels} scales of {tokens} tokens together: name its scales")
-    raise UserError(f"the weights are for {levels} scales of {tokens} tokens together, not for {list(given)}")
+        raise UserError(
+            f"no published VAR model has {levels} scales with {tokens} tokens in total: give its scales"
+        )
+    raise UserError(
+        f"the weights are for {levels} scales with {tokens} tokens in total, not for {list(given)}"
+    )

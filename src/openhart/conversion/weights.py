@@ -1,4 +1,4 @@
-"""Reading released weights: named tensors, mapped from disk rather than loaded."""
+"""Reading of released weights: tensors by name, memory-mapped where the file allows it."""
 
 import re
 import zipfile
@@ -18,38 +18,43 @@ SHOWN = 3
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of one file, ``.safetensors`` or a plain state dict as ``torch.save`` writes it.
+    """The tensors of a safetensors file, or of a plain state dict written by ``torch.save``.
 
     Raises:
-        UserError: the file is missing or damaged, or holds anything but named tensors.
+        UserError: if the file is missing or damaged, or if it contains anything else than tensors by name.
     """
     return check_tensors(read_content(path), path)
 
 
 def check_tensors(content: Any, where: Path | str) -> dict[str, Tensor]:
-    """What a file holds, if that is a plain state dict.
+    """The content of a file, checked to be a plain state dict.
+
+    Args:
+        content: the content.
+        where: source of the content in the error message, such as a file.
 
     Raises:
-        UserError: it is something else.
+        UserError: if the content is not a dict of tensors.
     """
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise UserError(f"{where} must hold a plain state dict: tensors by name")
+        raise UserError(f"{where} must contain a plain state dict: tensors by name")
     return content
 
 
 def read_content(path: Path, data_classes: Sequence[type] = ()) -> Any:
-    """What one file holds, ``.safetensors`` or a pickle as ``torch.save`` writes it.
+    """The content of a safetensors file, or of a pickle written by ``torch.save``.
 
-    Released weights come as pickles too. Here alone they are opened, by torch's unpickler that makes tensors
-    and plain values and nothing else (``weights_only``), to be written as safetensors.
+    Many released weights are pickles. This is the only function that opens them, in order to convert them to
+    safetensors. It uses torch's restricted unpickler, which creates only tensors and plain values
+    (``weights_only``).
 
     Args:
         path: the file.
-        data_classes: classes without behaviour that a pickle may hold beside its tensors, such as
+        data_classes: further classes, without behaviour, that a pickle may contain, such as
             ``argparse.Namespace``.
 
     Raises:
-        UserError: the file is missing or damaged, or holds objects of other classes.
+        UserError: if the file is missing or damaged, or if it contains objects of other classes.
     """
     if not path.is_file():
         raise UserError(f"{path} is missing")
@@ -58,12 +63,12 @@ def read_content(path: Path, data_classes: Sequence[type] = ()) -> Any:
             return load_file(path)
         with torch.serialization.safe_globals(list(data_classes)):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # an unpickler that reads damaged data may raise whatever there is
-        raise UserError(f"{path} is damaged, or holds more than weights, which is not read") from error
+    except Exception as error:  # unpickling damaged data may raise any exception
+        raise UserError(f"{path} is damaged, or contains more than weights, which is not read") from error
 
 
 def with_joined_qkv(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors in which each ``….q``, ``….k`` and ``….v`` became one ``….qkv``, as in our attention."""
+    """Join the tensors ``….q``, ``….k`` and ``….v`` to one ``….qkv``, which our attention uses."""
     joined = dict(tensors)
     for name in tensors:
         head, dot, kind = name.rpartition(".q.")
@@ -74,10 +79,10 @@ def with_joined_qkv(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_folder(folder: Path) -> dict[str, Tensor]:
-    """The tensors of ``model.safetensors`` or ``pytorch_model.bin``, whole or in listed shards.
+    """The tensors of ``model.safetensors`` or ``pytorch_model.bin``, in one file or in shards with an index.
 
     Raises:
-        UserError: there is neither, or a file of them is missing or damaged.
+        UserError: if neither exists, or if a file is missing or damaged.
     """
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).is_file():
@@ -85,35 +90,35 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
         index = folder / f"{name}.index.json"
         if index.is_file():
             return _read_shards(index)
-    raise UserError(f"{folder} holds neither model.safetensors nor pytorch_model.bin")
+    raise UserError(f"{folder} contains neither model.safetensors nor pytorch_model.bin")
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
-    places = read_json(index).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(v, str) for v in places.values()):
+    files = read_json(index).get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(v, str) for v in files.values()):
         raise UserError(f"{index} must name the file of every tensor under weight_map")
     tensors: dict[str, Tensor] = {}
-    if strange := [name for name in places.values() if Path(name).name != name]:
-        raise UserError(f"{index} names {strange[0]}: the files of a model must be beside it")
-    for name in sorted(set(places.values())):
+    if outside := [name for name in files.values() if Path(name).name != name]:
+        raise UserError(f"{index} names {outside[0]}: the files of a model must be in the same folder")
+    for name in sorted(set(files.values())):
         tensors |= read_tensors(index.parent / name)
-    if absent := places.keys() - tensors.keys():
-        raise UserError(f"the files that {index} lists lack {_some(absent)}")
+    if missing := files.keys() - tensors.keys():
+        raise UserError(f"the files that {index} lists lack {_some(missing)}")
     return tensors
 
 
 class Checkpoint:
-    """Tensors of a released model, which all have to find their place in ours.
+    """Tensors of a released model; every tensor must be used in one of our models.
 
     Args:
-        tensors: by their released names.
-        where: what messages call it.
-        ignored: pattern of names that carry nothing we need.
+        tensors: tensors by their released names.
+        where: name of the checkpoint in error messages.
+        ignored: regular expression of the names of tensors that our models do not need.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], where: Path | str, ignored: str) -> None:
         self._tensors = {k: v for k, v in tensors.items() if not re.fullmatch(ignored, k)}
-        self._left = set(self._tensors)
+        self._unused = set(self._tensors)
         self.where = where
 
     def __contains__(self, name: str) -> bool:
@@ -125,25 +130,29 @@ class Checkpoint:
         return self._tensors[name]
 
     def take(self, name: str) -> Tensor:
-        """A tensor, which from now on counts as placed."""
-        self._left.discard(name)
+        """A tensor, which counts as used from now on.
+
+        Raises:
+            UserError: if the checkpoint has no tensor of this name.
+        """
+        self._unused.discard(name)
         return self[name]
 
     def count(self, prefix: str) -> int:
-        """How many different numbers follow ``prefix``, as in ``blocks.0.`` and ``blocks.1.``."""
+        """Number of different indices after ``prefix``: 2 for ``blocks.0.…`` and ``blocks.1.…``."""
         pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
         return len({match[1] for name in self._tensors if (match := pattern.match(name))})
 
     def fill(self, model: nn.Module, rules: Rules, given: Mapping[str, Tensor] | None = None) -> None:
-        """Give a model without weights ours, without copying them.
+        """Assign the tensors to a model, without copying them.
 
         Args:
-            model: made on the meta device.
-            rules: from the model's names to the released ones.
-            given: by the model's names, tensors that have no single released counterpart.
+            model: a model on the meta device.
+            rules: rules from the model's names to the released ones.
+            given: tensors without a single released counterpart, by the model's names.
 
         Raises:
-            UserError: tensors are missing or have another shape.
+            UserError: if tensors are missing or have another shape.
         """
         given = given or {}
         shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
@@ -158,17 +167,19 @@ class Checkpoint:
         ]
         if wrong:
             raise UserError(f"{self.where} does not fit its configuration: {_some(wrong)}")
-        placed = {name: tensor.reshape(shapes[name]) for name, tensor in state.items()}
-        model.load_state_dict(placed, assign=True)
+        reshaped = {name: tensor.reshape(shapes[name]) for name, tensor in state.items()}
+        model.load_state_dict(reshaped, assign=True)
 
-    def check_all_placed(self) -> None:
-        """Make sure that nothing of the released model was left out.
+    def check_all_used(self) -> None:
+        """Check that every tensor of the released model is used.
 
         Raises:
-            UserError: tensors we have no place for.
+            UserError: if tensors were not used.
         """
-        if self._left:
-            raise UserError(f"{self.where} holds what no released model has: {_some(self._left)}")
+        if self._unused:
+            raise UserError(
+                f"{self.where} contains tensors that no released model has: {_some(self._unused)}"
+            )
 
 
 def _without_ones(shape: Sequence[int]) -> list[int]:

@@ -1,1 +1,1 @@
-"""Image ↔ features; features ↔ a pyramid of codes + a continuous residual."""
+"""Image tokenizers: image ↔ features, and features ↔ codes of several scales plus a continuous residual."""

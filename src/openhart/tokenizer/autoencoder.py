@@ -11,7 +11,7 @@ EPSILON = 1e-6
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group normalization (arXiv 1803.08494) that also takes a map of one place, whatever the batch."""
+    """Group normalization (arXiv 1803.08494) that also accepts a map with a single position in training."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) → (B, C, h, w)."""
@@ -45,7 +45,7 @@ class ResidualBlock(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """Single-head self-attention over all places of a map, (B, C, h, w) → (B, C, h, w)."""
+    """Single-head self-attention over all positions of a map, (B, C, h, w) → (B, C, h, w)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class SpatialAttention(nn.Module):
         """(B, C, h, w) → (B, C, h, w)."""
         batch, channels, height, width = x.shape
         tokens = self.qkv(self.norm(x)).flatten(2).transpose(1, 2)
-        q, k, v = (part.unsqueeze(1) for part in tokens.chunk(3, dim=2))
+        q, k, v = (third.unsqueeze(1) for third in tokens.chunk(3, dim=2))
         mixed = F.scaled_dot_product_attention(q, k, v).squeeze(1)
         out: Tensor = x + self.proj(mixed.transpose(1, 2).reshape(batch, channels, height, width))
         return out
@@ -90,7 +90,7 @@ class Upsample(nn.Module):
 
 
 def _level(in_channels: int, out_channels: int, blocks: int, attention: bool) -> nn.Sequential:
-    """Residual blocks of one resolution, each followed by attention if asked for."""
+    """Residual blocks of one resolution, each followed by attention if ``attention``."""
     layers: list[nn.Module] = []
     for index in range(blocks):
         layers.append(ResidualBlock(in_channels if index == 0 else out_channels, out_channels))
@@ -110,12 +110,12 @@ class Encoder(nn.Module):
     """Image (B, 3, H, W) → features (B, z, H/f, W/f), f = patch_size · 2^(levels − 1).
 
     Args:
-        in_channels: the image's channels.
+        in_channels: channels of the image.
         base_channels: width of the first convolution.
         channel_multipliers: width of each level, fine to coarse, in units of ``base_channels``.
-        blocks: residual blocks a level.
-        code_dim: z.
-        patch_size: side of the pixel blocks folded into channels before the first convolution.
+        blocks: number of residual blocks per level.
+        code_dim: channels z of the features.
+        patch_size: side of the pixel blocks that are folded into channels before the first convolution.
         attention_levels: levels, counted from 0 at the finest, that attend over all positions after each of
             their residual blocks.
         middle_attention: attend between the two residual blocks after the coarsest level.
@@ -157,16 +157,16 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Features (B, z, h, w) → image (B, 3, h·f, w·f); the mirror of :class:`Encoder`.
+    """Features (B, z, h, w) → image (B, 3, h·f, w·f); :class:`Encoder` in reverse order.
 
     Args:
-        out_channels: the image's channels.
-        base_channels: as the encoder's.
-        channel_multipliers: as the encoder's, fine to coarse.
-        blocks: residual blocks a level.
-        code_dim: z.
-        patch_size: side of the pixel blocks unfolded from channels after the last convolution.
-        attention_levels: as the encoder's: 0 is the finest level.
+        out_channels: channels of the image.
+        base_channels: as for the encoder.
+        channel_multipliers: as for the encoder, fine to coarse.
+        blocks: number of residual blocks per level.
+        code_dim: channels z of the features.
+        patch_size: side of the pixel blocks that are unfolded from channels after the last convolution.
+        attention_levels: as for the encoder; level 0 is the finest.
         middle_attention: attend between the two residual blocks before the coarsest level.
     """
 
@@ -198,7 +198,7 @@ class Decoder(nn.Module):
 
     @property
     def last_layer(self) -> Tensor:
-        """Weight of the last convolution, where the adaptive adversarial weight is measured."""
+        """Weight of the last convolution, whose gradients determine the adaptive adversarial weight."""
         return self.conv_out.weight
 
     def forward(self, features: Tensor) -> Tensor:
@@ -206,12 +206,12 @@ class Decoder(nn.Module):
         return self.fine(self.coarse(features))
 
     def coarse(self, features: Tensor) -> Tensor:
-        """What is done at the features' own resolution, (B, z, h, w) → (B, widest, h, w)."""
+        """The layers at the resolution of the features, (B, z, h, w) → (B, C, h, w)."""
         maps: Tensor = self.levels[0](self.middle(self.conv_in(features)))
         return maps
 
     def fine(self, h: Tensor) -> Tensor:
-        """The other levels, (B, widest, h, w) → (B, 3, h·f, w·f)."""
+        """The remaining layers, (B, C, h, w) → (B, 3, h·f, w·f)."""
         for level in self.levels[1:]:
             h = level(h)
         image: Tensor = self.unfold(self.conv_out(F.silu(self.norm_out(h))))

@@ -1,4 +1,4 @@
-"""What every image tokenizer with codes does: image ↔ features ↔ codes (VQGAN, arXiv 2012.09841, 3.1)."""
+"""Base class of image tokenizers: image ↔ features ↔ codes (VQGAN, arXiv 2012.09841, section 3.1)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,7 +58,7 @@ class CodeTokenizer(CheckedLoading, ModelMixin, ConfigMixin):
         """Scales of images of this height and width in pixels; the last one is the size of their features.
 
         Raises:
-            UserError: a side is no multiple of the down-sampling factor.
+            UserError: if a side is not a multiple of the down-sampling factor.
         """
         factor = self.downsample_factor
         if any(side < factor or side % factor for side in size):
@@ -70,7 +70,7 @@ class CodeTokenizer(CheckedLoading, ModelMixin, ConfigMixin):
         """Image (B, 3, H, W) in [−1, 1] → features (B, z, H/f, W/f).
 
         Raises:
-            UserError: a side is no multiple of the down-sampling factor.
+            UserError: if a side is not a multiple of the down-sampling factor.
         """
         self.scales_for_image((image.shape[-2], image.shape[-1]))
         features: Tensor = self.quant_conv(self.encoder(image.to(self.dtype)))
@@ -83,7 +83,7 @@ class CodeTokenizer(CheckedLoading, ModelMixin, ConfigMixin):
         return quantized
 
     def decode(self, features: Tensor) -> Tensor:
-        """Features (B, z, h, w), discrete or complete → image (B, 3, h·f, w·f) in [−1, 1]."""
+        """Features (B, z, h, w), with or without the residual → image (B, 3, h·f, w·f) in [−1, 1]."""
         image: Tensor = self.decode_unclamped(features)
         return image.clamp(-1, 1)
 
@@ -94,14 +94,14 @@ class CodeTokenizer(CheckedLoading, ModelMixin, ConfigMixin):
         return image
 
     def decode_codes(self, codes: Sequence[Tensor], size: tuple[int, int] | None = None) -> Tensor:
-        """Codes of every scale → the discrete image (B, 3, H, W) in [−1, 1], φ at every scale.
+        """Codes of every scale → image without residual, (B, 3, H, W) in [−1, 1], with φ at every scale.
 
         Args:
             codes: one tensor per scale, (B, h_k·w_k), row-major.
             size: height and width of the image in pixels; None for :attr:`image_size`.
 
         Raises:
-            UserError: a side is no multiple of the down-sampling factor.
+            UserError: if a side is not a multiple of the down-sampling factor.
         """
         return self.decode(self.quantizer.decode(codes, self.scales_for_image(size or self.image_size)[-1]))
 
@@ -112,8 +112,8 @@ class CodeTokenizer(CheckedLoading, ModelMixin, ConfigMixin):
 
         Args:
             image: (B, 3, H, W) in [−1, 1].
-            discrete: reconstruct it from its codes alone instead of its complete features.
-            return_dict: return a :class:`TokenizerOutput`; else a tuple.
+            discrete: reconstruct the image from its codes only, instead of its unquantized features.
+            return_dict: return a :class:`TokenizerOutput`, otherwise a tuple.
         """
         features = self.encode(image)
         sample = self.decode(self.quantize(features).f_hats[-1] if discrete else features)

@@ -1,4 +1,4 @@
-"""Replacing codes by near ones, as a generator's mistakes do (RobusTok, arXiv 2503.08354)."""
+"""Replacing codes by near ones, to simulate errors of the generator (RobusTok, arXiv 2503.08354)."""
 
 import torch
 from torch import Tensor
@@ -7,12 +7,12 @@ from openhart.tokenizer.quantizer import MultiScaleQuantizer
 
 
 def exchange_codes(quantizer: MultiScaleQuantizer, codes: Tensor, ranks: Tensor) -> Tensor:
-    """Replace codes by near ones.
+    """Replace codes by near ones in Euclidean distance.
 
     Args:
-        quantizer: its codebook defines the Euclidean distances.
+        quantizer: quantizer with the codebook.
         codes: (B, L).
-        ranks: (B, L) int; r replaces a code by its r-th nearest other code, and 0 keeps it.
+        ranks: (B, L), integers; rank r replaces a code by its r-th nearest other code, 0 keeps it.
 
     Returns:
         (B, L).

@@ -31,7 +31,7 @@ class HybridTokenizer(CodeTokenizer, ModelMixin, ConfigMixin):
             every level but the first halves the sides.
         encoder_blocks: residual blocks per level in the encoder.
         decoder_blocks: residual blocks per level in the decoder.
-        patch_size: side of the pixel blocks folded into channels first; 1 for none.
+        patch_size: side of the pixel blocks that are folded into channels first; 1 for no folding.
         attention: apply self-attention over all positions at the coarsest level and in the middle.
         code_dim: channels z of the features.
         codebook_size: number of codes V.
@@ -47,7 +47,8 @@ class HybridTokenizer(CodeTokenizer, ModelMixin, ConfigMixin):
             behave so).
 
     Raises:
-        UserError: the settings cannot be built.
+        UserError: if a setting has the wrong type or range, if the scales are invalid, or if ``quant_kernel``
+            is even.
     """
 
     @register_to_config
@@ -89,7 +90,7 @@ class HybridTokenizer(CodeTokenizer, ModelMixin, ConfigMixin):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """See diffusers. A config that was saved before ``phi_at_last_scale`` existed keeps its behaviour."""
+        """As in diffusers. Configs saved before ``phi_at_last_scale`` existed get ``without_head``."""
         return super().from_config({"phi_at_last_scale": "without_head", **config}, *args, **kwargs)
 
     @property

@@ -33,16 +33,16 @@ class Quantized:
 
 
 class MultiScaleQuantizer(nn.Module):
-    """Encodes features as K code maps, coarse to fine, and decodes them again.
+    """Encodes features as K code maps, coarse to fine, and decodes code maps to features.
 
-    Feature maps of another size than the last scale's are accepted too: their scales are the configured ones
-    in proportion (:meth:`scales_for`).
+    Feature maps of any size are accepted: their scales are the configured ones in proportion
+    (:meth:`scales_for`).
 
     Args:
         scales: sides or ``[height, width]`` of the code maps; the last one is the feature map's size.
         codebook_size: number of codes V, shared by all scales.
         code_dim: channels z of the features.
-        phi_count: how many convolutions φ the scales share; 0 gives every scale its own.
+        phi_count: number of convolutions φ that the scales share; 0 for one per scale.
         phi_ratio: weight r of the convolution in φ(h) = (1 − r)·h + r·conv(h); 0 omits φ.
         normalize_codes: choose the nearest code by cosine similarity instead of Euclidean distance.
         phi_at_last_scale: when the last scale of a generated image passes through φ. ``without_residual``:
@@ -50,7 +50,7 @@ class MultiScaleQuantizer(nn.Module):
             ``without_head``: unless the model has a residual head.
 
     Raises:
-        UserError: the scales or the numbers are not valid.
+        UserError: if the scales are invalid, or if a number is outside its range.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class MultiScaleQuantizer(nn.Module):
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the feature map that the configured scales end in."""
+        """Height and width of the last configured scale, which is the feature map."""
         return self.scales[-1]
 
     def scales_for(self, size: tuple[int, int]) -> Scales:
@@ -94,18 +94,18 @@ class MultiScaleQuantizer(nn.Module):
 
     def quantize(self, features: Tensor) -> Quantized:
         """Encode features (B, z, H, W) scale by scale (VAR, algorithm 1), in float32."""
-        rest = features.float()
-        f_hat = torch.zeros_like(rest)
+        remaining = features.float()
+        f_hat = torch.zeros_like(remaining)
         codes, searched, f_hats = [], [], []
-        target = rest
+        target = remaining
         for index in range(len(self.scales)):
-            target = rest
-            tokens = self.next_input(rest, index)
-            found = self.nearest(tokens)
-            step = self.add_scale(torch.zeros_like(rest), self.lookup(found).float(), index)
+            target = remaining
+            tokens = self.next_input(remaining, index)
+            scale_codes = self.nearest(tokens)
+            step = self.add_scale(torch.zeros_like(remaining), self.lookup(scale_codes).float(), index)
             f_hat = f_hat + step
-            rest = rest - step
-            codes.append(found)
+            remaining = remaining - step
+            codes.append(scale_codes)
             searched.append(tokens)
             f_hats.append(f_hat)
         return Quantized(codes, searched, f_hats, target)
@@ -114,11 +114,11 @@ class MultiScaleQuantizer(nn.Module):
         """Index of the nearest code of each vector, (B, N, z) → (B, N)."""
         flat, table = tokens.detach().flatten(0, 1).float(), self.table(tokens.device).detach().float()
         if self.normalize_codes:
-            found = (F.normalize(flat, dim=-1) @ F.normalize(table, dim=-1).T).argmax(dim=-1)
+            indices = (F.normalize(flat, dim=-1) @ F.normalize(table, dim=-1).T).argmax(dim=-1)
         else:
-            distance = flat.square().sum(1, keepdim=True) + table.square().sum(1)
-            found = torch.addmm(distance, flat, table.T, alpha=-2).argmin(dim=-1)
-        return found.view(tokens.shape[:-1])
+            squares = flat.square().sum(1, keepdim=True) + table.square().sum(1)
+            indices = torch.addmm(squares, flat, table.T, alpha=-2).argmin(dim=-1)
+        return indices.view(tokens.shape[:-1])
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Rows of the codebook, (B, N) → (B, N, z)."""
@@ -126,7 +126,7 @@ class MultiScaleQuantizer(nn.Module):
         return vectors
 
     def table(self, device: torch.device) -> Tensor:
-        """All codes' vectors, (V, z), read through the module so that offloading hooks run."""
+        """The vectors of all codes, (V, z), read by a call of the module so that offloading hooks run."""
         vectors: Tensor = self.codebook(torch.arange(self.codebook.num_embeddings, device=device))
         return vectors
 
@@ -164,7 +164,10 @@ class MultiScaleQuantizer(nn.Module):
         return self.phi_at_last_scale == "without_head" and not has_head
 
     def next_input(self, f_hat: Tensor, scale_index: int) -> Tensor:
-        """Features so far, resized to the transformer's input at a scale, (B, z, H, W) → (B, h_k·w_k, z)."""
+        """Resize the features so far to the size of a scale, (B, z, H, W) → (B, h_k·w_k, z).
+
+        These are the inputs of the transformer at this scale. The last scale is not resized.
+        """
         if scale_index < len(self.scales) - 1:
             f_hat = _area_resize(f_hat, self.scales_for(_size_of(f_hat))[scale_index])
         return f_hat.flatten(2).transpose(1, 2)
@@ -184,7 +187,7 @@ class MultiScaleQuantizer(nn.Module):
         return torch.cat(inputs, dim=1)
 
     def decode(self, codes: Sequence[Tensor], size: tuple[int, int] | None = None) -> Tensor:
-        """The features that the codes of all scales add up to, φ applied at each, (B, z, H, W).
+        """The sum of the embedded codes of all scales, with φ at each scale, (B, z, H, W).
 
         Args:
             codes: one tensor per scale, (B, h_k·w_k).
@@ -193,7 +196,7 @@ class MultiScaleQuantizer(nn.Module):
         return self.prefixes(codes, size)[-1]
 
     def prefixes(self, codes: Sequence[Tensor], size: tuple[int, int] | None = None) -> list[Tensor]:
-        """The features after each scale, φ applied at each: one tensor (B, z, H, W) per scale.
+        """The features after each scale, with φ at each scale: one tensor (B, z, H, W) per scale.
 
         Args:
             codes: one tensor per scale, (B, h_k·w_k).
@@ -220,7 +223,7 @@ def _size_of(features: Tensor) -> tuple[int, int]:
 
 
 def _nearest_ticks(count: int, scale_count: int) -> list[int]:
-    """Which of ``count`` φ each scale uses: the one whose tick is nearest to k/(K − 1)."""
+    """Index of the φ of each scale: that of the tick nearest to k/(K − 1), k from 0 (VAR's rule)."""
     if count == 0:
         return []
     margin = 1 / (3 * count) if count == 4 else 1 / (2 * count)
@@ -230,6 +233,6 @@ def _nearest_ticks(count: int, scale_count: int) -> list[int]:
 
 
 def _area_resize(features: Tensor, size: tuple[int, int]) -> Tensor:
-    if features.device.type == "mps":  # its adaptive pooling takes only sizes that divide
+    if features.device.type == "mps":  # adaptive pooling on MPS supports only divisible sizes
         return F.interpolate(features.cpu(), size=size, mode="area").to(features.device)
     return F.interpolate(features, size=size, mode="area")

@@ -1,8 +1,8 @@
-"""Decoding a large image a part at a time, so that memory does not grow with it.
+"""Decoding of large images in tiles, so that the memory of the finer levels does not grow with the image.
 
-What a decoder does at its coarsest resolution, attention above all, is done for the whole map: it is small,
-and it is where distant parts agree. The finer levels, which hold nearly all the memory, run tile by tile;
-tiles overlap, and are blended where they do.
+The decoder's layers at the coarsest resolution, including attention, process the whole map: it is small, and
+these layers make distant regions consistent. The finer levels, which need nearly all the memory, process one
+tile at a time. Tiles overlap and are blended linearly where they overlap.
 """
 
 import math
@@ -16,19 +16,19 @@ from openhart.tokenizer.model import HybridTokenizer
 
 
 def decode_in_tiles(tokenizer: HybridTokenizer, features: Tensor, tile: int = 64, overlap: int = 8) -> Tensor:
-    """As :meth:`HybridTokenizer.decode`, but for what GroupNorm sees: a tile's own statistics.
+    """As :meth:`HybridTokenizer.decode`, except that GroupNorm in the finer levels normalizes each tile.
 
     Args:
-        tokenizer: its decoder is used.
+        tokenizer: the tokenizer whose decoder is used.
         features: (B, z, h, w).
-        tile: largest side of a tile in places of the feature map.
-        overlap: places that neighbouring tiles share.
+        tile: largest side of a tile, in positions of the feature map.
+        overlap: number of positions that neighbouring tiles share.
 
     Returns:
-        (B, 3, h·f, w·f) in [−1, 1]. A map that fits one tile is decoded as ever.
+        (B, 3, h·f, w·f) in [−1, 1]. A map that fits into one tile is decoded without tiles.
 
     Raises:
-        UserError: tiles that do not exceed their overlap.
+        UserError: if ``tile`` is not larger than ``overlap``, or if ``overlap`` is negative.
     """
     if not 0 <= overlap < tile:
         raise UserError(f"a tile must be larger than its overlap, got {tile} and {overlap}")
@@ -41,24 +41,24 @@ def decode_in_tiles(tokenizer: HybridTokenizer, features: Tensor, tile: int = 64
     weights = torch.zeros(1, 1, height * factor, width * factor, device=features.device)
     for rows in _cut(height, tile, overlap):
         for columns in _cut(width, tile, overlap):
-            painted = decoder.fine(coarse[:, :, rows, columns]).float()
-            ramps = [_ramp(side, overlap * factor).to(image.device) for side in painted.shape[-2:]]
+            pixels = decoder.fine(coarse[:, :, rows, columns]).float()
+            ramps = [_ramp(side, overlap * factor).to(image.device) for side in pixels.shape[-2:]]
             weight = ramps[0][:, None] * ramps[1]
-            place: Any = (..., *(slice(part.start * factor, part.stop * factor) for part in (rows, columns)))
-            image[place] += painted * weight
-            weights[place] += weight
+            region: Any = (..., *(slice(each.start * factor, each.stop * factor) for each in (rows, columns)))
+            image[region] += pixels * weight
+            weights[region] += weight
     return (image / weights).clamp(-1, 1)
 
 
 def _cut(side: int, tile: int, overlap: int) -> list[slice]:
-    """As few parts of a side as tiles of this size allow, all of one length."""
+    """Divide a side into the smallest number of overlapping intervals, all of the same length."""
     count = math.ceil((max(side, tile) - overlap) / (tile - overlap))
     length = math.ceil((side + (count - 1) * overlap) / count)
-    starts = [round(place * (side - length) / max(count - 1, 1)) for place in range(count)]
+    starts = [round(index * (side - length) / max(count - 1, 1)) for index in range(count)]
     return [slice(start, start + length) for start in starts]
 
 
 def _ramp(side: int, overlap: int) -> Tensor:
-    """Weight of each row of a tile: rising over the overlap, falling at the end."""
+    """Blending weight of each row of a tile: linear in the overlap at both ends, 1 between."""
     rise = (torch.arange(side) + 0.5) / max(overlap, 1)
     return torch.minimum(rise, rise.flip(0)).clamp(max=1.0)

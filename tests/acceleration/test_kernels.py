@@ -8,7 +8,7 @@ from tests.tiny import random_context, tiny_transformer
 
 pytest.importorskip("triton", reason="Triton comes for Linux alone")
 
-from openhart.acceleration.fused import FusedBlock, fuse
+from openhart.acceleration.fused import FusedBlock, fuse_blocks
 from openhart.acceleration.kernels import modulated_norm, silu_times, split_heads
 
 VARIANTS = [
@@ -27,7 +27,7 @@ def test_a_fused_transformer_says_the_same(variant, dtype):
     transformer = tiny_transformer(**variant).to(dtype)
     inputs, condition = torch.randn(2, 29, 8), random_context(2)
     expected = transformer(inputs, *condition).hidden_states
-    fuse(transformer)
+    fuse_blocks(transformer)
     assert all(isinstance(block, FusedBlock) for block in transformer.blocks)
     found = transformer(inputs, *condition).hidden_states
     error = (found.float() - expected.float()).abs().max() / expected.float().abs().max()
@@ -38,7 +38,7 @@ def test_a_fused_transformer_says_the_same(variant, dtype):
 @pytest.mark.slow
 def test_a_fused_block_works_with_the_cache():
     plain, fused = tiny_transformer(), tiny_transformer()
-    fuse(fused)
+    fuse_blocks(fused)
     condition = random_context(2)
     for index, inputs in ((1, torch.randn(2, 4, 8)), (2, torch.randn(2, 9, 8))):
         hidden = []

@@ -53,7 +53,7 @@ def test_an_optimized_model_is_saved_as_it_was(plain, spare, tmp_path):
     assert all(torch.equal(decoders[1][name], value) for name, value in decoders[0].items())
 
 
-def test_an_unknown_level_is_told_and_changes_nothing(plain):
+def test_an_unknown_level_is_reported_and_changes_nothing(plain):
     before = copy.deepcopy(plain.sampling_settings())
     with pytest.raises(UserError, match="exact, fast or fastest"):
         plain.optimize("ludicrous")

@@ -36,7 +36,7 @@ def test_a_quantized_model_makes_pictures(text_model, tmp_path):
     assert (tmp_path / "a.png").is_file()
 
 
-def test_what_does_not_go_together_is_told(text_model, capsys):
+def test_what_does_not_go_together_is_reported(text_model, capsys):
     assert main(["generate", "a ball", "--optimize", "exact", "--weights", "int8"]) == 2
     assert "not both" in capsys.readouterr().err
     pipeline = HartPipeline.from_pretrained(text_model)
@@ -48,7 +48,7 @@ def test_what_does_not_go_together_is_told(text_model, capsys):
         HartPipeline.from_pretrained(text_model).optimize().quantize()
 
 
-def test_torchao_missing_is_told(monkeypatch):
+def test_torchao_missing_is_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchao", None)
     with pytest.raises(UserError, match=r"openhart\[quantize\]"):
         quantize_weights(tiny_transformer(), "int8")

@@ -1,1 +1,1 @@
-"""The same pictures sooner: faster forms of a pipeline's parts, chosen in ``levels.py``."""
+"""Faster equivalents of a pipeline's modules for inference; ``levels.py`` selects them."""

@@ -1,4 +1,4 @@
-"""The transformer's block on some tokens at a time, so that what lies between products stays in the cache."""
+"""A transformer block that processes tokens in chunks, so that intermediate results stay in the CPU cache."""
 
 import torch
 from torch import Tensor
@@ -12,10 +12,10 @@ ROWS = 512
 
 
 class ChunkedBlock(Block):
-    """A :class:`Block` that processes long sequences in parts; only attention sees all tokens at once.
+    """A :class:`Block` that processes long sequences in chunks; only attention processes all tokens at once.
 
     Args:
-        block: whose attention, MLP and norms it uses.
+        block: the block whose attention, MLP and norms are used.
     """
 
     def __init__(self, block: Block) -> None:
@@ -30,24 +30,24 @@ class ChunkedBlock(Block):
         step = max(ROWS // batch, 1)
         if tokens <= step:
             return super().forward(x, modulation, rotation, attend)
-        parts = [slice(start, start + step) for start in range(0, tokens, step)]
+        chunks = [slice(start, start + step) for start in range(0, tokens, step)]
         heads = [
             self.pre_attention(
-                x[:, part], modulation, rotation and (rotation[0][:, :, part], rotation[1][:, :, part])
+                x[:, chunk], modulation, rotation and (rotation[0][:, :, chunk], rotation[1][:, :, chunk])
             )
-            for part in parts
+            for chunk in chunks
         ]
         q, k, v = (torch.cat(each, dim=2) for each in zip(*heads, strict=True))
         del heads
         mixed = attend(q, k, v, self.attention.scale)
         out = torch.empty_like(x)
-        for part in parts:
-            out[:, part] = self.post_attention(x[:, part], mixed[:, :, part], modulation)
+        for chunk in chunks:
+            out[:, chunk] = self.post_attention(x[:, chunk], mixed[:, :, chunk], modulation)
         return out
 
 
-def chunk(transformer: HartTransformer) -> None:
-    """Replace every block by its chunked form, in place."""
+def chunk_blocks(transformer: HartTransformer) -> None:
+    """Replace every block by a :class:`ChunkedBlock`, in place."""
     for index, block in enumerate(transformer.blocks):
         if type(block) is Block:
             transformer.blocks[index] = ChunkedBlock(block)

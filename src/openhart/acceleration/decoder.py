@@ -27,8 +27,8 @@ class InPlaceResidualBlock(nn.Module):
 class TransposedUpsample(nn.Module):
     """:class:`Upsample` as one transposed convolution, (B, C, h, w) → (B, C, 2h, 2w).
 
-    Each output depends on 2×2 inputs, on some of them through several elements of the kernel. Adding those
-    elements beforehand leaves 4/9 of the products.
+    Each output depends on 2×2 inputs, on some of them through several elements of the 3×3 kernel. Adding
+    these elements beforehand reduces the multiplications to 4/9.
     """
 
     kernel: Tensor
@@ -45,7 +45,7 @@ class TransposedUpsample(nn.Module):
 
 
 def transposed_kernel(weight: Tensor) -> Tensor:
-    """The kernel of an upsampling, (out, in, 3, 3) → that of its transposed form, (in, out, 4, 4)."""
+    """Kernel of an upsampling, (out, in, 3, 3) → kernel of the transposed convolution, (in, out, 4, 4)."""
     flipped = weight.flip(2, 3).flatten(0, 1)[:, None]
     spread = F.conv2d(flipped, torch.ones(1, 1, 2, 2, dtype=weight.dtype, device=weight.device), padding=1)
     kernel: Tensor = spread.unflatten(0, weight.shape[:2])[:, :, 0].transpose(0, 1).contiguous()
@@ -56,7 +56,7 @@ REPLACEMENTS: dict[type, Any] = {ResidualBlock: InPlaceResidualBlock, Upsample: 
 
 
 def speed_up_decoder(module: nn.Module) -> None:
-    """Replace the blocks below a module by their inference forms, in place."""
+    """Replace residual blocks and upsamplings within a module by their faster equivalents, in place."""
     for name, child in module.named_children():
         replacement = REPLACEMENTS.get(type(child))
         if replacement is None:

@@ -1,4 +1,4 @@
-"""The transformer's block with Triton kernels for everything between its matrix products, for CUDA."""
+"""A transformer block for CUDA with Triton kernels for all operations between its matrix products."""
 
 import math
 from typing import Any
@@ -16,10 +16,10 @@ from openhart.transformer.rotary import Rotation
 
 
 class FusedBlock(Block):
-    """A modulated :class:`Block` in fewer passes over memory, for inference.
+    """A modulated :class:`Block` with fewer passes over memory, for inference.
 
     Args:
-        block: whose attention, MLP and norms it uses.
+        block: the block whose attention, MLP and norms are used.
     """
 
     bias: Tensor
@@ -48,13 +48,13 @@ class FusedBlock(Block):
         return kernels.split_heads(qkv, self.bias, attention.num_heads, rotation, temperature)
 
     def post_attention(self, x: Tensor, mixed: Tensor, modulation: Tensor | None) -> Tensor:
-        """Add the result of attention, then the MLP."""
+        """Add the output of attention (B, H, N, d) to ``x``, then that of the MLP, (B, N, C)."""
         assert modulation is not None
         x = torch.addcmul(x, modulation[:, 0, None], self.attention.merge(mixed))
         return torch.addcmul(x, modulation[:, 1, None], self._mlp(self.modulated_norm(x, modulation, 1)))
 
     def modulated_norm(self, x: Tensor, modulation: Tensor | None, half: int) -> Tensor:
-        """The input of attention (``half`` 0) or of the MLP (1)."""
+        """Input of attention (``half`` 0) or of the MLP (``half`` 1), (B, N, C)."""
         assert modulation is not None
         norm: Any = self.norm_before(half)
         scale, shift = modulation[:, 2 + half], modulation[:, 4 + half]
@@ -68,8 +68,8 @@ class FusedBlock(Block):
         return output
 
 
-def fuse(transformer: HartTransformer) -> None:
-    """Replace every block of a modulated transformer by its fused form, in place."""
+def fuse_blocks(transformer: HartTransformer) -> None:
+    """Replace every block of a modulated transformer by a :class:`FusedBlock`, in place."""
     for index, block in enumerate(transformer.blocks):
         if type(block) is Block:
             transformer.blocks[index] = FusedBlock(block)

@@ -1,6 +1,7 @@
-"""Triton kernels for the operations of a block between its matrix products; each is one pass over memory.
+"""Triton kernels for the operations of a transformer block between its matrix products.
 
-Their results equal those of the plain block up to rounding. :mod:`openhart.acceleration.fused` uses them.
+Each kernel is one pass over memory. The results equal those of the unfused block up to rounding.
+:mod:`openhart.acceleration.fused` uses the kernels.
 """
 
 import torch
@@ -40,11 +41,11 @@ def modulated_norm(
 
     Args:
         x: (B, N, C).
-        weight: of the norm, (C,), or None.
-        scale: (B, C), possibly rows of a larger tensor.
-        shift: (B, C), with the strides of ``scale``.
+        weight: weight of the norm, (C,), or None.
+        scale: (B, C); may be a view of a larger tensor.
+        shift: (B, C), with the same strides as ``scale``.
         eps: ε of the norm.
-        centred: subtract the mean first (LayerNorm); else RMSNorm.
+        centred: subtract the mean first (LayerNorm), otherwise do not (RMSNorm).
 
     Returns:
         (B, N, C).
@@ -105,14 +106,14 @@ def _split_heads(
 def split_heads(
     qkv: Tensor, bias: Tensor, heads: int, rotation: Rotation | None, temperature: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Add the bias, split into heads, normalise queries and keys under a temperature, and rotate them.
+    """Add the bias, split into heads, normalise queries and keys (cosine attention), and rotate them.
 
     Args:
         qkv: (B, N, 3C).
         bias: (3C,).
         heads: number of heads H.
         rotation: cosines and sines, (B, 1, N, d) or (1, 1, N, d), or None.
-        temperature: (H,), for unit queries and keys (cosine attention), or None.
+        temperature: (H,), factor of the normalised queries; None for queries and keys without normalisation.
 
     Returns:
         queries, keys and values, (B, H, N, d) each.
@@ -140,7 +141,7 @@ def _silu_times(gate, up, out, count, block: tl.constexpr):
 
 
 def silu_times(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate)·up of two tensors of the same shape."""
+    """silu(gate)·up, for two tensors of the same shape."""
     gate, up = gate.contiguous(), up.contiguous()
     out = torch.empty_like(gate)
     _silu_times[(triton.cdiv(gate.numel(), ELEMENTS),)](gate, up, out, gate.numel(), block=ELEMENTS)

@@ -1,4 +1,4 @@
-"""Levels of optimization: the one place that selects how a pipeline is made faster."""
+"""Levels of optimization, and the replacement of modules by faster equivalents."""
 
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from openhart.acceleration.chunked import chunk
+from openhart.acceleration.chunked import chunk_blocks
 from openhart.acceleration.decoder import speed_up_decoder
 from openhart.acceleration.packed import can_pack, pack
 from openhart.checks import listed
@@ -22,8 +22,8 @@ class Level:
     """A level of optimization.
 
     Attributes:
-        low_precision: weights are cast to bfloat16 where the device is faster in it.
-        sampling: sampling defaults that replace those of the model.
+        low_precision: cast the weights to bfloat16 if the device computes faster in it.
+        sampling: sampling settings that replace the defaults of the model.
     """
 
     low_precision: bool = False
@@ -41,7 +41,7 @@ def find_level(name: str) -> Level:
     """Find a level by its name.
 
     Raises:
-        UserError: no level has this name.
+        UserError: if no level has this name.
     """
     if name not in LEVELS:
         raise UserError(f"the level must be {listed(LEVELS)}, got {name!r}")
@@ -53,23 +53,23 @@ def speed_up(
 ) -> None:
     """Replace, in place, the modules that have a faster equivalent on their current device.
 
-    The equivalents serve inference only. Adapters are merged into the weights that they adapt.
+    The equivalents are for inference only. Adapters are merged into the weights that they adapt.
 
     Args:
-        image_tokenizer: its decoder is changed.
-        transformer: changed.
-        residual_head: changed; or None.
+        image_tokenizer: its decoder is changed in place.
+        transformer: changed in place.
+        residual_head: changed in place; or None.
     """
     merge_adapters(transformer)
     if _can_fuse(transformer):
-        from openhart.acceleration.fused import fuse
+        from openhart.acceleration.fused import fuse_blocks
 
-        fuse(transformer)
-    for part in (transformer, residual_head):
-        if part is not None and can_pack(part):
-            pack(part)
+        fuse_blocks(transformer)
+    for model in (transformer, residual_head):
+        if model is not None and can_pack(model):
+            pack(model)
     if transformer.device.type == "cpu":
-        chunk(transformer)
+        chunk_blocks(transformer)
         speed_up_decoder(image_tokenizer.decoder)
     if transformer.device.type in ("cpu", "cuda"):
         image_tokenizer.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,7 +1,7 @@
 """Linear maps whose weights are stored in the layout of oneDNN's matrix product on a CPU.
 
-Torch's own path repacks a bfloat16 weight in every call, and sends float32 to a library that is slow on some
-processors. A packed layer gives the same values up to rounding, and has no backward pass.
+By default, torch packs a bfloat16 weight again in every call, and computes float32 with a library that is
+slow on some processors. A packed layer computes the same values up to rounding, and has no backward pass.
 """
 
 from typing import Any
@@ -27,17 +27,17 @@ class PackedLinear(nn.Module):
         self.bias = None if bias is None else bias.detach().clone()
 
     def forward(self, x: Tensor, activation: str = "none") -> Tensor:
-        """(…, in) → (…, out), followed by ``none``, ``swish`` or ``gelu`` (its tanh approximation)."""
+        """(…, in) → (…, out), followed by the activation ``none``, ``swish`` or ``gelu`` (tanh form)."""
         return linear(x, self.weight, self.bias, activation)
 
     def times(self, x: Tensor, factor: Tensor) -> Tensor:
-        """The map of x, multiplied by ``factor`` (…, out) in the same pass."""
+        """The linear map of ``x`` (…, in), multiplied by ``factor`` (…, out) in the same pass, (…, out)."""
         return linear_times(x, factor, self.weight, self.bias)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "PackedLinear":
         weight = fn(self.weight.to_dense())
         if weight.device.type != "cpu":
-            raise UserError("an optimized pipeline stays on the CPU: load it again to move it")
+            raise UserError("an optimized pipeline stays on the CPU: load it again to use another device")
         if not packs(weight.dtype):
             raise UserError(
                 f"an optimized pipeline cannot become {weight.dtype} on this CPU: "
@@ -54,12 +54,12 @@ class PackedLinear(nn.Module):
 
 
 class PackedSwiGLU(nn.Module):
-    """:class:`SwiGLU` whose activation and product are computed as the matrix products write."""
+    """:class:`SwiGLU` whose activation and element-wise product are fused with the matrix products."""
 
     def __init__(self, mlp: SwiGLU) -> None:
         super().__init__()
         self.gate, self.up, self.down = (
-            PackedLinear(part.weight, None) for part in (mlp.gate, mlp.up, mlp.down)
+            PackedLinear(layer.weight, None) for layer in (mlp.gate, mlp.up, mlp.down)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ class PackedSwiGLU(nn.Module):
 
 
 class PackedGELU(nn.Sequential):
-    """Linear map, GELU, linear map, with the activation computed as the first product writes."""
+    """Linear map, GELU, linear map; the activation is fused with the first matrix product."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, width) → (…, width)."""
@@ -81,10 +81,10 @@ def _packed_linear(module: nn.Linear) -> PackedLinear:
     return PackedLinear(module.weight, module.bias)
 
 
-def _packed_sequence(parts: nn.Sequential) -> nn.Sequential:
-    is_gelu_mlp = [type(part) for part in parts] == [nn.Linear, nn.GELU, nn.Linear]
-    pack(parts)
-    return PackedGELU(*parts) if is_gelu_mlp and parts[1].approximate == "tanh" else parts
+def _packed_sequence(layers: nn.Sequential) -> nn.Sequential:
+    is_gelu_mlp = [type(layer) for layer in layers] == [nn.Linear, nn.GELU, nn.Linear]
+    pack(layers)
+    return PackedGELU(*layers) if is_gelu_mlp and layers[1].approximate == "tanh" else layers
 
 
 REPLACEMENTS: dict[type, Any] = {
@@ -95,13 +95,13 @@ REPLACEMENTS: dict[type, Any] = {
 
 
 def can_pack(module: nn.Module) -> bool:
-    """Whether oneDNN is available and packs the module's weights."""
+    """Whether a module is on the CPU and oneDNN can pack weights of its dtype."""
     weight = next(module.parameters())
     return weight.device.type == "cpu" and packs(weight.dtype)
 
 
 def pack(module: nn.Module) -> None:
-    """Replace every linear map and SwiGLU below a module by its packed form, in place."""
+    """Replace every linear map, SwiGLU and GELU MLP within a module by its packed form, in place."""
     for name, child in module.named_children():
         replacement = REPLACEMENTS.get(type(child))
         if replacement is None:

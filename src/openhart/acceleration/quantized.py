@@ -1,4 +1,4 @@
-"""Weights in eight bits, by torchao: a quarter of the memory of float32 (docs/speed.md has the cost)."""
+"""Weights of eight bits, by torchao: a quarter of the memory of float32 (docs/speed.md states the cost)."""
 
 from torch import nn
 
@@ -8,14 +8,14 @@ CONFIGS = {"int8": "Int8WeightOnlyConfig", "fp8": "Float8WeightOnlyConfig"}
 
 
 def quantize_weights(module: nn.Module, kind: str) -> None:
-    """Store the weights of a module's linear maps in eight bits, in place; products keep the module's dtype.
+    """Store the weights of a module's linear maps in eight bits; matrix products keep the module's dtype.
 
     Args:
-        module: whose linear maps are changed.
-        kind: ``int8``, with one scale per row of a matrix, or ``fp8`` (e4m3).
+        module: the module, changed in place.
+        kind: ``int8``, with one scale factor per row of a matrix, or ``fp8`` (e4m3).
 
     Raises:
-        UserError: another kind, or torchao is not installed.
+        UserError: if ``kind`` is unknown, or if torchao is not installed.
     """
     if kind not in CONFIGS:
         raise UserError(f"weights can be quantized to {' or '.join(CONFIGS)}, got {kind!r}")

@@ -1,15 +1,15 @@
-"""Seconds a picture, where they go, and how far from the least there could be.
+"""Seconds per image by phase, compared with a lower bound.
 
-Of a model that is at hand (default: the packaged one), the whole command from cold and a loaded pipeline:
+For a model (default: the packaged one), the whole command from a cold start, and a loaded pipeline:
 
     python benchmarks/generation.py -o benchmarks/results/generation.json
 
-Of a published size with random weights, beside the program its authors released (a checkout of it elsewhere):
+For a published size with random weights, compared with a checkout of the authors' program:
 
     python benchmarks/generation.py --shape hart-0.7b-256 --reference ../hart -o hart-256.json
 
-Each program runs in a process of its own, in turn with the others, so that peak memory is its own and a busy
-spell of the machine meets them all. Figures are medians.
+Each measurement runs in a separate process, so that its peak memory is measured alone. The programs
+alternate, so that other load on the machine affects all of them. Results are medians.
 """
 
 import argparse
@@ -69,11 +69,11 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--model", help="folder or hub id (default: the packaged model)")
     parser.add_argument("--shape", help="a published size, such as hart-0.7b-1024 or var-d16-256")
-    parser.add_argument("--reference", type=Path, help="a checkout of HART or VAR, to run beside ours")
+    parser.add_argument("--reference", type=Path, help="a checkout of HART or VAR, to compare with")
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=DEFAULT_PROGRAMS)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--warm-ups", type=int, default=1, help="runs not counted, a process")
+    parser.add_argument("--warm-ups", type=int, default=1, help="runs per process that are not measured")
     parser.add_argument("--batches", type=int, nargs="+", default=[1])
     parser.add_argument("-o", "--output", type=Path)
     parser.add_argument("--one", nargs=2, metavar=("PROGRAM", "BATCH"), help=argparse.SUPPRESS)
@@ -98,14 +98,14 @@ def machine(device: str) -> dict[str, object]:
 
 
 def call(options: argparse.Namespace, program: str, batch: int, *rest: str) -> dict[str, Any]:
-    """One program's figures, from a process of its own."""
+    """The measurements of one program, from a separate process."""
     command = [sys.executable, __file__, "--one", program, str(batch), *rest]
     for name in ("model", "shape", "reference", "device"):
         if value := getattr(options, name):
             command += [f"--{name}", str(value)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     figures = json.loads(done.stdout.splitlines()[-1])
-    seconds = round(figures.get("seconds", figures.get("seconds_an_image", 0)), 2)
+    seconds = round(figures.get("seconds", figures.get("seconds_per_image", 0)), 2)
     print(f"{program}, batch {batch}: {seconds} s", file=sys.stderr, flush=True)
     return figures
 
@@ -123,10 +123,10 @@ def run_one(options: argparse.Namespace) -> dict[str, Any]:
         run = reference(options.reference, shape, options.device, batch)
     else:
         run = programs.ours(shape, options.device, *PROGRAMS[program], batch)
-    given = None
+    stored = None
     if options.codes and options.codes.exists():
-        given = torch.load(options.codes, map_location=options.device)
-    codes = given and given["codes"]
+        stored = torch.load(options.codes, map_location=options.device)
+    codes = stored and stored["codes"]
     seconds = [run(options.seed, codes).seconds for _ in range(options.warm_ups)]
     result = run(options.seed, codes)
     figures: dict[str, Any] = {
@@ -136,10 +136,10 @@ def run_one(options: argparse.Namespace) -> dict[str, Any]:
         "peak_gib": result.peak_gib,
     }
     images = result.images.float()
-    if given is None:
+    if stored is None:
         torch.save({"codes": result.codes, "images": images}, options.codes)
         return figures
-    difference = images - given["images"]
+    difference = images - stored["images"]
     equal = [(a == b).flatten() for a, b in zip(result.codes, codes, strict=True)]
     return figures | {
         "largest_difference": difference.abs().max().item(),
@@ -149,8 +149,11 @@ def run_one(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
-    """Programs in turn, on the same weights, condition, noise and codes; the first sets the codes."""
-    from floor import count_flops
+    """Run the programs in turn with the same weights, condition, noise and codes.
+
+    The first program chooses the codes; the others use the same ones.
+    """
+    from lower_bound import count_flops
     from shapes import SHAPES
 
     from openhart.arithmetic import matmul_rate
@@ -158,17 +161,17 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     names = [*(["reference"] if options.reference else []), *options.programs]
     report: dict[str, Any] = {"shape": options.shape, "batches": []}
     for batch in options.batches:
-        dtypes, here = (torch.float32, torch.bfloat16), torch.device(options.device)
-        rates = [matmul_rate(here, dtype) for dtype in dtypes]
-        found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+        dtypes, device = (torch.float32, torch.bfloat16), torch.device(options.device)
+        rates = [matmul_rate(device, dtype) for dtype in dtypes]
+        measured: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         with tempfile.TemporaryDirectory() as folder:
             for run in range(options.runs):
                 for name in names:
                     rest = ["--warm-ups", str(options.warm_ups), "--seed", str(run)]
                     codes = f"{folder}/{run}.pt"
-                    found[name].append(call(options, name, batch, *rest, "--codes", codes))
-        matmul_rate.cache_clear()  # the machine may have been busy
-        again = [matmul_rate(here, dtype) for dtype in dtypes]
+                    measured[name].append(call(options, name, batch, *rest, "--codes", codes))
+        matmul_rate.cache_clear()  # measure twice, because other load may have slowed the first measurement
+        again = [matmul_rate(device, dtype) for dtype in dtypes]
         rates = [max(pair) for pair in zip(rates, again, strict=True)]
         flops = count_flops(SHAPES[options.shape], batch)
         entry: dict[str, Any] = {
@@ -178,9 +181,10 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         }
         entry["teraflop_by_phase"] = {phase: value / 1e12 for phase, value in flops.items()}
         for name, rate in zip(("float32", "bfloat16"), rates, strict=True):
-            entry[f"{name}_gigaflop_a_second"] = rate / 1e9
-            entry[f"{name}_floor_seconds"] = sum(flops.values()) / rate
-        entry["programs"] = [summarize(name, runs, found[names[0]], entry) for name, runs in found.items()]
+            entry[f"{name}_gigaflop_per_second"] = rate / 1e9
+            entry[f"{name}_lower_bound_seconds"] = sum(flops.values()) / rate
+        first = measured[names[0]]
+        entry["programs"] = [summarize(name, runs, first, entry) for name, runs in measured.items()]
         report["batches"].append(entry)
     return report
 
@@ -194,7 +198,7 @@ def summarize(name: str, runs: list[Any], first: list[Any], entry: dict[str, Any
         "seconds": seconds,
         "first_seconds": max(run["first_seconds"] for run in runs),
         "times_as_fast": statistics.median(run["seconds"] for run in first) / seconds,
-        "times_the_floor": seconds / entry[f"{dtype}_floor_seconds"],
+        "ratio_to_lower_bound": seconds / entry[f"{dtype}_lower_bound_seconds"],
         "peak_gib": max(run["peak_gib"] for run in runs),
         "phases": {
             phase: statistics.median(run["phases"][phase] for run in runs) for phase in runs[0]["phases"]
@@ -219,7 +223,7 @@ def time_model(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def time_cold(model: str | None, device: str, runs: int) -> float:
-    """Wall-clock seconds of `openhart generate`, from nothing to a written file."""
+    """Wall-clock seconds of `openhart generate`, from the start of the process to the written file."""
     chosen = ["--model", model] if model else []
     seconds = []
     with tempfile.TemporaryDirectory() as folder:
@@ -249,14 +253,14 @@ def time_warm(options: argparse.Namespace, dtype: str, level: str | None, batch:
     pipeline.set_progress_bar_config(disable=True)
     seconds = []
     for run in range(options.runs + 1):
-        generators = [torch.Generator().manual_seed(run * batch + place) for place in range(batch)]
+        generators = [torch.Generator().manual_seed(run * batch + index) for index in range(batch)]
         start = now()
         pipeline([PROMPT] * batch, generator=generators)
         seconds.append(now() - start)
     return {
         "program": options.one[0],
         "batch": batch,
-        "seconds_an_image": statistics.median(seconds[1:]) / batch,
+        "seconds_per_image": statistics.median(seconds[1:]) / batch,
         "peak_gib": peak_memory(),
     }
 

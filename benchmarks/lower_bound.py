@@ -1,4 +1,4 @@
-"""The least time a picture can take: its floating-point operations over the machine's own matmul rate."""
+"""Lower bound of the generation time: the FLOPs of an image, divided by the measured matmul rate."""
 
 from collections.abc import Callable
 
@@ -8,9 +8,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def count_flops(shape: Shape, batch: int, guided: bool = True, steps: int = 8) -> dict[str, int]:
-    """Operations of a guided picture by phase, counted on the meta device.
+    """FLOPs of generating a batch, by phase, counted on the meta device.
 
-    The empty context is worked out once, as it is the same in all its places.
+    All positions of the empty context are identical, so it is computed for one token.
+
+    Args:
+        shape: sizes of the model.
+        batch: number of images.
+        guided: use classifier-free guidance.
+        steps: diffusion steps of the residual.
     """
     tokenizer, transformer, head = build_meta(shape)
     copies = 2 if guided else 1
@@ -29,10 +35,10 @@ def count_flops(shape: Shape, batch: int, guided: bool = True, steps: int = 8) -
         )
         empty = torch.empty(1, 1, config.context_dim), torch.ones(1, 1, dtype=torch.bool)
         cache = transformer.allocate_cache(copies * batch)
-        found = []
-        nothing = empty if guided else None
-        count("scale 1", lambda: found.append(transformer(None, *full, empty=nothing, cache=cache)))
-        prepared = found[0].prepared
+        outputs = []
+        unconditional = empty if guided else None
+        count("scale 1", lambda: outputs.append(transformer(None, *full, empty=unconditional, cache=cache)))
+        prepared = outputs[0].prepared
         for index, side in enumerate(shape.scales[1:], start=1):
             inputs = torch.empty(copies * batch, side * side, config.code_dim)
 

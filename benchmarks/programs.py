@@ -28,14 +28,14 @@ LABEL = 207
 
 
 def now() -> float:
-    """Seconds, once what was begun is done."""
+    """Current time in seconds, after the GPU has finished its work."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def peak_memory() -> float:
-    """The most memory this process has held, on a GPU if it used one, in GiB."""
+    """Peak memory of this process in GiB: of the GPU if it is used, otherwise of the CPU."""
     if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -43,7 +43,7 @@ def peak_memory() -> float:
 
 @dataclass
 class Run:
-    """One picture, or a batch: seconds in all and by phase, codes a scale, images, peak memory."""
+    """One generated batch: seconds in total and by phase, codes per scale, images, peak memory."""
 
     seconds: float
     phases: dict[str, float]
@@ -53,7 +53,7 @@ class Run:
 
 
 class Stopwatch:
-    """Seconds by phase; a phase is all calls of a function, or the time up to a mark."""
+    """Seconds by phase; a phase is all calls of one method, or the time between two marks."""
 
     def __init__(self) -> None:
         self.clear()
@@ -63,7 +63,7 @@ class Stopwatch:
         self.since = now()
 
     def watch(self, owner: Any, name: str, phase: str) -> None:
-        """Count the calls of a method of ``owner`` as a phase."""
+        """Measure all calls of a method of ``owner`` as one phase."""
         original = getattr(owner, name)
 
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -75,14 +75,14 @@ class Stopwatch:
         setattr(owner, name, timed)
 
     def mark(self, phase: str) -> None:
-        """End a phase that began at the mark before."""
+        """End a phase that began at the previous mark."""
         end = now()
         self.phases[phase] += end - self.since
         self.since = end
 
 
 class Noise:
-    """Normal noise in the order it is asked for, the same for every program."""
+    """Normal noise from one generator, the same for every program that draws in the same order."""
 
     def __init__(self) -> None:
         self.generator = torch.Generator()
@@ -92,13 +92,13 @@ class Noise:
 
 
 def context(shape: Shape, batch: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Random context tokens (B, 300, 1536), 40 of them real."""
+    """Random context tokens (B, 300, 1536) and their mask, in which 40 tokens are valid."""
     tokens = torch.randn(batch, 300, 1536, generator=torch.Generator().manual_seed(seed + 17))
     return tokens, (torch.arange(300) < 40).expand(batch, -1)
 
 
 def apply(pipeline: HartPipeline, level: str | None) -> None:
-    """Optimize a pipeline, or quantize its weights."""
+    """Optimize a pipeline or quantize its weights, in place; None changes nothing."""
     if level in ("int8", "fp8"):
         pipeline.quantize(level)
     elif level is not None:
@@ -106,25 +106,25 @@ def apply(pipeline: HartPipeline, level: str | None) -> None:
 
 
 class GreedyDraws(SeededDraws):
-    """The likeliest codes, or given ones, and noise that both programs share; marks the time per scale."""
+    """The most probable codes, or given ones, and shared noise; marks the end of each scale."""
 
     def __init__(self, batch: int, watch: Stopwatch, noise: Noise) -> None:
         super().__init__([torch.Generator() for _ in range(batch)])
         self.watch, self.noise = watch, noise
         self.greedy: list[Tensor] = []
-        self.given: list[Tensor] | None = None
+        self.fixed: list[Tensor] | None = None
 
     def codes(self, logits: Tensor, scale_index: int) -> Tensor:
         self.watch.mark(f"scale {scale_index + 1}")
         self.greedy.append(logits.argmax(dim=-1))
-        return self.greedy[-1] if self.given is None else self.given[scale_index]
+        return self.greedy[-1] if self.fixed is None else self.fixed[scale_index]
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         return torch.stack([self.noise.draw(*shape) for _ in range(self.batch)])
 
 
 def ours(shape: Shape, device: str, dtype: str, level: str | None, batch: int) -> Callable[..., Run]:
-    """Our pipeline; ``level`` as :func:`apply` takes it."""
+    """A function that generates with our pipeline; ``level`` is an argument of :func:`apply`."""
     pipeline = build(shape).to(device, getattr(torch, dtype))
     apply(pipeline, level)
     pipeline.set_progress_bar_config(disable=True)
@@ -136,7 +136,7 @@ def ours(shape: Shape, device: str, dtype: str, level: str | None, batch: int) -
 
     def run(seed: int, codes: list[Tensor] | None = None) -> Run:
         draws.greedy.clear()
-        draws.given = codes
+        draws.fixed = codes
         noise.generator.manual_seed(seed)
         condition: dict[str, Any] = {"class_labels": [LABEL] * batch}
         if shape.family == "hart":
@@ -158,8 +158,8 @@ def ours(shape: Shape, device: str, dtype: str, level: str | None, batch: int) -
 
 
 @contextlib.contextmanager
-def made_for(device: str) -> Iterator[None]:
-    """Let a program that moves everything to a GPU leave it where it is, unless that is a GPU."""
+def without_cuda(device: str) -> Iterator[None]:
+    """Make ``.cuda()`` and CUDA's autocast do nothing on a CPU, for programs that assume a GPU."""
     if device == "cuda":
         yield
         return
@@ -170,7 +170,7 @@ def made_for(device: str) -> Iterator[None]:
 
 
 def random_weights(shape: Shape) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Our random weights under the released names: of the tokenizer, and of all the rest."""
+    """Our random weights under the released names: those of the tokenizer, and all others."""
     from openhart.conversion import keys
 
     pipeline = build(shape)
@@ -180,44 +180,47 @@ def random_weights(shape: Shape) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         for name, value in pipeline.image_tokenizer.state_dict().items()
     }
     attention = keys.ROTARY_ATTENTION if shape.family == "hart" else keys.PLAIN_ATTENTION
-    rest = {
+    others = {
         keys.rename(name, [*attention, *keys.TRANSFORMER]): value
         for name, value in pipeline.transformer.state_dict().items()
     }
     if pipeline.residual_head is not None:
         head = pipeline.residual_head.state_dict().items()
-        rest |= {keys.rename(name, keys.RESIDUAL_HEAD): value for name, value in head}
+        others |= {keys.rename(name, keys.RESIDUAL_HEAD): value for name, value in head}
     if pipeline.label_encoder is not None:
-        rest["class_emb.weight"] = pipeline.label_encoder.embedding.weight.detach()
-        positions = rest.pop("position_embed")
-        rest |= {"pos_1LC": positions[None], "pos_start": torch.zeros(1, 1, positions.shape[1])}
-        rest = {name: value for name, value in rest.items() if not name.startswith("decoder_norm")}
-    return tokenizer, rest
+        others["class_emb.weight"] = pipeline.label_encoder.embedding.weight.detach()
+        positions = others.pop("position_embed")
+        others |= {"pos_1LC": positions[None], "pos_start": torch.zeros(1, 1, positions.shape[1])}
+        others = {name: value for name, value in others.items() if not name.startswith("decoder_norm")}
+    return tokenizer, others
 
 
-def place(model: torch.nn.Module, weights: dict[str, Tensor]) -> None:
-    """Load weights; only buffers, which the program makes itself, may be missing."""
+def load_weights(model: torch.nn.Module, weights: dict[str, Tensor]) -> None:
+    """Load weights; only buffers, which the reference program creates, may be missing."""
     shapes = model.state_dict()
     weights = {name: value.reshape(shapes[name].shape) for name, value in weights.items()}
     missing = set(torch.nn.Module.load_state_dict(model, weights, strict=False).missing_keys)
-    left = missing & {name for name, _ in model.named_parameters()}
-    if left:
-        raise SystemExit(f"the reference has weights we do not: {', '.join(sorted(left)[:5])}")
+    absent = missing & {name for name, _ in model.named_parameters()}
+    if absent:
+        raise SystemExit(f"the reference has weights that OpenHART lacks: {', '.join(sorted(absent)[:5])}")
 
 
-def own_precision(device: str) -> contextlib.AbstractContextManager[Any]:
-    """What the reference programs run in: half precision on a GPU, float32 on a CPU."""
+def reference_precision(device: str) -> contextlib.AbstractContextManager[Any]:
+    """Precision of the reference programs: half precision on a GPU, float32 on a CPU."""
     return torch.autocast("cuda", torch.float16) if device == "cuda" else contextlib.nullcontext()
 
 
 def hart_reference(folder: Path, shape: Shape, device: str, batch: int) -> Callable[..., Run]:
-    """github.com/mit-han-lab/hart from a checkout, its fused kernels replaced by plain torch."""
+    """A function that generates with a checkout of github.com/mit-han-lab/hart.
+
+    Its fused kernels are replaced by equivalent torch operations.
+    """
     sys.path.insert(0, str(folder))
     backend = types.ModuleType("hart_backend")
     backend.fused_kernels = types.ModuleType("hart_backend.fused_kernels")
     backend.fused_kernels.rms_norm = _rms_norm
     sys.modules |= {"hart_backend": backend, "hart_backend.fused_kernels": backend.fused_kernels}
-    with made_for(device), contextlib.redirect_stdout(None):
+    with without_cuda(device), contextlib.redirect_stdout(None):
         import hart.modules.models.autoencoder.hart_autoencoder_with_disc as autoencoders
         import hart.modules.models.transformer.hart_transformer_t2i as program
         import hart.modules.networks.basic_hart as networks
@@ -242,76 +245,81 @@ def hart_reference(folder: Path, shape: Shape, device: str, batch: int) -> Calla
         )  # fmt: skip
         model = program.HARTForT2I(config).eval()
     weights = random_weights(shape)
-    place(tokenizer.vae, weights[0])
-    place(model, weights[1])
+    load_weights(tokenizer.vae, weights[0])
+    load_weights(model, weights[1])
     del weights
     model.to(device), tokenizer.to(device)
     noise, watch = Noise(), Stopwatch()
-    drawn = _draw_greedily(program, model, watch)
+    chosen = _choose_greedily(program, model, watch)
     watch.watch(model.diffloss, "sample", "residual")
     watch.watch(tokenizer.vae, "fhat_to_img", "decoder")
 
     def run(seed: int, codes: list[Tensor] | None = None) -> Run:
         tokens, mask = (part.to(device) for part in context(shape, batch, seed))
-        drawn.clear()
+        chosen.clear()
         noise.generator.manual_seed(seed)
-        with _own_noise(noise, batch, shape.scales[-1] ** 2), torch.no_grad(), own_precision(device):
+        tokens_at_last = shape.scales[-1] ** 2
+        with _shared_noise(noise, batch, tokens_at_last), torch.no_grad(), reference_precision(device):
             start = now()
             watch.clear()
             images = model.autoregressive_infer_cfg(
                 batch, tokens, cfg=GUIDANCE, context_position_ids=mask.cumsum(1) - 1, context_mask=mask
             )
             seconds = now() - start
-        return Run(seconds, dict(watch.phases), list(drawn), images)
+        return Run(seconds, dict(watch.phases), list(chosen), images)
 
     return run
 
 
 def var_reference(folder: Path, shape: Shape, device: str, batch: int) -> Callable[..., Run]:
-    """github.com/FoundationVision/VAR from a checkout."""
+    """A function that generates with a checkout of github.com/FoundationVision/VAR."""
     sys.path.insert(0, str(folder))
-    with made_for(device), contextlib.redirect_stdout(None):
+    with without_cuda(device), contextlib.redirect_stdout(None):
         import models
         import models.var as program
 
         tokenizer, model = models.build_vae_var(device, patch_nums=shape.scales, depth=shape.depth)
     weights = random_weights(shape)
-    place(tokenizer, weights[0])
-    place(model, weights[1])
+    load_weights(tokenizer, weights[0])
+    load_weights(model, weights[1])
     del weights
     watch = Stopwatch()
-    drawn = _draw_greedily(program, model.eval(), watch)
+    chosen = _choose_greedily(program, model.eval(), watch)
     watch.watch(tokenizer.eval(), "fhat_to_img", "decoder")
 
     def run(seed: int, codes: list[Tensor] | None = None) -> Run:
-        drawn.clear()
+        chosen.clear()
         labels = torch.tensor([LABEL] * batch, device=device)
-        with torch.no_grad(), own_precision(device):
+        with torch.no_grad(), reference_precision(device):
             start = now()
             watch.clear()
             images = model.autoregressive_infer_cfg(batch, labels, cfg=GUIDANCE)
             seconds = now() - start
-        return Run(seconds, dict(watch.phases), list(drawn), images)
+        return Run(seconds, dict(watch.phases), list(chosen), images)
 
     return run
 
 
-def _draw_greedily(program: Any, model: Any, watch: Stopwatch) -> list[Tensor]:
-    """Replace a reference's random draw; returns the list that its codes, a tensor a scale, go to."""
-    drawn: list[Tensor] = []
+def _choose_greedily(program: Any, model: Any, watch: Stopwatch) -> list[Tensor]:
+    """Replace a reference's random sampling by the most probable codes.
+
+    Returns:
+        a list to which each call appends the codes of a scale.
+    """
+    chosen: list[Tensor] = []
     score = model.get_logits
 
     def get_logits(*args: Any) -> Tensor:
         logits = score(*args)
-        watch.mark(f"scale {len(drawn) + 1}")
+        watch.mark(f"scale {len(chosen) + 1}")
         return logits
 
-    def draw(logits: Tensor, *_: Any, **__: Any) -> Tensor:
-        drawn.append(logits.argmax(dim=-1))
-        return drawn[-1][..., None]
+    def choose(logits: Tensor, *_: Any, **__: Any) -> Tensor:
+        chosen.append(logits.argmax(dim=-1))
+        return chosen[-1][..., None]
 
-    model.get_logits, program.sample_with_top_k_top_p_ = get_logits, draw
-    return drawn
+    model.get_logits, program.sample_with_top_k_top_p_ = get_logits, choose
+    return chosen
 
 
 def _rms_norm(out: Tensor, x: Tensor, weight: Tensor, eps: float, _: Any) -> None:
@@ -319,8 +327,8 @@ def _rms_norm(out: Tensor, x: Tensor, weight: Tensor, eps: float, _: Any) -> Non
 
 
 @contextlib.contextmanager
-def _own_noise(noise: Noise, batch: int, tokens: int) -> Iterator[None]:
-    """Let the reference's residual take its noise as ours does; both halves of its batch share it."""
+def _shared_noise(noise: Noise, batch: int, tokens: int) -> Iterator[None]:
+    """Make the reference's diffusion use our noise; both halves of its guided batch get the same."""
     randn, randn_like = torch.randn, torch.randn_like
 
     def first(*shape: int, device: Any = "cpu", **_: Any) -> Tensor:

@@ -1,10 +1,10 @@
-"""What each level of speed costs in quality, on the packaged model and its corpus (`openhart data emoji`).
+"""Cost in quality of each speed setting, for the packaged model and its corpus (`openhart data emoji`).
 
     python benchmarks/quality.py corpus/train -o benchmarks/results/quality.json
 
-For each way of running: seconds a picture in batches of 16, share of pictures whose nearest real one is of
-the right thing (first, among five), distances of all pictures to the real ones, and PSNR to the float32
-picture of the same codes.
+For each variant: seconds per image in batches of 16; fraction of images whose nearest real image shows the
+right thing (top 1, top 5); distances between the sets of generated and real images; and PSNR to the float32
+image of the same codes.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from openhart.image_io import to_bytes
 
 BATCH = 16
 SOLVERS = [("ddpm", 8), ("ddpm", 4), ("dpm++", 8), ("dpm++", 4)]
-WAYS: dict[str, tuple[str | None, dict[str, Any]]] = {
+VARIANTS: dict[str, tuple[str | None, dict[str, Any]]] = {
     "float32": (None, {}),
     "exact": ("exact", {}),
     "exact in bfloat16": ("bfloat16", {}),
@@ -58,8 +58,12 @@ def main() -> None:
     )
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--count", type=int, default=256)
-    parser.add_argument("--seed", type=int, default=2, help="chooses prompts; 0 and 1 chose the defaults")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="after float32")
+    parser.add_argument(
+        "--seed", type=int, default=2, help="selects prompts; the defaults were tuned with seeds 0 and 1"
+    )
+    parser.add_argument(
+        "--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="measured after float32"
+    )
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     pipeline = HartPipeline.from_pretrained()
@@ -70,22 +74,22 @@ def main() -> None:
     known: list[KnownCodes] = []
     report: dict[str, Any] = {
         "machine": platform.processor() or platform.machine(), "threads": torch.get_num_threads(),
-        "date": str(date.today()), "prompts": options.count, "seed": options.seed, "ways": {},
+        "date": str(date.today()), "prompts": options.count, "seed": options.seed, "variants": {},
     }  # fmt: skip
     first: Tensor | None = None
-    for name in dict.fromkeys(("float32", *options.ways)):
-        level, call = WAYS[name]
+    for name in dict.fromkeys(("float32", *options.variants)):
+        level, call = VARIANTS[name]
         pipeline = prepare(level)
         images, seconds = generate(pipeline, prompts, options.seed, call)
-        figures: dict[str, Any] = {"seconds_a_picture": seconds, **retrieval_accuracy(real, images)}
+        figures: dict[str, Any] = {"seconds_per_image": seconds, **retrieval_accuracy(real, images)}
         for metric, extractor in (("frechet", MiddleExtractor()), ("KID", EfficientNetExtractor())):
-            truth, made = (pooled_features(extractor, to_bytes(each)) for each in (real, images))
-            figures[metric.lower()] = set_distance(metric, truth, made).value
+            features = [pooled_features(extractor, to_bytes(each)) for each in (real, images)]
+            figures[metric.lower()] = set_distance(metric, *features).value
         if not call:
             same, _ = generate(pipeline, prompts, options.seed, {"use_residual": True}, known)
             first = same if first is None else first
             figures["psnr_same_codes"] = psnr(same, first)
-        report["ways"][name] = figures
+        report["variants"][name] = figures
         print(name, json.dumps(figures), flush=True)
     if options.output:
         options.output.write_text(json.dumps(report, indent=1) + "\n")
@@ -114,30 +118,30 @@ def generate(
     call: dict[str, Any],
     known: list[KnownCodes] | None = None,
 ) -> tuple[Tensor, float]:
-    """Pictures (N, 3, H, W) in [−1, 1], and seconds per picture.
+    """Generated images (N, 3, H, W) in [−1, 1], and seconds per image.
 
-    An empty ``known`` is filled with the codes that are drawn; a filled one gives them, one entry per batch.
+    An empty list ``known`` is filled with the sampled codes, one entry per batch; a filled one fixes them.
     """
-    made, seconds = [], 0.0
-    for place, start in enumerate(range(0, len(prompts), BATCH)):
-        part = prompts[start : start + BATCH]
-        generators = [torch.Generator().manual_seed(seed + start + row) for row in range(len(part))]
-        given = known[place] if known is not None and place < len(known) else None
+    batches, seconds = [], 0.0
+    for number, start in enumerate(range(0, len(prompts), BATCH)):
+        batch = prompts[start : start + BATCH]
+        generators = [torch.Generator().manual_seed(seed + start + row) for row in range(len(batch))]
+        fixed = known[number] if known is not None and number < len(known) else None
         codes: list[Tensor] = []
         began = time.perf_counter()
         images = pipeline(
-            part,
+            batch,
             generator=generators,
-            known_codes=given,
+            known_codes=fixed,
             output_type="pt",
-            callback_on_scale_end=lambda _pipe, _index, state, seen=codes: seen.append(state.codes),
+            callback_on_scale_end=lambda _pipe, _index, state, stored=codes: stored.append(state.codes),
             **call,
         ).images
         seconds += time.perf_counter() - began
-        if known is not None and given is None:
+        if known is not None and fixed is None:
             known.append(KnownCodes(codes, [torch.ones_like(each, dtype=torch.bool) for each in codes]))
-        made.append(images.float() * 2 - 1)
-    return torch.cat(made), seconds / len(prompts)
+        batches.append(images.float() * 2 - 1)
+    return torch.cat(batches), seconds / len(prompts)
 
 
 def psnr(images: Tensor, reference: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Published sizes with random weights, so that speed can be measured without anybody's files."""
+"""Models of published sizes with random weights, so that speed can be measured without released files."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from openhart.transformer.model import HartTransformer
 
 @dataclass(frozen=True)
 class Shape:
-    """A published model at a side in pixels."""
+    """A published model and its image side in pixels."""
 
     family: str
     depth: int
@@ -32,7 +32,7 @@ SHAPES |= {f"var-d{depth}-256": Shape("var", depth, 256) for depth in (16, 20, 2
 
 
 def build_meta(shape: Shape) -> tuple[HybridTokenizer, HartTransformer, TokenResidualHead | None]:
-    """The parts of this shape, without weights."""
+    """Tokenizer, transformer and residual head of this shape, on the meta device."""
     common: dict[str, Any] = {"scales": shape.scales, "depth": shape.depth}
     with torch.device("meta"):
         tokenizer = HybridTokenizer(scales=shape.scales, hybrid=shape.family == "hart")
@@ -48,12 +48,12 @@ def build_meta(shape: Shape) -> tuple[HybridTokenizer, HartTransformer, TokenRes
 
 
 def build(shape: Shape, seed: int = 0) -> HartPipeline:
-    """A pipeline of this shape, its weights drawn from a seed."""
+    """A pipeline of this shape with random weights from a seed."""
     tokenizer, transformer, head = build_meta(shape)
     labels = LabelEncoder(num_classes=1000, dim=transformer.config.width) if shape.family == "var" else None
-    for place, part in enumerate((tokenizer, transformer, head, labels)):
-        if part is not None:
-            randomise(part, seed * 101 + place)
+    for index, model in enumerate((tokenizer, transformer, head, labels)):
+        if model is not None:
+            randomise(model, seed * 101 + index)
     return HartPipeline(
         image_tokenizer=tokenizer,
         transformer=transformer,
@@ -65,7 +65,7 @@ def build(shape: Shape, seed: int = 0) -> HartPipeline:
 
 
 def randomise(module: nn.Module, seed: int) -> None:
-    """Draw weights that keep the size of what passes through them."""
+    """Draw random weights that preserve the scale of activations."""
     module.to_empty(device="cpu").eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -1,12 +1,13 @@
-"""How fast both stages train, how near to the machine's own matrix product, and what each choice changes.
+"""Training speed of both stages, its ratio to the measured matmul rate, and the effect of each setting.
 
-Runs `openhart train` itself, each choice in a process of its own and in turn with the others, on real images:
+Runs `openhart train` on real images, in one process per setting; the settings alternate:
 
     openhart data emoji corpus --size 256
     python benchmarks/training.py corpus/train --stage generator --width 1024 --depth 16 -o generator.json
 
-The image tokenizer is of the published size for 256 px, with random weights: they cost what trained ones do.
-Figures are medians of the steps after the first ones, over all rounds; ratios are to the first choice.
+The image tokenizer has the published size for 256 px and random weights, which take as long as trained ones.
+Results are medians of the steps after the first ones, over all rounds; ratios are relative to the first
+setting.
 """
 
 import argparse
@@ -57,7 +58,7 @@ def main() -> None:
                 lines = train(options, recipe, Path(folder) / f"{name}-{run}", CHOICES[options.stage][name])
                 found[name] += lines
                 pace = statistics.median(line["samples_per_second"] for line in lines)
-                print(f"{name}: {pace:.3g} samples a second", file=sys.stderr, flush=True)
+                print(f"{name}: {pace:.3g} samples per second", file=sys.stderr, flush=True)
     report = {
         "machine": machine("cuda" if torch.cuda.is_available() else "cpu"),
         "date": str(date.today()),
@@ -74,22 +75,22 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("data", help="captioned images, as data.train of a recipe")
+    parser.add_argument("data", help="folder of captioned images with metadata.jsonl")
     parser.add_argument("--stage", choices=CHOICES, default="generator")
     parser.add_argument("--choices", nargs="+", metavar="NAME")
-    parser.add_argument("--width", type=int, default=1024, help="of the transformer")
+    parser.add_argument("--width", type=int, default=1024, help="width of the transformer")
     parser.add_argument("--depth", type=int, default=16)
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=4, help="timed steps")
-    parser.add_argument("--first", type=int, default=2, help="steps before them, not timed")
+    parser.add_argument("--steps", type=int, default=4, help="measured steps")
+    parser.add_argument("--first", type=int, default=2, help="steps before the measured ones")
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--samples", type=int, default=64, help="images used")
+    parser.add_argument("--samples", type=int, default=64, help="number of images")
     parser.add_argument("-o", "--output", type=Path)
     return parser.parse_args()
 
 
 def write_recipe(options: argparse.Namespace, folder: Path) -> Path:
-    """A recipe of the stage, and beside it what it needs: a tokenizer and its encoded data."""
+    """Write a recipe of the stage; for the generator, also a tokenizer and its encoded data."""
     steps = options.first + options.steps
     values: dict[str, Any] = {
         "run": {"output": "", "precision": "bf16", "log_every": 1, "save_every": 10**6},
@@ -116,7 +117,7 @@ def write_recipe(options: argparse.Namespace, folder: Path) -> Path:
 
 
 def few_images(options: argparse.Namespace, folder: Path) -> str:
-    """A folder with the first images of the data alone."""
+    """Create a folder with links to the first images of the data."""
     source, few = Path(options.data).resolve(), folder / "images"
     few.mkdir()
     lines = (source / "metadata.jsonl").read_text().splitlines()[: options.samples]
@@ -131,7 +132,7 @@ def few_images(options: argparse.Namespace, folder: Path) -> str:
 def train(
     options: argparse.Namespace, recipe: Path, output: Path, overrides: list[str]
 ) -> list[dict[str, Any]]:
-    """What a run measured in its timed steps."""
+    """Train, and return the log entries of the measured steps."""
     call("train", options.stage, str(recipe), f"run.output={output}", *overrides)
     return read(output)[options.first :]
 

@@ -1,4 +1,4 @@
-"""A damaged model or adapter is refused in one sentence, or a warning tells of the change."""
+"""A damaged model or adapter is refused in one sentence, or a warning reports the change."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ FILES = [f"{part}/{name}" for part in PARTS for name in ("config.json", WEIGHTS)
 
 
 @pytest.mark.parametrize("name", ["model_index.json", *FILES])
-def test_every_damaged_file_is_told(model, tmp_path, name):
+def test_every_damaged_file_is_reported(model, tmp_path, name):
     before, told = picture(model)
     assert not told
     copy = shutil.copytree(model, tmp_path / "copy")
@@ -79,7 +79,7 @@ def test_a_turned_bit_of_any_weight_is_noticed(model, tmp_path, capsys):
     assert not (tmp_path / "a.png").exists()
 
 
-def test_settings_changed_by_hand_are_taken_and_told_once(model, tmp_path, capsys):
+def test_settings_changed_by_hand_are_accepted_and_reported_once(model, tmp_path, capsys):
     copy = shutil.copytree(model, tmp_path / "copy")
     path = copy / "model_index.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"sampling": {"guidance_scale": 1.0}}))
@@ -105,14 +105,14 @@ def test_a_tokenizer_alone_has_checksums_too(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"a.safetensors": 3}', b"\xff"])
-def test_damaged_checksums_are_told(model, tmp_path, content):
+def test_damaged_checksums_are_reported(model, tmp_path, content):
     copy = shutil.copytree(model, tmp_path / "copy")
     (copy / FILE).write_bytes(content)
     with pytest.raises(UserError, match=r"checksums\.json"):
         picture(copy)
 
 
-def test_a_damaged_adapter_is_told(tmp_path):
+def test_a_damaged_adapter_is_reported(tmp_path):
     pytest.importorskip("peft")
 
     transformer = tiny_transformer()

@@ -96,7 +96,7 @@ def test_weights_that_are_not_finite(copied, part, name, value):
         HartPipeline.from_pretrained(copied)
 
 
-def test_scores_that_overflow_are_told(text_pipeline):
+def test_scores_that_overflow_are_reported(text_pipeline):
     context = torch.full((1, 8, 384), float("nan"))
     with pytest.raises(UserError, match="not finite"):
         text_pipeline(prompt_embeds=context)

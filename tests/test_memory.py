@@ -1,4 +1,4 @@
-"""What does not fit is refused before it is made, by an estimate that follows the sizes."""
+"""What does not fit is refused before it is computed, by an estimate from the sizes."""
 
 import pytest
 import torch
@@ -27,8 +27,8 @@ def test_more_and_larger_pictures_take_more():
     assert tiled.of(1, (4096, 4096)) < plain.of(1, (4096, 4096))
 
 
-@pytest.mark.skipif(free_memory(CPU) is None, reason="nobody tells how much memory is free")
-def test_what_cannot_be_trained_is_told():
+@pytest.mark.skipif(free_memory(CPU) is None, reason="the free memory is unknown")
+def test_what_cannot_be_trained_is_reported():
     check_training(1000, CPU)
     check_step(1000, CPU)
     with pytest.raises(UserError, match="lower its width or depth"):

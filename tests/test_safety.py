@@ -86,7 +86,7 @@ def test_a_model_runs_no_python_file_that_it_brings(model, mark, library):
         (folder / f"{library}.py").write_text(python_code(mark))
     kind = "HartTransformer" if "openhart" in library else "Harmful"
     change(model / "model_index.json", transformer=[library, kind])
-    refused(model, "only openhart's own classes|brings Python code")
+    refused(model, "only openhart's own classes|contains Python code")
 
 
 @pytest.mark.parametrize("kind", [["harmful", "Harmful"], ["harmful"], "DiffusionPipeline", None])
@@ -230,7 +230,7 @@ def test_an_adapter_imports_no_module_that_it_names(adapter, mark, tmp_path, mon
 def test_a_released_checkpoint_is_read_as_data(tmp_path, mark):
     hart = shutil.copytree(HART, tmp_path / "hart")
     saved_by_torch(mark, hart / "llm" / "ema_model.bin")
-    with pytest.raises(UserError, match=r"ema_model\.bin is damaged, or holds more than weights"):
+    with pytest.raises(UserError, match=r"ema_model\.bin is damaged, or contains more than weights"):
         convert_hart(hart, tmp_path / "out")
     (hart / "llm" / "ema_model.bin").write_bytes(pickled(mark))
     with pytest.raises(UserError, match="more than weights"):

@@ -1,4 +1,4 @@
-"""OpenHART: text to image by next-scale prediction, after HART (arXiv 2410.10812)."""
+"""OpenHART: text-to-image generation by next-scale prediction, after HART (arXiv 2410.10812)."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -40,7 +40,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for, so that ``import openhart`` stays quick."""
+    """Import a public name when it is first used, so that ``import openhart`` stays fast."""
     if name not in _HOMES:
         raise AttributeError(f"module 'openhart' has no attribute {name!r}")
     return getattr(import_module(f"openhart.{_HOMES[name]}"), name)

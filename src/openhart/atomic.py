@@ -1,4 +1,4 @@
-"""Writing files so that a reader finds all of one or none of it."""
+"""Atomic writing: a file or folder appears only when it is complete."""
 
 import errno
 import secrets
@@ -13,20 +13,20 @@ from openhart.errors import UserError
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A path to write to, which becomes ``path`` once the block has ended without an error.
+    """Yield a temporary path that is renamed to ``path`` when the block ends without an error.
 
-    The temporary file lies in the same folder and has the same suffix; folders are made. What is no
-    regular file, such as a device, is written directly.
+    The temporary file is in the same folder and has the same suffix; missing parent folders are created. If
+    ``path`` exists and is not a regular file (a device, for example), ``path`` itself is yielded.
 
     Raises:
-        OSError: the folder or the file cannot be written.
+        OSError: if the folder or the file cannot be written.
     """
     if path.exists() and not path.is_file():
         yield path
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem[:40]}-{secrets.token_hex(4)}{path.suffix}")
-    try:  # the block makes the file, so that no interruption finds it unguarded
+    try:  # the block creates the file, so an interruption at any time removes it
         yield temporary
         temporary.replace(path)
     finally:
@@ -35,34 +35,35 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def folder_written_whole(folder: Path) -> Iterator[Path]:
-    """A new folder to fill, which takes the place of ``folder`` once the block has ended without an error.
+    """Yield a new temporary folder that replaces ``folder`` when the block ends without an error.
 
-    It lies beside the other; folders above are made.
+    The temporary folder is in the same parent folder; missing parent folders are created. An existing
+    ``folder`` is deleted with its content after the replacement.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: if the folder cannot be written.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name[:40]}-{secrets.token_hex(4)}")
-    before = temporary.with_name(f"{temporary.name}-before")
+    backup = temporary.with_name(f"{temporary.name}-before")
     try:
         temporary.mkdir()
         yield temporary
         if folder.exists():
-            folder.rename(before)
+            folder.rename(backup)
         temporary.rename(folder)
     finally:
-        if before.exists() and not folder.exists():
-            before.rename(folder)
-        for left in (temporary, before):
-            shutil.rmtree(left, ignore_errors=True)
+        if backup.exists() and not folder.exists():
+            backup.rename(folder)
+        for remaining in (temporary, backup):
+            shutil.rmtree(remaining, ignore_errors=True)
 
 
 def check_new_folder(folder: Path) -> None:
-    """Look whether a folder may be made: it does not exist, or is empty.
+    """Check that a folder does not exist or is empty.
 
     Raises:
-        UserError: it is neither.
+        UserError: if the folder contains something, or if the path is a file.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not empty: name a new folder")
@@ -70,12 +71,14 @@ def check_new_folder(folder: Path) -> None:
 
 @contextmanager
 def folder_filled_whole(folder: Path) -> Iterator[Path]:
-    """A folder to fill, whose entries enter ``folder`` once the block has ended without an error.
+    """Yield a path for a temporary folder whose entries move into ``folder`` when the block ends without an
+    error.
 
-    An entry takes the place of one of the same name; others stay. Until then nothing is seen of it.
+    The block creates the temporary folder. An entry replaces an existing one of the same name; other existing
+    entries stay. After an error in the block, ``folder`` is unchanged.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: if the folder cannot be written.
     """
     folder = folder.absolute()
     if folder.exists() and not folder.is_dir():
@@ -89,17 +92,17 @@ def folder_filled_whole(folder: Path) -> Iterator[Path]:
             return
         old.mkdir()
         for entry in new.iterdir():
-            place = folder / entry.name
-            if place.exists():
-                place.rename(old / entry.name)
-            entry.rename(place)
+            target = folder / entry.name
+            if target.exists():
+                target.rename(old / entry.name)
+            entry.rename(target)
 
 
 def check_writable(folder: Path) -> None:
-    """Fail now if files could not be made in a folder, which need not exist yet.
+    """Check that files can be created in a folder, or in its nearest existing parent if it does not exist.
 
     Raises:
-        OSError: why not.
+        OSError: if no file can be created; the message states the reason.
     """
     folder = folder.absolute()
     while not folder.exists():

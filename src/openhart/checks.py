@@ -1,4 +1,4 @@
-"""Values are checked where they enter, by the types and ranges that signatures and recipes state."""
+"""Checking of arguments, settings and recipes against the types and ranges in their annotations."""
 
 import functools
 import inspect
@@ -29,9 +29,9 @@ PHRASES = {
     "tuple_type": "must be a list",
     "is_instance_of": "must be a list",  # the only class that an annotation here names is Sequence
     "sequence_str": "must be a list",
-    "dict_type": "must hold names and values",
-    "model_type": "must hold names and values",
-    "model_attributes_type": "must hold names and values",
+    "dict_type": "must be a mapping of names to values",
+    "model_type": "must be a mapping of names to values",
+    "model_attributes_type": "must be a mapping of names to values",
     "greater_than": "must be greater than {gt}",
     "greater_than_equal": "must be at least {ge}",
     "less_than": "must be less than {lt}",
@@ -61,10 +61,10 @@ def _path(value: Any) -> Any:
 
 
 def check_text(value: str) -> None:
-    """Refuse a text that cannot be written as UTF-8, which no text encoder reads.
+    """Check that a text can be encoded as UTF-8, which text encoders require.
 
     Raises:
-        ValueError: it holds half a character.
+        ValueError: if the text contains a lone surrogate (half a character).
     """
     try:
         value.encode()
@@ -87,11 +87,11 @@ Place = Annotated[Text, BeforeValidator(_path)]
 
 
 def sentence(error: ValidationError, owner: str = "") -> str:
-    """What is wrong with the first value that does not fit, and what would be right.
+    """One sentence about the first invalid value: its name, the requirement and the value.
 
     Args:
-        error: pydantic's.
-        owner: what the value is a part of, such as a file or a class.
+        error: pydantic's error.
+        owner: where the value belongs, such as a file or a class; the sentence begins with it.
     """
     first = error.errors(include_url=False)[0]
     name = ".".join(_shown(str(part)) for part in first["loc"])
@@ -110,12 +110,12 @@ def sentence(error: ValidationError, owner: str = "") -> str:
 
 
 def _shown(name: str) -> str:
-    """A name as it stands, or, where it would break the line, with its characters spelled out."""
+    """A name with its unprintable characters escaped."""
     return name if name.isprintable() else ascii(name)
 
 
 def _join(name: str, message: str) -> str:
-    """A name and what is said of it, unless the message is a sentence of its own."""
+    """A name and a message about it; a message that is a complete sentence stays alone."""
     if message.startswith("must"):
         return f"{name} {message}"
     if not name or message.startswith(name.rpartition(".")[2]):
@@ -124,11 +124,15 @@ def _join(name: str, message: str) -> str:
 
 
 def checked(function: F, name: str | None = None) -> F:
-    """Check a constructor's arguments against its annotations before it runs.
+    """Wrap a constructor so that it checks its arguments against its annotations before it runs.
 
-    Raises:
-        UserError: from the constructor, for an argument of the wrong type, outside its range, or of a name
-            that the constructor does not know.
+    Args:
+        function: the ``__init__`` of a class.
+        name: name in error messages; None for the name of the class.
+
+    Returns:
+        the constructor; its attribute ``settings`` is the pydantic model of its arguments. It raises
+        :class:`UserError` for an argument of the wrong type, outside its range or with an unknown name.
     """
     signature, model = inspect.signature(function), _model_of(function)
 
@@ -146,7 +150,7 @@ def checked(function: F, name: str | None = None) -> F:
 
 
 def checked_dataclass(name: str) -> Callable[[type[T]], type[T]]:
-    """As :func:`checked`, for the constructor of a dataclass, which messages call by a name."""
+    """As :func:`checked`, for the constructor of a dataclass; error messages call it ``name``."""
 
     def decorate(kind: type[T]) -> type[T]:
         kind.__init__ = checked(kind.__init__, name)  # type: ignore[method-assign]
@@ -156,15 +160,18 @@ def checked_dataclass(name: str) -> Callable[[type[T]], type[T]]:
 
 
 def check_settings(kind: type, values: Mapping[str, Any], owner: str) -> dict[str, Any]:
-    """Settings of a class whose constructor is :func:`checked`, with the defaults filled in.
+    """Check settings of a class whose constructor is :func:`checked`, and add the default values.
 
     Args:
         kind: the class.
-        values: its settings, as a file or a recipe has them.
-        owner: what messages name as the place of the values.
+        values: settings by name, from a file or a recipe.
+        owner: source of the values in error messages, such as a file.
+
+    Returns:
+        the value of every setting of the class.
 
     Raises:
-        UserError: a name that the class does not know, or a value that does not fit.
+        UserError: if the class has no setting of a name, or if a value has the wrong type or range.
     """
     model: type[BaseModel] = kind.__init__.settings  # type: ignore[misc]
     if unknown := [name for name in values if name not in model.model_fields]:
@@ -186,16 +193,16 @@ def _model_of(function: Callable[..., Any]) -> type[BaseModel]:
 
 
 def parse_values(model: type[M], values: Mapping[str, Any], owner: str, strict: bool = False) -> M:
-    """Values as a pydantic model, whose types and ranges they must fit.
+    """Convert values to a pydantic model.
 
     Args:
-        model: says which they are.
-        values: by their names.
-        owner: what messages name as the place of the values.
-        strict: take no text for a number, as recipes do.
+        model: the model; its annotations state types and ranges.
+        values: values by name.
+        owner: source of the values in error messages, such as a file.
+        strict: do not convert text to numbers; recipes allow such conversions.
 
     Raises:
-        UserError: one does not fit.
+        UserError: if a value has the wrong type or range, is missing, or is not in the model.
     """
     try:
         return model.model_validate(dict(values), strict=strict or None)  # False would undo a field's own
@@ -204,6 +211,6 @@ def parse_values(model: type[M], values: Mapping[str, Any], owner: str, strict: 
 
 
 def listed(values: Iterable[Any]) -> str:
-    """Values in a sentence: ``a, b or c``."""
+    """Alternatives in a sentence: ``a, b or c``."""
     *others, last = (str(value) for value in values)
     return f"{', '.join(others)} or {last}" if others else last

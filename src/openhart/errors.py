@@ -1,15 +1,15 @@
-"""Requests that cannot be met: the exception, the reason that its message quotes, missing packages."""
+"""The exception for mistakes of the user, reasons of failures in words, and missing optional packages."""
 
 from importlib.util import find_spec
 
-LONGEST_REASON = 200
+MAX_REASON_LENGTH = 200
 
 
 class UserError(ValueError):
-    """A request that cannot be met, told in one sentence: what is wrong and what would be right.
+    """A mistake of the user, in one sentence that states what is wrong and what would be right.
 
-    The command line prints the sentence alone; Python callers may catch it as a ``ValueError``. Line breaks
-    in what it quotes become spaces.
+    The command line prints only the sentence; Python callers may catch it as a ``ValueError``. Line breaks in
+    the message become spaces.
     """
 
     def __init__(self, message: str) -> None:
@@ -17,7 +17,7 @@ class UserError(ValueError):
 
 
 def reason(error: BaseException) -> str:
-    """Why something failed, in a part of a sentence: without error numbers, codecs and line breaks."""
+    """The reason of a failure as part of a sentence, without error numbers, codecs and line breaks."""
     if isinstance(error, UnicodeError):
         return "it is not a text in UTF-8"
     if isinstance(error, RecursionError):
@@ -27,7 +27,7 @@ def reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= LONGEST_REASON else text[:LONGEST_REASON] + "…"
+    return text if len(text) <= MAX_REASON_LENGTH else text[:MAX_REASON_LENGTH] + "…"
 
 
 def require(*packages: str, extra: str | None = None) -> None:
@@ -38,7 +38,7 @@ def require(*packages: str, extra: str | None = None) -> None:
         extra: the extra of OpenHART that installs them; None if each is installed by itself.
 
     Raises:
-        UserError: one of them is not installed; the message has the command that installs them.
+        UserError: if one of them is not installed; the message contains the command that installs them.
     """
     missing = [package for package in packages if find_spec(package) is None]
     if missing:

@@ -1,4 +1,4 @@
-"""Tensors ↔ images: levels of bytes, grids, and saving.
+"""Conversion between tensors and images, grids of images, and saving.
 
 This module imports torch and Pillow only where they are used, so that the command line starts quickly.
 """
@@ -28,11 +28,11 @@ def to_bytes(images: "Tensor", rounding: str = "round") -> "NDArray[np.uint8]":
     """(N, 3, H, W) in [−1, 1] → uint8 (N, H, W, 3); values outside the range are clipped.
 
     Args:
-        images: of any floating-point type; the level is computed in float32.
+        images: images of any floating-point dtype; levels are computed in float32.
         rounding: one of :data:`ROUNDING_RULES`.
 
     Raises:
-        UserError: there is no such rule.
+        UserError: if there is no rounding rule of this name.
     """
     if rounding not in ROUNDING_RULES:
         raise UserError(f"rounding must be one of {', '.join(ROUNDING_RULES)}, got {rounding!r}")
@@ -49,14 +49,14 @@ def from_bytes(images: "NDArray[np.uint8]") -> "Tensor":
 
 
 def to_pil(images: "Tensor") -> "list[Image.Image]":
-    """(N, 3, H, W) in [−1, 1] → N images of Pillow, by the rule ``round``."""
+    """(N, 3, H, W) in [−1, 1] → N Pillow images, with the rounding rule ``round``."""
     from PIL import Image
 
     return [Image.fromarray(each) for each in to_bytes(images)]
 
 
 def grid(images: "Sequence[Image.Image]", columns: int) -> "Image.Image":
-    """One image of images of equal size, row by row; their number is a multiple of ``columns``."""
+    """Arrange images of equal size in a grid, row by row; their number must be a multiple of ``columns``."""
     from diffusers.utils import make_image_grid
 
     sheet: Image.Image = make_image_grid(list(images), len(images) // columns, columns)
@@ -64,12 +64,12 @@ def grid(images: "Sequence[Image.Image]", columns: int) -> "Image.Image":
 
 
 def save_image(image: "Image.Image", path: Path) -> None:
-    """Write an image in the format of the file's suffix, PNG if it has another one.
+    """Write an image in the format of the file's suffix, or as PNG if no format has this suffix.
 
     The file appears only when it is complete.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: if the file cannot be written.
     """
     with written_whole(path) as temporary, temporary.open("wb") as file:
         image.save(file, FORMATS.get(path.suffix.lower(), "PNG"))

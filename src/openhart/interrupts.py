@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: nothing half-written stays, and a training run ends between two steps."""
+"""Handling of Ctrl-C and SIGTERM: files are cleaned up, and a training run ends between two steps."""
 
 import os
 import signal
@@ -14,11 +14,11 @@ AGAIN_AFTER = 1.0  # seconds; `timeout` and `torchrun` send a signal twice
 
 
 class Stopped(KeyboardInterrupt):
-    """The user or the system ended the program; the message says what was kept.
+    """The user or the system stopped the program.
 
     Args:
-        message: one sentence.
-        number: the signal.
+        message: one sentence that states what was saved.
+        number: number of the signal; the exit code is 128 + ``number``.
     """
 
     def __init__(self, message: str, number: int) -> None:
@@ -28,8 +28,7 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def sigterm_interrupts() -> Iterator[None]:
-    """Within the block SIGTERM is raised as an exception, so that what clears up after Ctrl-C clears up
-    after it too."""
+    """Within the block, SIGTERM raises :class:`Stopped`, so that cleanup runs as it does after Ctrl-C."""
     owner = os.getpid()
 
     def stop(number: int, _: FrameType | None) -> None:
@@ -42,12 +41,13 @@ def sigterm_interrupts() -> Iterator[None]:
 
 
 class PendingStop:
-    """A request to stop that waits for the present step of a run: a context manager.
+    """Context manager that records SIGINT and SIGTERM, so that a run can finish its current step.
 
-    Ctrl-C a second time stops at once.
+    After a signal, ``number`` is its number; before, it is None. A second Ctrl-C, more than one second after
+    the first signal, raises ``KeyboardInterrupt`` immediately.
 
     Args:
-        quiet: do not announce that the step is being finished.
+        quiet: do not print that the current step is being finished.
     """
 
     def __init__(self, quiet: bool = False) -> None:
@@ -80,10 +80,10 @@ class PendingStop:
 
 
 def outlive_interrupts(_: int) -> None:
-    """Let a process that loads data leave signals to the one that it serves (a ``worker_init_fn``).
+    """Make a data loading worker ignore signals that are meant for its parent (a ``worker_init_fn``).
 
-    Ctrl-C, ``timeout`` and service managers signal whole groups of processes, and the run needs its loaders
-    until the step is done. A second SIGTERM is obeyed: the loader's owner sends it to one that hangs.
+    Ctrl-C, ``timeout`` and service managers send signals to whole process groups, and a run needs its workers
+    until its step is finished. A second SIGTERM ends the worker: the parent sends it to a worker that hangs.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
@@ -91,7 +91,7 @@ def outlive_interrupts(_: int) -> None:
 
 @contextmanager
 def _handled(handlers: dict[Any, Any]) -> Iterator[None]:
-    """Handlers of signals for the length of a block; Python allows them in its main thread alone."""
+    """Install signal handlers within a block; nothing outside the main thread, where Python forbids it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -104,6 +104,6 @@ def _handled(handlers: dict[Any, Any]) -> Iterator[None]:
 
 
 def _die(number: int) -> None:
-    """End a forked process, which inherited a handler, as if there were none."""
+    """End a forked process that inherited a handler, with the default action of the signal."""
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)

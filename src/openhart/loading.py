@@ -1,4 +1,4 @@
-"""Loading a model: every argument is honoured or refused, and files are checked before they are read."""
+"""Loading a model: unknown arguments are refused, and files are checked before weights are loaded."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,22 +23,21 @@ LOADING_OPTIONS = (
     "variant", "use_safetensors", "low_cpu_mem_usage", "device_map", "max_memory", "offload_folder",
     "offload_state_dict", "quantization_config", "disable_mmap",
 )  # fmt: skip
-GENERIC_OPTIONS = ("use_flashpack",)  # what diffusers' generic loader gives each part beside these
+GENERIC_OPTIONS = ("use_flashpack",)  # diffusers' generic loader passes it to every part
 MODEL_OPTIONS = ("dtype", "torch_dtype", "subfolder", "ignore_mismatched_sizes", "output_loading_info")
 DTYPE_ARGUMENT = "dtype" if hasattr(diffusers.utils, "_resolve_dtype") else "torch_dtype"
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
-SHOWN = 3
 
 Shapes = dict[str, tuple[tuple[int, ...], str]]
 
-_by_pipeline: ContextVar[bool] = ContextVar("_by_pipeline", default=False)
+_within_pipeline: ContextVar[bool] = ContextVar("_within_pipeline", default=False)
 
 
 def parse_dtype(value: Any) -> torch.dtype | None:
-    """A dtype of weights by itself or by its name, such as ``"bfloat16"``; None for the default.
+    """A torch dtype from itself or from its name, such as ``"bfloat16"``; None stays None.
 
     Raises:
-        UserError: another one.
+        UserError: if the value is not one of :data:`DTYPES`.
     """
     name = str(value).removeprefix("torch.")
     if value is None or (isinstance(value, str | torch.dtype) and name in DTYPES):
@@ -47,10 +46,15 @@ def parse_dtype(value: Any) -> torch.dtype | None:
 
 
 def check_options(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Refuse an argument that nothing would come of.
+    """Refuse an argument that has no effect.
+
+    Args:
+        owner: name of the function in the error message.
+        given: names of the arguments.
+        known: names of the arguments that have an effect.
 
     Raises:
-        UserError: it is not among the known ones.
+        UserError: if an argument is not one of the known ones.
     """
     known = list(known)
     for name in given:
@@ -59,33 +63,39 @@ def check_options(owner: str, given: Iterable[str], known: Iterable[str]) -> Non
 
 
 def check_files(options: Mapping[str, Any]) -> None:
-    """Refuse to read or write weights in another form than safetensors, or under an impossible name.
+    """Accept only safetensors files and valid variant names.
+
+    Args:
+        options: arguments of ``from_pretrained`` or ``save_pretrained``.
 
     Raises:
-        UserError: one is asked for.
+        UserError: if ``variant`` is not a text, or if another file format is requested.
     """
     variant = options.get("variant")
     if variant is not None and not isinstance(variant, str):
         raise UserError(f"variant must be a text such as fp16, got {variant!r:.60}")
     if options.get("use_flashpack"):
-        raise UserError("use_flashpack must be False: only weights in safetensors are read")
+        raise UserError("use_flashpack must be False: weights are read from safetensors files only")
     for name in ("use_safetensors", "safe_serialization"):
         if options.get(name, True) not in (True, None):
-            raise UserError(f"{name} must be True: pickled weights can run code, so none are read or written")
+            raise UserError(
+                f"{name} must be True: pickled weights can run code, so they are neither read nor written"
+            )
 
 
 @contextmanager
 def loading_parts() -> Iterator[None]:
-    """While a pipeline loads its parts, which diffusers gives arguments of its own."""
-    token = _by_pipeline.set(True)
+    """Within the block, models accept the further arguments that diffusers passes to a pipeline's parts."""
+    token = _within_pipeline.set(True)
     try:
         yield
     finally:
-        _by_pipeline.reset(token)
+        _within_pipeline.reset(token)
 
 
 class CheckedLoading:
-    """Mixin of a model: its ``from_pretrained`` checks arguments, settings, names, shapes and values."""
+    """Mixin of a model whose ``from_pretrained`` checks arguments, settings, and the weights' names, shapes
+    and values."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:
@@ -93,14 +103,15 @@ class CheckedLoading:
 
         Args:
             pretrained_model_name_or_path: a folder or a hub id.
-            kwargs: as :meth:`diffusers.ModelMixin.from_pretrained`; settings replace the stored ones.
+            kwargs: as for :meth:`diffusers.ModelMixin.from_pretrained`; settings of the model replace the
+                stored ones.
 
         Raises:
-            UserError: an argument that nothing would come of, settings that cannot be, or weights that do not
-                fit them, are damaged, pickled or not finite.
+            UserError: if an argument has no effect, if the settings are invalid, or if the weights are
+                missing, pickled, damaged, not finite or do not fit the settings.
         """
         settings = list(cls.__init__.settings.model_fields)  # type: ignore[attr-defined]
-        if not _by_pipeline.get():
+        if not _within_pipeline.get():
             known = (*HUB_OPTIONS, *LOADING_OPTIONS, *MODEL_OPTIONS, *GENERIC_OPTIONS, *settings)
             check_options(f"{cls.__name__}.from_pretrained", kwargs, known)
         check_files(kwargs)
@@ -111,7 +122,7 @@ class CheckedLoading:
         folder = Path(pretrained_model_name_or_path) / (kwargs.get("subfolder") or "")
         changed: list[Path] = []
         if Path(pretrained_model_name_or_path).is_dir() and not folder.is_dir():
-            raise UserError(f"there is no folder {folder}")
+            raise UserError(f"there is no folder {folder}: check subfolder")
         if folder.is_dir():
             check_part_folder(folder)
             changed = check_checksums(folder)
@@ -127,52 +138,55 @@ class CheckedLoading:
 def check_folder(
     kind: type, folder: Path, given: Mapping[str, Any] | None = None, variant: str | None = None
 ) -> None:
-    """Hold a model folder's weight files against its config before anything of them is loaded.
+    """Compare the weight files of a model folder with its config; only headers are read.
+
+    The tensors of quantized weights are not compared.
 
     Args:
         kind: the model's class.
-        folder: holds ``config.json`` and safetensors.
-        given: settings that take the place of the stored ones.
-        variant: of the files, such as ``fp16`` in ``….fp16.safetensors``.
+        folder: folder with ``config.json`` and safetensors files.
+        given: settings that replace the stored ones.
+        variant: variant of the files, such as ``fp16`` for ``….fp16.safetensors``; None for all files.
 
     Raises:
-        UserError: a setting that cannot be, or tensors that are missing, unknown or of another shape.
+        UserError: if a setting is invalid, or if tensors are missing, unknown or of another shape.
     """
     stored = read_config(folder)
     settings = check_settings(kind, {**stored, **(given or {})}, str(folder / "config.json"))
     shapes = read_shapes(folder, variant)
     if not shapes:
-        raise UserError(f"there are no weights in {folder}: it needs files that end in .safetensors")
+        raise UserError(f"there are no weights in {folder}: it must contain files that end in .safetensors")
     quantized = read_json(folder / "config.json").get("quantization_config")
     if quantized is not None and not isinstance(quantized, dict):
-        raise UserError(f"{folder / 'config.json'}: quantization_config must hold names and values")
+        raise UserError(f"{folder / 'config.json'}: quantization_config must be a mapping of names to values")
     if quantized is not None:
         return
     try:
         with torch.device("meta"):
-            wanted = {name: tuple(value.shape) for name, value in kind(**settings).state_dict().items()}
+            expected = {name: tuple(value.shape) for name, value in kind(**settings).state_dict().items()}
     except UserError as error:
         raise UserError(f"{folder / 'config.json'}: {error}") from error
-    missing, extra = sorted(wanted.keys() - shapes.keys()), sorted(shapes.keys() - wanted.keys())
-    other = [name for name, shape in wanted.items() if name in shapes and shapes[name][0] != shape]
+    missing, extra = sorted(expected.keys() - shapes.keys()), sorted(shapes.keys() - expected.keys())
+    differing = [name for name, shape in expected.items() if name in shapes and shapes[name][0] != shape]
     for names, problem in ((missing, "are missing"), (extra, "are not in the model")):
         if names:
             raise UserError(
                 f"the weights in {folder} do not fit its config: {len(names)} tensors {problem}, such as "
                 f"{names[0]}"
             )
-    if other:
+    if differing:
+        name = differing[0]
         raise UserError(
-            f"the weights in {folder} do not fit its config: {other[0]} is {_sides(shapes[other[0]][0])}, "
-            f"not {_sides(wanted[other[0]])}"
+            f"the weights in {folder} do not fit its config: {name} is {_sides(shapes[name][0])}, "
+            f"not {_sides(expected[name])}"
         )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The settings in a model's ``config.json``, without what diffusers notes beside them.
+    """The settings in a model's ``config.json``, without the entries that diffusers adds.
 
     Raises:
-        UserError: it is missing, or no JSON object.
+        UserError: if the file is missing, or if it is not a JSON object.
     """
     values = read_json(folder / "config.json")
     return {
@@ -183,10 +197,14 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_shapes(folder: Path, variant: str | None = None) -> Shapes:
-    """Shape and dtype of every tensor in a folder's weight files, read off their headers.
+    """Shape and dtype of every tensor in the safetensors files of a folder, from the files' headers.
+
+    Args:
+        folder: the folder.
+        variant: read only files of this variant, such as ``fp16``; None for all files.
 
     Raises:
-        UserError: a file is broken.
+        UserError: if a file is damaged.
     """
     shapes: Shapes = {}
     for path in sorted(folder.glob("*.safetensors")):
@@ -203,22 +221,28 @@ def read_shapes(folder: Path, variant: str | None = None) -> Shapes:
 
 
 def count_parameters(shapes: Shapes) -> int:
-    """How many numbers some tensors hold."""
+    """Total number of elements of tensors."""
     return sum(prod(shape) for shape, _ in shapes.values())
 
 
 @torch.no_grad()
 def check_finite(module: nn.Module, where: Path | str) -> None:
-    """Look for weights that are NaN or infinite, as a broken training run leaves them.
+    """Check that no weight is NaN or infinite, which may happen when training diverges.
+
+    Quantized tensors and tensors on the meta device are not checked.
+
+    Args:
+        module: the model.
+        where: source of the weights in the error message.
 
     Raises:
-        UserError: there are some.
+        UserError: if a weight is NaN or infinite.
     """
     for name, tensor in module.state_dict().items():
         plain = type(tensor) in (torch.Tensor, nn.Parameter) and tensor.dtype in DTYPES.values()
         if not plain or tensor.is_meta or not tensor.numel():
             continue
-        if not all(edge.isfinite() for edge in tensor.aminmax()):
+        if not all(extreme.isfinite() for extreme in tensor.aminmax()):
             raise UserError(f"the weights in {where} are broken: {name} has values that are NaN or infinite")
 
 

@@ -1,4 +1,4 @@
-"""LoRA (arXiv 2106.09685) on the transformer, by peft: low-rank adapters beside its linear maps."""
+"""LoRA (arXiv 2106.09685) for the transformer, by peft: low-rank adapters of its linear maps."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from openhart.transformer.model import HartTransformer
 
 FILE = "pytorch_lora_weights.safetensors"
 PREFIX = "transformer."
-SETTINGS = (  # peft imports a module that another of its settings names
+SETTINGS = (  # no others are read from a file: one of them names a Python module that peft would import
     "r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "lora_dropout", "bias", "lora_bias",
     "use_rslora", "use_dora",
 )  # fmt: skip
@@ -29,8 +29,8 @@ class Adapter:
     """A LoRA read from a file.
 
     Attributes:
-        tensors: its matrices, by names inside the transformer.
-        settings: peft's settings, such as rank and alpha; empty to infer them from the matrices.
+        tensors: the matrices, by their names within the transformer.
+        settings: settings of peft, such as rank and alpha; if empty, they are inferred from the matrices.
     """
 
     tensors: dict[str, Tensor]
@@ -38,15 +38,15 @@ class Adapter:
 
 
 def require_peft() -> None:
-    """Make sure that peft is installed, and that diffusers weighs adapters of our transformer.
+    """Check that peft is installed, and register our transformer in diffusers for adapter weights.
 
     Raises:
-        UserError: it is not installed.
+        UserError: if peft is not installed.
     """
     require("peft", extra="lora")
     from diffusers.loaders import peft as loader
 
-    # diffusers expands weights per model by this private table (tried with diffusers 0.38 to 0.42)
+    # diffusers expands adapter weights by a private table of models (tested with diffusers 0.38 to 0.42)
     loader._SET_ADAPTER_SCALE_FN_MAPPING.setdefault("HartTransformer", lambda _, weights: weights)
 
 
@@ -55,12 +55,12 @@ def add_lora(transformer: HartTransformer, rank: int, alpha: float, targets: Seq
 
     Args:
         transformer: changed in place.
-        rank: rank of each adapter.
-        alpha: what an adapter adds is scaled by alpha / rank.
-        targets: ends of names of linear maps, such as ``qkv`` or ``blocks.0.mlp.up``.
+        rank: rank r of each adapter.
+        alpha: α; the output of an adapter is scaled by α / r.
+        targets: names of linear maps, or ends of their names, such as ``qkv`` or ``blocks.0.mlp.up``.
 
     Raises:
-        UserError: peft is missing, or a target does not exist or is no linear map.
+        UserError: if peft is missing, or if a target does not exist or is not a linear map.
     """
     require_peft()
     from peft import LoraConfig
@@ -74,7 +74,9 @@ def add_lora(transformer: HartTransformer, rank: int, alpha: float, targets: Seq
         if not found:
             raise UserError(f"lora.targets: the transformer has no module {target}")
         if not all(isinstance(module, nn.Linear) for module in found):
-            raise UserError(f"lora.targets: {target} is no linear map, as qkv, proj, gate, up and down are")
+            raise UserError(
+                f"lora.targets: {target} is no linear map; qkv, proj, gate, up and down are linear maps"
+            )
     transformer.requires_grad_(False)
     scale: Any = alpha  # peft scales by a fraction as well
     config = LoraConfig(r=rank, lora_alpha=scale, target_modules=list(targets))
@@ -85,14 +87,19 @@ def add_lora(transformer: HartTransformer, rank: int, alpha: float, targets: Seq
 
 
 def save_lora(transformer: HartTransformer, folder: Path, adapter_name: str = "default") -> None:
-    """Write one adapter alone, in the form that :func:`read_lora` reads.
+    """Write one adapter, without the transformer's weights, as :func:`read_lora` reads it.
+
+    Args:
+        transformer: a transformer with adapters.
+        folder: folder of the file :data:`FILE`.
+        adapter_name: name of the adapter.
 
     Raises:
-        UserError: the transformer has no adapter of this name.
-        OSError: the folder cannot be written.
+        UserError: if the transformer has no adapter of this name.
+        OSError: if the folder cannot be written.
     """
     if adapter_name not in getattr(transformer, "peft_config", {}):
-        raise UserError(f"there is no adapter {adapter_name}: name one that was loaded or trained")
+        raise UserError(f"there is no adapter {adapter_name}: use the name of a loaded or trained adapter")
     transformer.save_lora_adapter(folder, adapter_name=adapter_name)
     write_checksums(folder)
 
@@ -101,17 +108,17 @@ def read_lora(folder: str | Path, weight_name: str = FILE) -> Adapter:
     """Read an adapter from a folder.
 
     Args:
-        folder: the folder that ``openhart train generator`` or ``save_lora_weights`` made.
-        weight_name: the file in it.
+        folder: a folder written by ``openhart train generator`` or ``save_lora_weights``.
+        weight_name: name of the file in the folder.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: if the file is missing, pickled or damaged, or if a value is NaN or infinite.
     """
     path = Path(folder) / weight_name
     if not path.is_file():
         if path.parent.is_dir():
             refuse_pickles(path.parent)
-        raise UserError(f"no LoRA in {folder}: it has no {weight_name}")
+        raise UserError(f"no LoRA in {folder}: the file {weight_name} is missing")
     with loading(folder):
         check_checksums(path.parent)
         with safe_open(path, "pt") as file:
@@ -123,7 +130,7 @@ def read_lora(folder: str | Path, weight_name: str = FILE) -> Adapter:
 
 
 def adapter_from_tensors(tensors: Mapping[str, Tensor]) -> Adapter:
-    """An adapter from tensors by their names, with or without the prefix ``transformer.``."""
+    """An adapter from its matrices; their names may begin with ``transformer.``."""
     return Adapter(_without_prefix(tensors), {})
 
 
@@ -134,16 +141,17 @@ def attach_lora(
 
     Args:
         transformer: changed in place.
-        adapter: its matrices and settings.
-        adapter_name: a new name; None for a numbered one.
+        adapter: matrices and settings.
+        adapter_name: a new name; None for ``default_0``, ``default_1`` …
         options: further arguments of diffusers' ``load_lora_adapter``.
 
     Raises:
-        UserError: peft is missing, the name is taken, or the adapter was made for another model.
+        UserError: if peft is missing, if an adapter of this name exists, or if the adapter does not fit the
+            transformer.
     """
     require_peft()
     if adapter_name is not None and adapter_name in getattr(transformer, "peft_config", {}):
-        raise UserError(f"there is an adapter {adapter_name} already: choose another adapter_name")
+        raise UserError(f"an adapter {adapter_name} exists already: choose another adapter_name")
     with loading("adapter"):
         transformer.load_lora_adapter(
             adapter.tensors,
@@ -155,16 +163,17 @@ def attach_lora(
 
 
 def load_lora(transformer: HartTransformer, folder: str | Path) -> None:
-    """Read an adapter from a folder and put it on a transformer, which is changed in place.
+    """Read an adapter from a folder and add it to a transformer, which is changed in place.
 
     Raises:
-        UserError: there is none, it is damaged, peft is missing, or it was made for another model.
+        UserError: if the file is missing or damaged, if peft is missing, or if the adapter does not fit the
+            transformer.
     """
     attach_lora(transformer, read_lora(folder))
 
 
 def merge_adapters(transformer: HartTransformer) -> None:
-    """Add the active adapters to the weights, and remove them."""
+    """Add the active adapters to the weights that they adapt, and remove all adapters."""
     if not getattr(transformer, "peft_config", None):
         return
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -180,7 +189,7 @@ def _without_prefix(named: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _known_settings(stored: Any) -> dict[str, Any]:
-    """The settings that peft may be given; JSON has lists where peft has sets."""
+    """The stored settings that are passed on to peft."""
     if not isinstance(stored, dict):
         return {}
     named = _without_prefix(stored)

@@ -1,4 +1,4 @@
-"""Memory asked for before it is taken: what a picture or a training run needs, and what is free."""
+"""Memory estimates for images and training, compared with the free memory before it is allocated."""
 
 import math
 from collections.abc import Callable
@@ -14,11 +14,13 @@ from openhart.transformer.model import HartTransformer
 
 GIB = 2**30
 FLOAT = 4
-DECODER_MAPS = 5  # of the finest resolution, alive at once; measured at 2048 px (docs/speed.md)
-TOKEN_MAPS = 10  # of the transformer's width, alive at once at the last scale
-LOGIT_MAPS = 3  # scores, guided scores and their shares
-SLACK = 1.1  # by which the estimate of a step may be too high
-TRAINING_COPIES = 5  # weights, gradients, two moments and averages
+DECODER_MAPS = (
+    5  # feature maps of the finest resolution in memory at once, measured at 2048 px (docs/speed.md)
+)
+TOKEN_MAPS = 10  # tensors of the transformer's width in memory at once at the last scale
+LOGIT_MAPS = 3  # logits, guided logits and probabilities
+SLACK = 1.1  # the estimate of a training step may be too high by this factor
+TRAINING_COPIES = 5  # weights, gradients, two moments of the optimizer and averaged weights
 MAX_IMAGE_SIDE = 2**16
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
@@ -26,14 +28,17 @@ OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", 
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that may still be taken on a device; None where nobody tells."""
+    """Bytes that can still be allocated on a device; None if it is unknown.
+
+    On a CPU, the limits of the system and of the control group (container) are considered.
+    """
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    found = [value for value in (_free_in_system(), _free_in_group()) if value is not None]
-    return min(found, default=None)
+    limits = [value for value in (_free_in_system(), _free_in_group()) if value is not None]
+    return min(limits, default=None)
 
 
 def _free_in_system() -> int | None:
@@ -44,7 +49,7 @@ def _free_in_system() -> int | None:
 
 
 def _free_in_group() -> int | None:
-    """What a container leaves, its page cache counted as free."""
+    """Free bytes of the control group; its inactive page cache counts as free."""
     limit, used, stat = (CGROUP / name for name in ("memory.max", "memory.current", "memory.stat"))
     if not (limit.is_file() and used.is_file()) or not limit.read_text().strip().isdigit():
         return None
@@ -55,13 +60,13 @@ def _free_in_group() -> int | None:
 
 @dataclass(frozen=True)
 class ImageMemory:
-    """What pictures take beside the weights.
+    """Estimate of the memory that generation needs in addition to the weights.
 
     Attributes:
-        transformer: makes their codes.
-        tokenizer: makes pictures of them.
-        guided: whether the empty condition runs beside the other.
-        tile: side of the largest part that is decoded at once, in places of the feature map; None for all.
+        transformer: the transformer.
+        tokenizer: the image tokenizer, which decodes the images.
+        guided: whether classifier-free guidance doubles the transformer's batch.
+        tile: side of a decoded tile in positions of the feature map; None if the decoder does not use tiles.
     """
 
     transformer: HartTransformer
@@ -70,7 +75,10 @@ class ImageMemory:
     tile: int | None = None
 
     def of(self, images: int, size: tuple[int, int]) -> int:
-        """Bytes, about, of some images of a height and width in pixels."""
+        """Estimated bytes for a batch of ``images`` images of a height and width in pixels.
+
+        The transformer and the decoder run one after the other, so the larger of their needs counts.
+        """
         factor = self.tokenizer.downsample_factor
         scales = self.tokenizer.quantizer.scales_for((size[0] // factor, size[1] // factor))
         return max(
@@ -89,17 +97,24 @@ class ImageMemory:
     def _decoding(self, images: int, scales: Scales) -> int:
         config, factor = self.tokenizer.config, self.tokenizer.downsample_factor
         height, width = (min(side, self.tile or side) * factor for side in scales[-1])
-        places = height * width // config.patch_size**2
+        positions = height * width // config.patch_size**2
         channels = config.base_channels * max(config.channel_multipliers[:2])
-        maps = places * channels * self.tokenizer.dtype.itemsize * DECODER_MAPS
+        maps = positions * channels * self.tokenizer.dtype.itemsize * DECODER_MAPS
         return int(images * (maps + 3 * math.prod(scales[-1]) * factor**2 * FLOAT * 3))
 
 
 def check_images(memory: ImageMemory, images: int, size: tuple[int, int], device: torch.device) -> None:
-    """Refuse pictures that would not fit the memory, and say what would.
+    """Check that images fit into the free memory.
+
+    Args:
+        memory: the estimate.
+        images: number of images generated at a time.
+        size: height and width in pixels.
+        device: the device of the pipeline.
 
     Raises:
-        UserError: they are too many or too large.
+        UserError: if a side is longer than :data:`MAX_IMAGE_SIDE`, or if the images do not fit into the free
+            memory; the message states how many images or which size would fit.
     """
     free = free_memory(device)
     if max(size) > MAX_IMAGE_SIDE:
@@ -109,7 +124,7 @@ def check_images(memory: ImageMemory, images: int, size: tuple[int, int], device
     problem = f"{images} image{'s' * (images > 1)} of {size[0]}×{size[1]} pixels need about {_gib(need)}"
     fitting = largest_fitting(lambda count: memory.of(count, size) <= free, images)
     if fitting:
-        raise UserError(f"{problem} and {_gib(free)} are free: make at most {fitting} at a time")
+        raise UserError(f"{problem} and {_gib(free)} are free: generate at most {fitting} at a time")
     factor = memory.tokenizer.downsample_factor
     steps = max(size) // factor
     side = largest_fitting(lambda step: memory.of(1, _scaled(size, step, steps, factor)) <= free, steps)
@@ -118,7 +133,12 @@ def check_images(memory: ImageMemory, images: int, size: tuple[int, int], device
 
 
 def largest_fitting(fits: Callable[[int], bool], limit: int) -> int:
-    """The largest number up to a limit that fits, if all below it do; 0 if none does."""
+    """The largest number up to ``limit`` that fits, by bisection; 0 if not even 1 fits.
+
+    Args:
+        fits: whether a number fits; if a number fits, all smaller ones must fit too.
+        limit: the largest number to consider.
+    """
     low, high = 0, limit
     while low < high:
         middle = (low + high + 1) // 2
@@ -127,52 +147,52 @@ def largest_fitting(fits: Callable[[int], bool], limit: int) -> int:
 
 
 def check_training(parameters: int, device: torch.device) -> None:
-    """Refuse to train a model whose weights alone would not fit the memory.
+    """Check that weights, gradients and optimizer states fit into the free memory, in float32.
 
     Args:
-        parameters: numbers that are trained on this device.
-        device: where.
+        parameters: number of parameters trained on this device.
+        device: the device.
 
     Raises:
-        UserError: it is too large.
+        UserError: if they do not fit into the free memory.
     """
     need, free = parameters * TRAINING_COPIES * FLOAT, free_memory(device)
     if free is not None and need > free:
         raise UserError(
-            f"the recipe's model has {parameters:,} parameters, which need {_gib(need)} to be trained, and "
+            f"the recipe's model has {parameters:,} parameters: training them needs {_gib(need)} and "
             f"{_gib(free)} are free: lower its width or depth"
         )
 
 
-def check_step(kept: int, device: torch.device) -> None:
-    """Refuse a training step whose activations would not nearly fit the memory.
+def check_step(activations: int, device: torch.device) -> None:
+    """Check that the activations of a training step fit into the free memory, up to :data:`SLACK`.
 
     Args:
-        kept: bytes that a forward pass leaves for the backward one.
-        device: where.
+        activations: bytes that the forward pass stores for the backward pass.
+        device: the device.
 
     Raises:
-        UserError: they are too many.
+        UserError: if the activations do not fit into the free memory.
     """
     free = free_memory(device)
-    if free is not None and kept > SLACK * free:
+    if free is not None and activations > SLACK * free:
         raise UserError(
-            f"a step keeps about {_gib(kept)} of activations and {_gib(free)} are free: lower "
+            f"a step stores about {_gib(activations)} of activations and {_gib(free)} are free: lower "
             "data.batch_size and raise run.accumulation"
         )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out."""
+    """Whether an error was raised because memory ran out."""
     kinds = (MemoryError, torch.OutOfMemoryError)
-    words = str(error).lower()
+    message = str(error).lower()
     return isinstance(error, kinds) or (
-        isinstance(error, RuntimeError) and any(phrase in words for phrase in OUT_OF_MEMORY)
+        isinstance(error, RuntimeError) and any(phrase in message for phrase in OUT_OF_MEMORY)
     )
 
 
 def _scaled(size: tuple[int, int], step: int, steps: int, factor: int) -> tuple[int, int]:
-    """A size in proportion whose longer side has some steps of the down-sampling factor."""
+    """A size of the same aspect ratio whose longer side has ``step`` of ``steps`` positions of features."""
     height, width = (max(1, round(side // factor * step / steps)) * factor for side in size)
     return height, width
 

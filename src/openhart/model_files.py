@@ -1,4 +1,4 @@
-"""Model folders: finding them, reading what they hold, and saying what is wrong with one."""
+"""Model folders: finding them, reading their descriptions, and errors of loading in one sentence."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -21,22 +21,23 @@ DEFAULT_MODEL = Path(__file__).parent / "models" / "default"
 
 
 def find_model(name: str | Path | None = None, hub: Mapping[str, Any] | None = None) -> Path:
-    """The folder of a model.
+    """The local folder of a model.
 
     Args:
-        name: a folder, a hub id ``owner/name`` (it is downloaded), or None for the packaged model.
-        hub: how to download: :data:`openhart.loading.HUB_OPTIONS`.
+        name: a folder, a hub id ``owner/name`` (which is downloaded), or None for the packaged model.
+        hub: arguments of the download, from :data:`openhart.loading.HUB_OPTIONS`.
 
     Raises:
-        UserError: there is no such model, or a revision is asked of a folder.
+        UserError: if the model does not exist or cannot be downloaded, or if a folder is given with a
+            revision.
     """
     if name is not None and not isinstance(name, str | Path):
-        raise UserError(f"a model is named by a folder or a hub id such as owner/name, got {name!r:.60}")
+        raise UserError(f"a model must be a folder or a hub id such as owner/name, got {name!r:.60}")
     if name is None or Path(name).is_dir():
         if (hub or {}).get("revision") is not None:
-            raise UserError("a revision goes with a hub id: a folder has none")
+            raise UserError("revision needs a hub id: a model in a folder has no revisions")
         if name is None and not (DEFAULT_MODEL / "model_index.json").is_file():
-            raise UserError("this installation carries no default model: name a model folder or a hub id")
+            raise UserError("this installation contains no default model: give a model folder or a hub id")
         return DEFAULT_MODEL if name is None else Path(name)
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(name)):
         raise UserError(f"no model at {name}: give a model folder or a hub id such as owner/name")
@@ -47,10 +48,10 @@ def find_model(name: str | Path | None = None, hub: Mapping[str, Any] | None = N
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """The pipeline's ``model_index.json``, once it is known to name nothing that could run.
+    """The content of a pipeline's ``model_index.json``, checked by :func:`openhart.safety.check_index`.
 
     Raises:
-        UserError: there is none, it cannot be read, or it may not be loaded.
+        UserError: if the file is missing or cannot be read, or if it names classes that may not be loaded.
     """
     path = folder / "model_index.json"
     if not path.is_file():
@@ -62,10 +63,13 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def loading(name: str | Path) -> Iterator[None]:
-    """Silence the libraries, and turn what goes wrong inside into one sentence.
+    """Silence other libraries within a block, and convert their errors to :class:`UserError`.
+
+    Args:
+        name: name of the model in the error message.
 
     Raises:
-        UserError: instead of whatever a library raised.
+        UserError: if loading fails; the message states the reason.
     """
     try:
         with quiet_libraries():
@@ -80,10 +84,13 @@ def loading(name: str | Path) -> Iterator[None]:
 
 
 def load_image_tokenizer(name: str | Path | None = None) -> HybridTokenizer:
-    """The image tokenizer of a model, or one that lies in a folder alone.
+    """Load the image tokenizer of a pipeline, or one that was saved by itself, in evaluation mode.
+
+    Args:
+        name: as for :func:`find_model`.
 
     Raises:
-        UserError: there is none, or it cannot be loaded.
+        UserError: if the model has no image tokenizer, or if it cannot be loaded.
     """
     folder = find_model(name)
     if (folder / "image_tokenizer").is_dir():
@@ -96,13 +103,14 @@ def load_image_tokenizer(name: str | Path | None = None) -> HybridTokenizer:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a model, as its files tell.
+    """Description of a part of a model, from its files.
 
     Attributes:
-        name: what the pipeline calls it.
-        kind: its class.
-        parameters: how many numbers it holds.
-        dtype: the dtype they are stored in, as safetensors names it.
+        name: name of the part in the pipeline.
+        kind: name of its class.
+        parameters: number of its parameters.
+        dtype: dtype of the stored parameters in the notation of safetensors, such as ``F32``; several are
+            separated by ``/``.
     """
 
     name: str
@@ -112,10 +120,10 @@ class Part:
 
 
 def read_parts(folder: Path) -> list[Part]:
-    """The parts of a model that have weights in its folder.
+    """Descriptions of the parts of a model that have weights in its folder.
 
     Raises:
-        UserError: files that are missing or broken.
+        UserError: if a file is missing or damaged.
     """
     parts = []
     for name, value in read_index(folder).items():
@@ -127,7 +135,7 @@ def read_parts(folder: Path) -> list[Part]:
 
 
 def read_licence(folder: Path) -> str | None:
-    """The licence that the model card's front matter names, if there is one."""
+    """The licence in the front matter of the model card ``README.md``; None if there is none."""
     card = folder / "README.md"
     if not card.is_file():
         return None

@@ -11,11 +11,11 @@ from torch import Tensor
 
 operators = torch.ops.mkldnn
 
-ROWS = 1024  # for which oneDNN selects a layout; it serves every number of rows
+ROWS = 1024  # oneDNN selects the layout for this number of rows; the result is valid for any number
 
 
 def pack_weight(weight: Tensor) -> Tensor:
-    """A weight (out, in) in the layout of oneDNN's matrix product."""
+    """Convert a weight (out, in) to the layout of oneDNN's matrix product."""
     packed: Tensor = operators._reorder_linear_weight(weight.contiguous(), ROWS)  # noqa: SLF001
     return packed
 
@@ -50,6 +50,16 @@ def linear(x: Tensor, packed: Tensor, bias: Tensor | None, activation: str = "no
 
 
 def linear_times(x: Tensor, factor: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
-    """A linear map times ``factor`` (…, out), in one pass over the output."""
+    """A linear map, multiplied element-wise by ``factor``, in one pass over the output.
+
+    Args:
+        x: (…, in).
+        factor: (…, out).
+        packed: from :func:`pack_weight`.
+        bias: (out,) or None.
+
+    Returns:
+        (…, out).
+    """
     product: Tensor = operators._linear_pointwise.binary(x, factor, packed, bias, "mul")  # noqa: SLF001
     return product

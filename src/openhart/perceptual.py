@@ -1,7 +1,7 @@
 """Fixed ImageNet features, for a perceptual loss and for distances between sets of images.
 
-They come from EfficientNet-Lite0 (arXiv 1905.11946, weights under Apache-2.0), which installs as a
-package and so needs no hub. They are not Inception's: name the network beside any figure made with it.
+The network is EfficientNet-Lite0 (arXiv 1905.11946, weights under Apache-2.0). Its weights are installed as a
+package, so nothing is downloaded. It is not Inception: results computed with it must name the network.
 """
 
 from collections.abc import Collection
@@ -18,10 +18,10 @@ PERCEPTUAL_BLOCKS = (0, 2, 4, 10, 14)
 
 
 class EfficientNetFeatures(nn.Module):
-    """Frozen EfficientNet-Lite0 that hands out what its blocks see.
+    """Frozen EfficientNet-Lite0 that returns intermediate features.
 
     Raises:
-        UserError: the packages that carry the network and its weights are not installed.
+        UserError: if the packages with the network and its weights are not installed.
     """
 
     def __init__(self) -> None:
@@ -36,11 +36,16 @@ class EfficientNetFeatures(nn.Module):
         self.network: Any = _fold_norms(network.eval()).requires_grad_(False)
 
     def train(self, mode: bool = True) -> "EfficientNetFeatures":
-        """Stay in evaluation mode: the batch statistics are part of the fixed network."""
+        """Stay in evaluation mode, because the network is fixed."""
         return super().train(False)
 
     def blocks(self, image: Tensor, wanted: Collection[int]) -> list[Tensor]:
-        """Outputs of the numbered blocks for an image (B, 3, H, W) in [−1, 1], in ascending order."""
+        """Outputs of some blocks, in ascending order of their indices.
+
+        Args:
+            image: (B, 3, H, W) in [−1, 1].
+            wanted: indices of the blocks, 0 to 15.
+        """
         net = self.network
         x = net._swish(net._conv_stem(_to_network_range(image)))
         outputs = []
@@ -51,37 +56,48 @@ class EfficientNetFeatures(nn.Module):
         return outputs
 
     def pooled(self, image: Tensor) -> Tensor:
-        """Features before the classifier, averaged over places: (B, 3, H, W) → (B, 1280)."""
+        """Features before the classifier, averaged over positions, at 224×224: (B, 3, H, W) → (B, 1280)."""
         features: Tensor = self.network.extract_features(_to_network_range(_to_224(image))).mean(dim=(2, 3))
         return features
 
     def middle(self, image: Tensor) -> Tensor:
-        """Output of block 10, averaged over places: (B, 3, H, W) → (B, 112)."""
+        """Output of block 10, averaged over positions, at 224×224: (B, 3, H, W) → (B, 112)."""
         return self.blocks(_to_224(image), {10})[0].mean(dim=(2, 3))
 
 
 class PerceptualDistance(nn.Module):
-    """Distance between images in unit-normalised features of several depths (LPIPS, arXiv 1801.03924,
-    equation 1, with all channel weights one)."""
+    """Distance between images in channel-normalised features of several blocks.
+
+    It has the form of LPIPS (arXiv 1801.03924, equation 1) with all channel weights 1, averaged over the
+    blocks :data:`PERCEPTUAL_BLOCKS`.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.features = EfficientNetFeatures()
 
     def forward(self, image: Tensor, target: Tensor) -> Tensor:
-        """Two batches (B, 3, H, W) in [−1, 1] → their mean distance, a scalar."""
+        """Mean distance of two batches.
+
+        Args:
+            image: (B, 3, H, W) in [−1, 1].
+            target: (B, 3, H, W) in [−1, 1]; it receives no gradient.
+
+        Returns:
+            a scalar.
+        """
         with torch.no_grad():
-            wanted = self.features.blocks(target, PERCEPTUAL_BLOCKS)
-        seen = self.features.blocks(image, PERCEPTUAL_BLOCKS)
+            target_features = self.features.blocks(target, PERCEPTUAL_BLOCKS)
+        features = self.features.blocks(image, PERCEPTUAL_BLOCKS)
         distances = [
             (F.normalize(a.float(), dim=1) - F.normalize(b.float(), dim=1)).square().sum(1).mean()
-            for a, b in zip(seen, wanted, strict=True)
+            for a, b in zip(features, target_features, strict=True)
         ]
         return torch.stack(distances).mean()
 
 
 def _fold_norms(network: Any) -> Any:
-    """Merge each frozen batch norm into the convolution before it: half the time, same output."""
+    """Merge each frozen batch normalization into its convolution; the output is the same in half the time."""
     pairs = [(network, "_conv_stem", "_bn0"), (network, "_conv_head", "_bn1")]
     for block in network._blocks:
         if hasattr(block, "_expand_conv"):

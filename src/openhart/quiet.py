@@ -1,4 +1,4 @@
-"""What other libraries print: notices that mean nothing here, retries and progress bars."""
+"""Silencing other libraries: notices that do not concern users of OpenHART, retries and progress bars."""
 
 import logging
 from collections.abc import Iterator
@@ -8,21 +8,21 @@ NOTICES = {
     "torchao": ("Failed to load", "Skipping import of cpp extensions"),  # kernels for other GPUs
     "torch.utils._pytree": ("register_constant",),
     "diffusers.quantizers.torchao.torchao_quantizer": ("Unable to import `torchao`",),
-    "diffusers.models.modeling_utils": ("kept in float32: []",),  # which names no module
+    "diffusers.models.modeling_utils": ("kept in float32: []",),  # the list of modules is empty
 }
-
+"""Parts of messages that are not printed, by the name of the logger."""
 
 LIBRARIES = ("transformers", "diffusers", "huggingface_hub", "httpx", "urllib3", "filelock")
 
 
 def filter_notices() -> None:
-    """Let no logger print the notices listed here."""
+    """Suppress the messages of :data:`NOTICES`."""
     for name, notices in NOTICES.items():
-        logging.getLogger(name).addFilter(_Without(notices))
+        logging.getLogger(name).addFilter(_PhraseFilter(notices))
 
 
-class _Without(logging.Filter):
-    """Drops the messages that hold one of some phrases."""
+class _PhraseFilter(logging.Filter):
+    """Suppresses messages that contain one of several phrases."""
 
     def __init__(self, phrases: tuple[str, ...]) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class _Without(logging.Filter):
 
 @contextmanager
 def quiet_loggers() -> Iterator[None]:
-    """While something is looked for: retries and failures are told once, by us."""
+    """Suppress messages of the libraries within a block, because OpenHART reports failures itself."""
     levels = {name: logging.getLogger(name).level for name in LIBRARIES}
     for name in LIBRARIES:
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -48,7 +48,7 @@ def quiet_loggers() -> Iterator[None]:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """As :func:`quiet_loggers`, without progress bars."""
+    """As :func:`quiet_loggers`, and without the progress bars of diffusers and transformers."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 

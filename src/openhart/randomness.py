@@ -1,8 +1,9 @@
-"""Every generator and seed: of generation, of training and of data.
+"""All random generators and seeds of generation, training and data.
 
-Each image draws from a generator of its own, so it is the same alone and in any batch. Each sample of a run
-draws from a generator that depends on its place in the run, so a run is the same however it is interrupted
-or split over processes. The formulas of the seeds must not change: runs are resumed by them.
+Each image is drawn from its own generator, so it does not depend on the other images of its batch. Each
+training sample is drawn from a generator that depends on its position in the run, so a run gives the same
+result if it is interrupted and resumed, or divided among other processes. The formulas of the seeds must stay
+unchanged, because existing runs are resumed with them.
 """
 
 import secrets
@@ -21,35 +22,44 @@ LARGEST_PRIME = 2**64 - 59  # below the largest seed of a generator, 2⁶⁴ −
 
 
 class Draws(Protocol):
-    """What generation asks for in place of chance; B is the number of images.
+    """Interface of the random choices of generation; B is the number of images.
 
-    Hand in another object than :class:`SeededDraws` to fix choices: greedy codes, recorded noise, the codes
-    of another run.
+    The default is :class:`SeededDraws`. Other implementations fix the choices, for example greedy codes,
+    recorded noise, or the codes of another run.
+
+    Attributes:
+        batch: B.
     """
 
     batch: int
 
     def codes(self, logits: Tensor, scale_index: int) -> Tensor:
-        """One code per token from scores (B, N, V), −∞ where a code must not be drawn → (B, N).
+        """Choose one code per token.
 
-        ``scale_index`` counts the calls of one generation from 0: scales, or places in raster order.
+        Args:
+            logits: (B, N, V); −∞ for a code that must not be chosen.
+            scale_index: number of previous calls in one generation: the index of the scale, or of the position
+                in raster order.
+
+        Returns:
+            (B, N).
         """
 
     def uniform(self, shape: Sequence[int]) -> Tensor:
-        """Numbers uniform in [0, 1), (B, \\*shape)."""
+        """Uniform random numbers in [0, 1), (B, \\*shape)."""
 
     def normal(self, shape: Sequence[int]) -> Tensor:
-        """Normal noise, (B, \\*shape)."""
+        """Standard normal noise, (B, \\*shape)."""
 
     def orders(self, count: int) -> Tensor:
-        """A random order of ``count`` tokens per image, (B, count)."""
+        """One random permutation of ``count`` tokens per image, (B, count)."""
 
 
 class SeededDraws:
-    """Chance from one generator per image.
+    """Random choices from one generator per image.
 
     Args:
-        generators: one per image; they advance with every draw.
+        generators: one per image; every draw advances them.
     """
 
     def __init__(self, generators: Sequence[torch.Generator]) -> None:
@@ -57,19 +67,19 @@ class SeededDraws:
         self.batch = len(generators)
 
     def codes(self, logits: Tensor, scale_index: int) -> Tensor:
-        """Draw each token's code by its probability, (B, N, V) → (B, N)."""
+        """Sample one code per token from the softmax of the logits, (B, N, V) → (B, N)."""
         return draw_codes(logits, self.generators)
 
     def uniform(self, shape: Sequence[int]) -> Tensor:
-        """Numbers uniform in [0, 1), (B, \\*shape)."""
+        """Uniform random numbers in [0, 1), (B, \\*shape)."""
         return self._stacked(torch.rand, shape)
 
     def normal(self, shape: Sequence[int]) -> Tensor:
-        """Normal noise, (B, \\*shape)."""
+        """Standard normal noise, (B, \\*shape)."""
         return self._stacked(torch.randn, shape)
 
     def orders(self, count: int) -> Tensor:
-        """A random order of ``count`` tokens per image, (B, count)."""
+        """One random permutation of ``count`` tokens per image, (B, count)."""
         return self._stacked(torch.randperm, (count,))
 
     def _stacked(self, make: Callable[..., Tensor], shape: Sequence[int]) -> Tensor:
@@ -77,33 +87,41 @@ class SeededDraws:
 
 
 def draw_codes(logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Draw a code for each token, (B, N, V) → (B, N); each sample by its own generator."""
-    shares = logits.softmax(dim=-1)
-    drawn = [
+    """Sample one code per token from the softmax of the logits.
+
+    Args:
+        logits: (B, N, V).
+        generators: one per image.
+
+    Returns:
+        (B, N), on the device of the logits.
+    """
+    probabilities = logits.softmax(dim=-1)
+    codes = [
         torch.multinomial(row.to(generator.device), 1, generator=generator)[:, 0]
-        for row, generator in zip(shares, generators, strict=True)
+        for row, generator in zip(probabilities, generators, strict=True)
     ]
-    return torch.stack(drawn).to(logits.device)
+    return torch.stack(codes).to(logits.device)
 
 
 def gumbel_noise(uniform: Tensor) -> Tensor:
-    """Numbers uniform in [0, 1) → as many that follow the standard Gumbel distribution, −log(−log u)."""
+    """Uniform numbers u in [0, 1) → standard Gumbel noise −log(−log u) of the same shape."""
     return -(-uniform.clamp_min(1e-20).log()).clamp_min(1e-20).log()
 
 
 def expand_generators(generator: Generators, count: int, device: torch.device) -> list[torch.Generator]:
-    """A generator for each of ``count`` images, started from a 63-bit seed of its own.
+    """One random generator per image, each with its own 63-bit seed.
 
-    They live where codes are drawn. Those that are given may live elsewhere: only seeds come from them.
+    Only the seeds are drawn from the given generators, which may be on another device.
 
     Args:
-        generator: one, which gives a seed to each image in order; one per image; or None for seeds that
-            differ with each call.
-        count: images.
-        device: where the images' generators live.
+        generator: one generator, which draws the seeds of all images in order; one per image; or None for new
+            seeds in every call.
+        count: number of images.
+        device: device of the returned generators.
 
     Raises:
-        UserError: something else, or another number of them.
+        UserError: if the argument has another type, or if the number of generators is not ``count``.
     """
     if generator is None:
         generator = torch.Generator(device)
@@ -116,58 +134,58 @@ def expand_generators(generator: Generators, count: int, device: torch.device) -
         raise UserError(f"generator must be a torch.Generator or a list of them, got {generator!r}")
     if len(generator) != count:
         raise UserError(f"give one generator per image: {count}, got {len(generator)}")
-    return [_child(each, device) for each in generator]
+    return [_seeded_from(each, device) for each in generator]
 
 
-def _child(parent: torch.Generator, device: torch.device) -> torch.Generator:
+def _seeded_from(parent: torch.Generator, device: torch.device) -> torch.Generator:
     seed = torch.randint(2**63 - 1, (), generator=parent, device=parent.device)
     return torch.Generator(device).manual_seed(int(seed))
 
 
 def random_seed() -> int:
-    """A seed of 32 bits that differs with each call."""
+    """A random seed of 32 bits, new in every call."""
     return secrets.randbelow(2**32)
 
 
 def seeded_generators(seeds: Iterable[int]) -> list[torch.Generator]:
-    """A generator on the CPU for each seed."""
+    """One generator on the CPU per seed."""
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def mixed_generator(seed: int, *numbers: int) -> torch.Generator:
-    """A generator that depends on a seed and on numbers, such as an epoch, in their order."""
+    """A generator whose state depends only on a seed and on numbers (such as an epoch) and their order."""
     for number in numbers:
         seed = (seed * FACTOR + number) % 2**63
     return torch.Generator().manual_seed(seed)
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
-    """The generator of the choices that a training step makes for all its samples, equal on every process."""
+    """The generator for random choices that hold for all samples of a training step, equal in all processes."""
     return torch.Generator().manual_seed((seed * FACTOR + step) * 4_099 % LARGEST_PRIME)
 
 
 def sample_generators(seed: int, first: int, count: int) -> list[torch.Generator]:
-    """One generator per training sample, by its place in the run.
+    """One generator per training sample, seeded by the position of the sample in the run.
 
-    A sample draws the same values however batches are split over processes, and wherever a run resumes.
+    So a sample gets the same random values for any number of processes, and after a run is resumed.
 
     Args:
         seed: seed of the run.
-        first: number of samples that the whole run saw before these.
+        first: position of the first sample: the number of samples of the whole run before it.
         count: number of samples.
     """
     start = ((seed + 1) << 40) + first
-    return seeded_generators((start + place) % LARGEST_PRIME for place in range(count))
+    return seeded_generators((start + index) % LARGEST_PRIME for index in range(count))
 
 
-def seed_dropout(seed: int, place: int) -> None:
+def seed_dropout(seed: int, batch_index: int) -> None:
     """Seed the global generator, which dropout uses, so that a resumed run drops the same values.
 
     Args:
         seed: seed of the run.
-        place: number of the batch in the whole run, over all processes.
+        batch_index: index of the batch in the whole run, over all processes.
     """
-    torch.manual_seed(((seed + 2) << 40) + place)
+    torch.manual_seed(((seed + 2) << 40) + batch_index)
 
 
 def stack_random(

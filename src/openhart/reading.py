@@ -1,4 +1,4 @@
-"""Text and JSON files as users hand them in: what cannot be read is one sentence."""
+"""Reading of text and JSON files; errors are one sentence that names the file."""
 
 import json
 from pathlib import Path
@@ -8,10 +8,10 @@ from openhart.errors import UserError, reason
 
 
 def read_text(path: Path) -> str:
-    """A text in UTF-8.
+    """The content of a UTF-8 text file, without a byte order mark.
 
     Raises:
-        UserError: there is no such file, or it holds something else.
+        UserError: if the file is missing, cannot be read, or is not UTF-8.
     """
     try:
         return path.read_text(encoding="utf-8-sig")
@@ -22,20 +22,20 @@ def read_text(path: Path) -> str:
 
 
 def parse_any_json(text: str, where: Path | str) -> Any:
-    """The value in a JSON text.
+    """The value of a JSON text.
 
     Args:
-        text: the JSON.
-        where: what messages name as its place.
+        text: the JSON text.
+        where: source of the text in error messages, such as a file.
 
     Raises:
-        UserError: it is no JSON.
+        UserError: if the text is not valid JSON.
     """
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        raise UserError(f"{where} cannot be read as JSON: {error.msg} at {place}") from error
+        position = f"line {error.lineno}, column {error.colno}"
+        raise UserError(f"{where} cannot be read as JSON: {error.msg} at {position}") from error
     except RecursionError as error:
         raise UserError(f"{where} cannot be read as JSON: {reason(error)}") from error
     except ValueError as error:
@@ -43,10 +43,10 @@ def parse_any_json(text: str, where: Path | str) -> Any:
 
 
 def parse_json(text: str, where: Path | str) -> dict[str, Any]:
-    """As :func:`parse_any_json`, of a text that must hold an object.
+    """As :func:`parse_any_json`, for a text that must be a JSON object.
 
     Raises:
-        UserError: it is no JSON, or no object.
+        UserError: if the text is not valid JSON, or if it is not an object.
     """
     value = parse_any_json(text, where)
     if not isinstance(value, dict):
@@ -58,7 +58,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        UserError: the file is missing, or holds something else.
+        UserError: if the file is missing, cannot be read, or is not a JSON object.
     """
     return parse_json(read_text(path), path)
 
@@ -67,7 +67,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """The objects in a file with one JSON object per line; empty lines are ignored.
 
     Raises:
-        UserError: the file is missing, or a line is no JSON object.
+        UserError: if the file is missing or cannot be read, or if a line is not a JSON object.
     """
     lines = enumerate(read_text(path).splitlines(), start=1)
     return [parse_json(line, f"{path}, line {number}") for number, line in lines if line.strip()]

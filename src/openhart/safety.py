@@ -1,4 +1,4 @@
-"""What a folder from elsewhere may hold and name: data, none of which is imported or unpickled."""
+"""Safety of model folders: they may contain only data, so that loading never runs code from them."""
 
 import json
 import re
@@ -25,26 +25,27 @@ CODE_SETTINGS = ("auto_map", "custom_pipelines", "trust_remote_code")
 
 
 def refuse_code(arguments: Mapping[str, Any]) -> None:
-    """Refuse arguments of ``from_pretrained`` under which code that a model brings would run.
+    """Refuse arguments of ``from_pretrained`` that would run code from a model folder.
 
     Raises:
-        UserError: one is given.
+        UserError: if ``custom_pipeline`` or ``trust_remote_code`` is set.
     """
     for name in ("custom_pipeline", "trust_remote_code"):
         if arguments.get(name):
-            raise UserError(f"{name} cannot be used: code that a model brings is never run")
+            raise UserError(f"{name} cannot be used: code in a model folder is never run")
 
 
 def check_index(folder: Path, index: Mapping[str, Any]) -> None:
-    """Make sure that a pipeline's ``model_index.json`` names only our classes and those of transformers and
-    diffusers, and that its parts hold only data, before any of it is loaded.
+    """Check that a pipeline names only classes of OpenHART, transformers and diffusers, and that the folders
+    of its parts contain only data.
 
     Args:
-        folder: of the pipeline.
-        index: what the file says.
+        folder: folder of the pipeline.
+        index: content of its ``model_index.json``.
 
     Raises:
-        UserError: they do not.
+        UserError: if another class is named, or if a part contains Python files, pickles or settings that
+            would run code.
     """
     path = folder / "model_index.json"
     if (kind := index.get("_class_name")) != "HartPipeline":
@@ -56,18 +57,18 @@ def check_index(folder: Path, index: Mapping[str, Any]) -> None:
             raise UserError(f"{path}: {name} must name a library and a class, got {value!r}")
         if value == [None, None]:
             continue
-        if not _may_be(name, value):
+        if not _is_allowed(name, value):
             raise UserError(
                 f"{path}: {name} may not be {value[1]!r} of {value[0]!r}; only openhart's own classes and "
                 f"those of {' and '.join(LIBRARIES)} are loaded"
             )
         if (folder / name / f"{value[0]}.py").exists():
-            raise UserError(f"{folder / name} brings Python code of its own, which is never run: remove it")
+            raise UserError(f"{folder / name} contains Python code, which is never run: remove it")
         if (folder / name).is_dir():
             check_part_folder(folder / name)
 
 
-def _may_be(name: str, value: list[Any]) -> bool:
+def _is_allowed(name: str, value: list[Any]) -> bool:
     if name in OWN_CLASSES:
         return tuple(value) in OWN_CLASSES[name]
     library, kind = value
@@ -75,43 +76,43 @@ def _may_be(name: str, value: list[Any]) -> bool:
 
 
 def check_part_folder(folder: Path) -> None:
-    """Make sure that a folder with a model or a tokenizer holds data.
+    """Check that the folder of a model or a text tokenizer contains only data.
 
     Raises:
-        UserError: its weights are pickled, or a config of it asks for code.
+        UserError: if its weights are pickled, if it is an adapter, or if a config would run code.
     """
     refuse_pickles(folder)
     for path in folder.iterdir():
         if path.name == "adapter_config.json":
-            raise UserError(f"{folder} is an adapter of another model: merge it into that model first")
+            raise UserError(f"{folder} is an adapter, not a complete model: merge it into its model first")
         if path.name.endswith("config.json"):
             check_settings_safe(parse_any_json(read_text(path), path), str(path))
 
 
 def refuse_pickles(folder: Path) -> None:
-    """Refuse a folder whose weights are pickled; beside safetensors, pickles are passed over.
+    """Refuse a folder whose weights are pickled; pickles beside safetensors files are ignored.
 
     Raises:
-        UserError: they are.
+        UserError: if the folder contains a pickle and no safetensors file.
     """
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     pickled = [name for name in names if name.lower().endswith(PICKLES)]
     if pickled and not any(name.endswith(".safetensors") for name in names):
         raise UserError(
-            f"{folder} holds {pickled[0]}, a pickle, which can run code and is not opened: "
+            f"{folder} contains {pickled[0]}, a pickle, which can run code and is not opened: "
             "convert it to safetensors"
         )
 
 
 def check_settings_safe(settings: Any, where: str) -> None:
-    """Make sure that a config does not ask for code: its own, or a kernel from the hub.
+    """Check that a config requires neither Python code of the model nor a kernel from the hub.
 
     Args:
-        settings: the config, JSON of any depth.
-        where: what the message calls it.
+        settings: the config, a JSON value of any depth.
+        where: source of the config in the error message, such as a file.
 
     Raises:
-        UserError: it does.
+        UserError: if the config names such code.
     """
     if isinstance(settings, list):
         for value in settings:
@@ -119,7 +120,7 @@ def check_settings_safe(settings: Any, where: str) -> None:
     if not isinstance(settings, dict):
         return
     for name, value in settings.items():
-        fetched = isinstance(name, str) and "implementation" in name and "/" in json.dumps(value)
-        if (name in CODE_SETTINGS and value) or fetched:
-            raise UserError(f"{where} asks for code by {name}, which is never run: remove the setting")
+        hub_kernel = isinstance(name, str) and "implementation" in name and "/" in json.dumps(value)
+        if (name in CODE_SETTINGS and value) or hub_kernel:
+            raise UserError(f"{where} requires code by {name}, which is never run: remove the setting")
         check_settings_safe(value, where)

@@ -1,4 +1,4 @@
-"""Scales: the sides of the code maps, coarse to fine (VAR, arXiv 2404.02905, section 3.1)."""
+"""Scales: height and width of the code maps, coarse to fine (VAR, arXiv 2404.02905, section 3.1)."""
 
 import reprlib
 from collections.abc import Sequence
@@ -19,13 +19,14 @@ def parse_scales(values: Sequence[int | Sequence[int]]) -> Scales:
     """Normalise a configured list of scales.
 
     Args:
-        values: one entry a scale, coarse to fine: a side (square map) or ``[height, width]``.
+        values: one entry per scale, coarse to fine: the side of a square map, or ``[height, width]``.
 
     Returns:
-        ``((height, width), ...)``; the last entry is the feature map itself.
+        ``((height, width), ...)``; the last entry is the size of the feature map.
 
     Raises:
-        UserError: the list is empty, an entry is no positive size, or a scale is larger than the last.
+        UserError: if the list is empty or has more than :data:`MAX_SCALES` entries, if an entry is not a size
+            of 1 to :data:`MAX_SIDE`, or if a scale is larger than the last one.
     """
     if isinstance(values, str) or not isinstance(values, Sequence) or not 1 <= len(values) <= MAX_SCALES:
         raise UserError(
@@ -37,7 +38,7 @@ def parse_scales(values: Sequence[int | Sequence[int]]) -> Scales:
     for h, w in scales:
         if h > height or w > width:
             raise UserError(
-                f"scales must end in the largest one: {h}×{w} does not fit in the last, {height}×{width}"
+                f"scales must end with the largest one: {h}×{w} does not fit into the last, {height}×{width}"
             )
     return scales
 
@@ -49,7 +50,9 @@ def _parse_size(value: int | Sequence[int]) -> tuple[int, int]:
         or len(sides) != 2
         or not all(type(side) is int and 0 < side <= MAX_SIDE for side in sides)
     ):
-        raise UserError(f"a scale is a side or [height, width] of 1 to {MAX_SIDE}, got {reprlib.repr(value)}")
+        raise UserError(
+            f"a scale must be a side or [height, width] of 1 to {MAX_SIDE}, got {reprlib.repr(value)}"
+        )
     return (sides[0], sides[1])
 
 
@@ -66,13 +69,14 @@ OptionalScales = Annotated[
 
 
 def fit_scales(scales: Scales, size: tuple[int, int]) -> Scales:
-    """As many scales for a feature map of another size, each side in proportion; the first stays what it is.
+    """The same number of scales for a feature map of another size, each side in proportion.
 
-    This is how a model of one aspect ratio takes others (as Infinity does, arXiv 2412.04431).
+    The first scale stays unchanged. So a model that was trained with one aspect ratio can use others (as in
+    Infinity, arXiv 2412.04431).
 
     Args:
-        scales: ``((height, width), ...)``.
-        size: height and width of the last.
+        scales: ``((height, width), ...)``, coarse to fine.
+        size: height and width of the feature map, which is the last scale.
     """
     height, width = scales[-1]
     between = [(max(1, round(h * size[0] / height)), max(1, round(w * size[1] / width))) for h, w in scales]
@@ -85,5 +89,5 @@ def count_tokens(scales: Scales) -> int:
 
 
 def split_by_scale(tokens: Tensor, scales: Scales) -> list[Tensor]:
-    """Cut ``tokens`` of shape (B, Σ h_k·w_k, ...) into one tensor a scale, (B, h_k·w_k, ...)."""
+    """Split ``tokens`` of shape (B, Σ h_k·w_k, ...) into one tensor per scale, (B, h_k·w_k, ...)."""
     return list(tokens.split([h * w for h, w in scales], dim=1))

@@ -1,6 +1,6 @@
-"""A number as a vector: sinusoids of geometric frequencies through two linear maps.
+"""Embedding of numbers as vectors: sinusoids of geometric frequencies, then two linear maps.
 
-The transformer embeds the index of a scale this way, and the residual head its diffusion step.
+The transformer embeds the index of a scale this way, and the residual head embeds its diffusion step.
 """
 
 import math
@@ -14,7 +14,11 @@ PERIOD = 10_000.0
 
 
 class SinusoidalEmbedding(nn.Module):
-    """Cosines and sines → linear → SiLU → linear, (…) → (…, width)."""
+    """Sinusoidal embedding: cosines and sines → linear → SiLU → linear, (…) → (…, width).
+
+    Args:
+        width: size of the embedding.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -26,7 +30,7 @@ class SinusoidalEmbedding(nn.Module):
 
         Args:
             values: numbers to embed.
-            dtype: in which the linear maps compute; the stored weights may have another one.
+            dtype: dtype of the inputs of the linear maps; stored (quantized) weights may have another one.
         """
         half = SINUSOIDS // 2
         steps = torch.arange(half, dtype=torch.float32, device=values.device)

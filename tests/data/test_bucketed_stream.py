@@ -90,7 +90,7 @@ def test_a_broken_image_is_left_out_and_named(tmp_path, batch_size):
     )
 
 
-def test_nothing_readable_is_told(tmp_path):
+def test_nothing_readable_is_reported(tmp_path):
     pattern = write_shards(tmp_path, count=8, broken=range(8))
     batches = StreamedBatches(Shards(pattern, *SIZES), 2, seed=0, workers=0)
     with pytest.raises(UserError, match="no image can be read"):

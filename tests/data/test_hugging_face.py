@@ -102,11 +102,11 @@ def test_a_broken_image_is_replaced(tmp_path):
         ("?text=alt", "no column alt"),
     ],
 )
-def test_what_is_not_there_is_told(folder, query, word):
+def test_what_is_not_there_is_reported(folder, query, word):
     with warnings.catch_warnings(), pytest.raises(UserError, match=word):
         open_dataset(f"hf:{folder}{query}", SIZE)
 
 
-def test_a_missing_data_set_is_told(tmp_path):
+def test_a_missing_data_set_is_reported(tmp_path):
     with pytest.raises(UserError, match="cannot load data set"):
         open_dataset(f"hf:{tmp_path / 'nowhere'}", SIZE)

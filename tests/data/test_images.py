@@ -78,7 +78,7 @@ def test_transparency_lies_on_white_and_photographs_stand_upright(tmp_path):
         ('{"text": "x"}', "line 2: a record must have a file_name"),
     ],
 )
-def test_a_bad_line_is_told_with_its_number(tmp_path, line, word):
+def test_a_bad_line_is_reported_with_its_number(tmp_path, line, word):
     save(tmp_path / "a.png")
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png"}\n' + line + "\n")
     with pytest.raises(UserError, match=word):
@@ -95,7 +95,7 @@ def test_missing_and_broken_images_are_named(tmp_path):
         dataset[1]
 
 
-def test_folders_without_images_are_told(tmp_path):
+def test_folders_without_images_are_reported(tmp_path):
     with pytest.raises(UserError, match="no images"):
         open_dataset(str(tmp_path), SIZE)
     with pytest.raises(UserError, match="no image folder"):

@@ -148,7 +148,7 @@ def test_a_broken_last_image_is_named_too(tmp_path):
         assert len(list(open_dataset(str(tmp_path / "0.tar"), SIZE))) == 2
 
 
-def test_shards_without_a_readable_image_are_told(tmp_path):
+def test_shards_without_a_readable_image_are_reported(tmp_path):
     (tmp_path / "0.tar").write_bytes(shard_bytes(samples_of(0, 3, broken=[0, 1, 2])))
     batches = StreamedBatches(Shards(str(tmp_path / "0.tar"), SIZE), 2, seed=0, workers=0)
     with pytest.raises(UserError, match="no image can be read"):
@@ -164,7 +164,7 @@ def test_shards_without_a_readable_image_are_told(tmp_path):
         ([], "no samples"),
     ],
 )
-def test_bad_samples_are_told(tmp_path, files, word, workers):
+def test_bad_samples_are_reported(tmp_path, files, word, workers):
     (tmp_path / "0.tar").write_bytes(shard_bytes(files))
     batches = StreamedBatches(Shards(str(tmp_path / "0.tar"), SIZE), 1, seed=0, workers=workers)
     with warnings.catch_warnings(), pytest.raises(UserError, match=word) as told:
@@ -179,7 +179,7 @@ def test_bad_samples_are_told(tmp_path, files, word, workers):
         ("nowhere://x/0.tar", "cannot .*nowhere://"),
     ],
 )
-def test_missing_shards_are_told_at_once(tmp_path, pattern, word):
+def test_missing_shards_are_reported_at_once(tmp_path, pattern, word):
     with pytest.raises(UserError, match=word):
         open_dataset(pattern.format(tmp_path), SIZE)
 

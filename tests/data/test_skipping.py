@@ -51,7 +51,7 @@ def test_what_takes_a_place_does_not_depend_on_where_a_run_resumes(folder):
         assert dataset[5][1]["file_name"].endswith("1.png")
 
 
-def test_a_folder_of_broken_images_is_told(folder):
+def test_a_folder_of_broken_images_is_reported(folder):
     for path in (folder / "things").iterdir():
         path.write_bytes(b"")
     with pytest.raises(UserError, match=r"no image can be read; the first error: .*0\.png"):

@@ -107,12 +107,12 @@ def test_a_build_that_fails_leaves_nothing(tmp_path, packages):
     ("options", "word"),
     [({"styles": ("crayon",)}, "styles must be among"), ({"size": 3}, "at least 16")],
 )
-def test_impossible_wishes_are_told(tmp_path, packages, options, word):
+def test_impossible_wishes_are_reported(tmp_path, packages, options, word):
     with pytest.raises(UserError, match=word):
         build(tmp_path, packages, **options)
 
 
-def test_a_full_destination_and_a_broken_package_are_told(tmp_path, packages):
+def test_a_full_destination_and_a_broken_package_are_reported(tmp_path, packages):
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus" / "mine.txt").touch()
     with pytest.raises(UserError, match="not empty"):

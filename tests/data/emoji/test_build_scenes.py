@@ -85,7 +85,7 @@ def test_a_build_that_fails_leaves_nothing(tmp_path, packages):
     assert [path.name for path in tmp_path.iterdir()] == ["packages"]
 
 
-def test_things_that_few_styles_have_are_told(tmp_path, packages):
+def test_things_that_few_styles_have_are_reported(tmp_path, packages):
     write_style(packages, "noto", {"wrench": {"body": '<rect width="9" height="5" fill="#777"/>'}})
     with pytest.raises(UserError, match="can be recoloured"):
         build_scenes(tmp_path / "scenes", count=40, packages=packages, styles=["noto"], quiet=True)
@@ -99,7 +99,7 @@ def test_things_that_few_styles_have_are_told(tmp_path, packages):
         (("--size", "3"), 2, "--size: must be a whole number of 16"),
     ],
 )
-def test_wishes_that_cannot_be_are_told(tmp_path, packages, capsys, options, status, words):
+def test_wishes_that_cannot_be_are_reported(tmp_path, packages, capsys, options, status, words):
     try:
         code = main(arguments(packages, tmp_path / "scenes", *options))
     except SystemExit as stop:  # as argparse ends

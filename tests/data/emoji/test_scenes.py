@@ -195,7 +195,7 @@ def test_unseen_scenes_each_have_a_combination_that_is_held_out(sprites):
     assert all(len(scene.content.unseen) == 1 for scene in found)
 
 
-def test_a_scene_that_cannot_be_is_told(sprites):
+def test_a_scene_that_cannot_be_is_reported(sprites):
     with pytest.raises(UserError, match="no things for a scene of kind colors with an unseen style"):
         draw_content("colors", sprites, ["fluent-3d"], ["white"], np.random.default_rng(0), "style")
 

@@ -160,7 +160,7 @@ def mixed_generator(seed: int, *numbers: int) -> torch.Generator:
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
-    """The generator for random choices that hold for all samples of a training step, equal in all processes."""
+    """Generator for random choices that hold for all samples of a training step, equal in all processes."""
     return torch.Generator().manual_seed((seed * FACTOR + step) * 4_099 % LARGEST_PRIME)
 
 

@@ -1,7 +1,7 @@
-"""The programs that are timed, behind one call: ours, and the reference programs with plain torch kernels.
+"""The measured programs with one interface: OpenHART, and the reference programs with plain torch kernels.
 
-A run is greedy and takes its noise from a seed, so that two programs can make the same picture; codes can be
-given, so that a run in bfloat16 is compared on the same codes.
+Codes are the most probable ones, and noise is drawn from a seed, so that two programs can generate the same
+image. Codes can also be given, so that a run in bfloat16 is compared with the same codes.
 """
 
 import contextlib

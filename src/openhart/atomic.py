@@ -82,7 +82,7 @@ def folder_filled_whole(folder: Path) -> Iterator[Path]:
     """
     folder = folder.absolute()
     if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, "there is a file where a folder is to be made", str(folder))
+        raise NotADirectoryError(errno.ENOTDIR, "a file has the name of the new folder", str(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name[:40]}-", dir=folder.parent) as beside:
         new, old = Path(beside, "new"), Path(beside, "old")

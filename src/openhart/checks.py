@@ -95,7 +95,7 @@ def sentence(error: ValidationError, owner: str = "") -> str:
     """
     first = error.errors(include_url=False)[0]
     name = ".".join(_shown(str(part)) for part in first["loc"])
-    kind, found = first["type"], reprlib.repr(first["input"])
+    kind, value = first["type"], reprlib.repr(first["input"])
     if kind == "missing":
         problem = f"{name} is missing"
     elif kind == "extra_forbidden":
@@ -103,9 +103,9 @@ def sentence(error: ValidationError, owner: str = "") -> str:
     elif kind == "value_error":
         problem = _join(name, first["msg"].removeprefix("Value error, "))
     elif kind in PHRASES:
-        problem = f"{name} {PHRASES[kind].format(**first.get('ctx', {}))}, got {found}"
+        problem = f"{name} {PHRASES[kind].format(**first.get('ctx', {}))}, got {value}"
     else:
-        problem = f"{name} {first['msg'].replace('Input should', 'must', 1)}, got {found}"
+        problem = f"{name} {first['msg'].replace('Input should', 'must', 1)}, got {value}"
     return f"{owner}: {problem}" if owner else problem
 
 

@@ -66,14 +66,14 @@ def add_lora(transformer: HartTransformer, rank: int, alpha: float, targets: Seq
     from peft import LoraConfig
 
     for target in targets:
-        found = [
+        matches = [
             module
             for name, module in transformer.named_modules()
             if name == target or name.endswith(f".{target}")
         ]
-        if not found:
+        if not matches:
             raise UserError(f"lora.targets: the transformer has no module {target}")
-        if not all(isinstance(module, nn.Linear) for module in found):
+        if not all(isinstance(module, nn.Linear) for module in matches):
             raise UserError(
                 f"lora.targets: {target} is no linear map; qkv, proj, gate, up and down are linear maps"
             )

@@ -140,5 +140,5 @@ def read_licence(folder: Path) -> str | None:
     if not card.is_file():
         return None
     front = re.match(r"---\n(.*?)\n---", card.read_text(errors="replace"), re.DOTALL)
-    found = front and re.search(r"^license:\s*(.+)$", front[1], re.MULTILINE)
-    return found[1].strip() if found else None
+    entry = front and re.search(r"^license:\s*(.+)$", front[1], re.MULTILINE)
+    return entry[1].strip() if entry else None

@@ -28,9 +28,9 @@ def _modulated_norm(
     values *= 1.0 / tl.sqrt(tl.sum(values * values) / width + eps)
     if weighted:
         values *= tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
-    place = row // tokens * modulation_stride + columns
-    factor = 1.0 + tl.load(scale + place, mask=inside, other=0.0).to(tl.float32)
-    values = values * factor + tl.load(shift + place, mask=inside, other=0.0).to(tl.float32)
+    offset = row // tokens * modulation_stride + columns
+    factor = 1.0 + tl.load(scale + offset, mask=inside, other=0.0).to(tl.float32)
+    values = values * factor + tl.load(shift + offset, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + row * width + columns, values.to(out.dtype.element_ty), mask=inside)
 
 
@@ -133,11 +133,11 @@ def split_heads(
 
 @triton.jit
 def _silu_times(gate, up, out, count, block: tl.constexpr):
-    place = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
-    inside = place < count
-    x = tl.load(gate + place, mask=inside, other=0.0).to(tl.float32)
-    y = tl.load(up + place, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + place, (x * tl.sigmoid(x) * y).to(out.dtype.element_ty), mask=inside)
+    offset = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
+    inside = offset < count
+    x = tl.load(gate + offset, mask=inside, other=0.0).to(tl.float32)
+    y = tl.load(up + offset, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + offset, (x * tl.sigmoid(x) * y).to(out.dtype.element_ty), mask=inside)
 
 
 def silu_times(gate: Tensor, up: Tensor) -> Tensor:

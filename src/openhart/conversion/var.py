@@ -40,7 +40,7 @@ def convert_var(vae_path: Path, var_path: Path, dst: Path, scales: Sequence[int]
         vae_path: file of the tokenizer, such as ``vae_ch160v4096z32.pth``.
         var_path: file of the transformer, such as ``var_d16.pth``.
         dst: pipeline folder, new or empty.
-        scales: sides of the code maps; None to choose among :data:`PUBLISHED_SCALES` by their number.
+        scales: sides of the code maps; None to find them among the published ones by the number of tokens.
 
     Raises:
         UserError: if a file is missing, damaged or not from a released VAR model, if the scales do not fit

@@ -62,15 +62,15 @@ class HuggingFaceImages(Dataset[Any]):
         row = self.rows[index]
         image, name = row[self.image] or {}, self._name(index)
         if image.get("bytes"):
-            picture = decode_image(image["bytes"], name)
+            decoded = decode_image(image["bytes"], name)
         elif image.get("path"):
-            picture = read_image(Path(image["path"]))
+            decoded = read_image(Path(image["path"]))
         else:
             raise BrokenImageError(f"{name} has no image")
         record = _record(name, {field: row[column] for field, column in self.columns.items()})
         if size := self.bucket(index):
             record[BUCKET] = size
-        return to_tensor(picture, size or self.sizes[0]), record
+        return to_tensor(decoded, size or self.sizes[0]), record
 
     def _name(self, index: int) -> str:
         return f"row {index} of {self.address}"

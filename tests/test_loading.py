@@ -26,7 +26,7 @@ REFUSED = [
     ({"revison": "main"}, "takes no revison"),
     ({"custom_pipeline": "x"}, "custom_pipeline cannot be used"),
     ({"trust_remote_code": True}, "trust_remote_code cannot be used"),
-    ({"revision": "main"}, "goes with a hub id"),
+    ({"revision": "main"}, "revision needs a hub id"),
     ({"dtype": "int8"}, "dtype must be"),
     ({"dtype": 3}, "dtype must be"),
     ({"variant": "fp16"}, "fp16"),
@@ -146,7 +146,7 @@ def test_quantized_weights_are_not_half_saved(text_model, tmp_path):
 def test_sizes_that_do_not_fit_the_memory(text_pipeline):
     with pytest.raises(UserError, match=r"need about .* GiB and .* are free: at most \d+×\d+ would fit"):
         text_pipeline("a", height=60_000, width=60_000)
-    with pytest.raises(UserError, match=r"make at most \d+ at a time"):
+    with pytest.raises(UserError, match=r"generate at most \d+ at a time"):
         text_pipeline("a", num_images_per_prompt=10**9)
     for height in ("32", 32.0, True, 0):
         with pytest.raises(UserError, match="whole numbers of pixels"):

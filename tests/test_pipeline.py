@@ -465,7 +465,7 @@ def change_config(folder, part, **values):
         ("transformer", {"depth": 1}, "not in the model|cannot load"),
         ("transformer", {"norm": 3}, "norm|cannot load"),
         ("transformer", {"colour": 3}, "unknown setting colour"),
-        ("image_tokenizer", {"scales": [1, 9, 4]}, "does not fit in the last"),
+        ("image_tokenizer", {"scales": [1, 9, 4]}, "does not fit into the last"),
         ("image_tokenizer", {"scales": "big"}, "must be a list"),
     ],
 )

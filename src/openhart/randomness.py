@@ -38,7 +38,7 @@ class Draws(Protocol):
 
         Args:
             logits: (B, N, V); −∞ for a code that must not be chosen.
-            scale_index: number of previous calls in one generation: the index of the scale, or of the position
+            scale_index: number of previous calls in this generation: index of the scale, or of the position
                 in raster order.
 
         Returns:

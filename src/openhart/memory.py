@@ -23,6 +23,7 @@ SLACK = 1.1  # the estimate of a training step may be too high by this factor
 TRAINING_COPIES = 5  # weights, gradients, two moments of the optimizer and averaged weights
 MAX_IMAGE_SIDE = 2**16
 MEMINFO = Path("/proc/meminfo")
+STATUS = Path("/proc/self/status")
 CGROUP = Path("/sys/fs/cgroup")
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "alloc failed")
 
@@ -39,6 +40,16 @@ def free_memory(device: torch.device) -> int | None:
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     limits = [value for value in (_free_in_system(), _free_in_group()) if value is not None]
     return min(limits, default=None)
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Most bytes that this process has held on a device so far; None where the system does not count them."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if not STATUS.is_file():
+        return None
+    lines = (line.split() for line in STATUS.read_text().splitlines())
+    return next((int(words[1]) * 1024 for words in lines if words[0] == "VmHWM:"), None)
 
 
 def _free_in_system() -> int | None:

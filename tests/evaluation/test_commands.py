@@ -4,23 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from openhart.cli import main
+from tests.evaluation.command_line import fails, run
 from tests.evaluation.shapes import write_scenes
-
-
-def run(capsys, *arguments):
-    try:
-        code = main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        code = stop.code
-    return code, *capsys.readouterr()
-
-
-def fails(capsys, code, message, *arguments):
-    got, _, stderr = run(capsys, *arguments)
-    assert got == code, stderr
-    assert message in stderr.strip().splitlines()[-1]
-    assert "Traceback" not in stderr
+from tests.evaluation.tiny_networks import save_clip, save_mask2former
 
 
 @pytest.fixture
@@ -124,6 +110,36 @@ def test_every_kind_of_measure_on_a_model(capsys, text_model, tmp_path):
         assert json.loads(stdout) == stored
         assert name in {figure["name"] for figure in stored["figures"]}
         assert stored["made_by"]["model"] == str(text_model)
+
+
+def test_geneval_from_a_folder_to_the_published_summary(capsys, tmp_path):
+    folder = tmp_path / "images"
+    prompts = [
+        {"tag": "colors", "include": [{"class": "cat", "count": 1, "color": "red"}], "prompt": "a red cat"},
+        {"tag": "counting", "include": [{"class": "dog", "count": 2}], "prompt": "two dogs"},
+    ]
+    for index, prompt in enumerate(prompts):
+        samples = folder / f"{index:05}" / "samples"
+        samples.mkdir(parents=True)
+        (samples.parent / "metadata.jsonl").write_text(json.dumps(prompt))
+        for number in range(2):
+            Image.new("RGB", (40, 30), (90 * number, 50, 200)).save(samples / f"{number:05}.png")
+    detector, clip = save_mask2former(tmp_path / "detector"), save_clip(tmp_path / "clip")
+    command = ("evaluate", "geneval", folder, "--detector", detector, "--clip", clip)
+    rows, report = tmp_path / "rows.jsonl", tmp_path / "r.json"
+    code, stdout, stderr = run(capsys, *command, "--rows", rows, "-o", report)
+    assert code == 0, stderr
+    assert "Total images: 4" in stdout
+    assert "Overall score (avg. over tasks):" in stdout
+    stored = json.loads(report.read_text())
+    assert [figure["label"] for figure in stored["figures"]] == ["colors@2", "counting@2", "overall@4"]
+    assert {figure["extractor"] for figure in stored["figures"]} == {str(detector)}
+    assert str(clip) in stored["figures"][0]["rules"]["colours"]
+    assert stored["details"]["complete"] is False
+    kept = [json.loads(line) for line in rows.read_text().splitlines()]
+    assert [row["correct"] for row in kept] == [row["reason"] == "" for row in kept]
+    (folder / "00001" / "samples" / "00001.png").write_bytes(b"broken")
+    fails(capsys, 1, "00001.png as an image", *command)
 
 
 @pytest.mark.slow

@@ -1,21 +1,16 @@
 import csv
+import json
 
 import pytest
 from PIL import Image
 
 from openhart.errors import UserError
-from openhart.evaluation.benchmarks.dpg import (
-    ask_all,
-    crops,
-    dpg_result,
-    questions_as_published,
-    questions_corrected,
-    read_table,
-    score_all,
-    score_as_published,
-    score_corrected,
-)
+from openhart.evaluation.benchmarks.dpg import crops, dpg_result, evaluate_dpg, find_grids, score_all
+from openhart.evaluation.dpg.questions import questions_as_published, questions_corrected, read_table
+from openhart.evaluation.dpg.rules import score_as_published, score_corrected
+from tests.evaluation.command_line import fails, run
 from tests.evaluation.recorded import told
+from tests.evaluation.tiny_networks import save_vilt
 
 TOLD = told("dpg_cases")
 CASES = [pytest.param(case, id=f"{case['id']} {case['about']}") for case in TOLD["cases"]]
@@ -92,32 +87,72 @@ def test_circles_of_parents_end():
     assert scores.score == 100
 
 
-def test_a_folder_of_grids_is_asked_and_scored(tmp_path):
-    table = tmp_path / "dpg_bench.csv"
-    with table.open("w", newline="") as file:
+@pytest.fixture
+def table(tmp_path):
+    """Questions about the items a and b; the first row belongs to no image."""
+    path = tmp_path / "dpg_bench.csv"
+    with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, TOLD["columns"])
         writer.writeheader()
-        writer.writerows([FIRST, question("a", 1, "0"), question("b", 1, "0")])
-    rows = read_table(table)
+        writer.writerows([FIRST, question("a", 1, "0"), question("a", 2, "1"), question("b", 1, "0")])
+    return path
+
+
+@pytest.fixture
+def grids(tmp_path):
+    """A grid with one white image, a broken file, and a file of no item."""
+    folder = tmp_path / "grids"
+    folder.mkdir()
     grid = Image.new("RGB", (8, 8))
     grid.paste("white", (4, 0, 8, 4))
-    grid.save(tmp_path / "a.png")
-    grid.save(tmp_path / "c.png")
-    (tmp_path / "b.png").write_bytes(b"")
+    grid.save(folder / "a.png")
+    grid.save(folder / "c.png")
+    (folder / "b.png").write_bytes(b"")
+    return folder
 
-    def ask(picture, text):
-        assert text == "a 1?"
-        return "yes" if picture.getpixel((0, 0)) == (255, 255, 255) else "no"
 
-    answers = ask_all(sorted(tmp_path.glob("*.png")), questions_corrected(rows), ask, resolution=4)
-    published = score_all(answers, questions_as_published(rows), score_as_published)
-    corrected = score_all(answers, questions_corrected(rows), score_corrected)
-    assert published.items[0].pictures == (0, 1, 0, 0)
-    assert published.failed == ("b.png", "c.png")
-    result = dpg_result(published, corrected, "a model", 4, 4)
-    assert result.figure("DPG as published").value == result.figure("DPG corrected").value == 25
-    assert result.figure("DPG corrected").label == "DPG corrected@1"
+class White:
+    """Answers that the first thing is there in white images, the second one always."""
+
+    name = "a model"
+
+    def __call__(self, picture, texts):
+        assert list(texts) == ["a 1?", "a 2?"]
+        return ["yes" if picture.getpixel((0, 0)) == (255, 255, 255) else "no", "yes"]
+
+
+def test_a_folder_of_grids_is_asked_and_scored(grids, table):
+    result, lines = evaluate_dpg(find_grids(grids), read_table(table), White(), resolution=4, quiet=True)
+    for name in ("DPG as published", "DPG corrected"):
+        figure = result.figure(name)
+        assert (figure.value, figure.label, figure.extractor) == (25, f"{name}@1", "a model")
     assert result.details["corrected"]["failed"] == ["b.png", "c.png"]
+    assert result.details["as published"]["level_1"] == {"entity": 50}  # last image, before the parent rule
+    assert result.details["corrected"]["level_1"] == {"entity": 25}
+    assert not result.details["complete"]
+    assert lines[1] == {"file": "a.png", "picture": 1, "answers": {1: "yes", 2: "yes"}}
+
+
+def test_the_command_scores_with_a_model_of_transformers(capsys, grids, table, tmp_path):
+    vqa = save_vilt(tmp_path / "vqa", answers=("yes",))
+    command = ("evaluate", "dpg", grids, "--table", table, "--vqa", vqa)
+    rows, report = tmp_path / "rows.jsonl", tmp_path / "r.json"
+    code, stdout, stderr = run(capsys, *command, "--rows", rows, "-o", report, "--quiet")
+    assert (code, stdout) == (0, ""), stderr
+    stored = json.loads(report.read_text())
+    assert [(figure["label"], figure["value"]) for figure in stored["figures"]] == [
+        ("DPG as published@1", 100), ("DPG corrected@1", 100),
+    ]  # fmt: skip
+    assert stored["figures"][0]["rules"] == {"resolution": 4, "pictures": 4}
+    assert stored["figures"][0]["extractor"].startswith(str(vqa))
+    assert [json.loads(line)["picture"] for line in rows.read_text().splitlines()] == [0, 1, 2, 3]
+    fails(capsys, 1, "must have the size 6×6, got 8×8", *command, "--resolution", "3")
+    none = tmp_path / "none"
+    fails(capsys, 1, "there is no folder", "evaluate", "dpg", none, "--table", table, "--vqa", vqa)
+    fails(capsys, 1, "give the published dpg_bench.csv", *command[:4], none, "--vqa", vqa)
+    fails(capsys, 1, "cannot load a model of visual question answering", *command[:6], none)
+    (grids / "a.jpg").write_bytes(b"")
+    fails(capsys, 1, "belong to one item", *command)
 
 
 def test_what_does_not_fit_is_refused(tmp_path):

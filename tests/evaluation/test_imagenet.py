@@ -7,7 +7,7 @@ from PIL import Image
 
 from openhart.errors import UserError
 from openhart.evaluation.benchmarks.imagenet import evaluate_adm, evaluate_mar
-from openhart.evaluation.networks.extractors import InceptionExtractor
+from openhart.evaluation.networks.inception import InceptionExtractor
 from openhart.evaluation.npz_files import read_batch_file, write_sample_batch
 from openhart.evaluation.result import Figure, Result, check_comparable, read_result, write_result
 from tests.evaluation.recorded import arrays, told
@@ -23,7 +23,7 @@ STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")
 class RecordedNetwork:
     """The made-up network that the recording was taken with."""
 
-    name = "Inception 2015, made up"
+    name = "Inception 2015-12-05, made up"
     softmax_weight = ARRAYS["softmax_weight"]
 
     def __call__(self, images):

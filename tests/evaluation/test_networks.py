@@ -1,18 +1,17 @@
 """The loaders of published networks, on tiny random networks of those very classes."""
 
-import json
-
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from openhart.errors import UserError
 from openhart.evaluation.geneval.clip_colours import ClipColours
 from openhart.evaluation.geneval.rules import COLOURS
+from openhart.evaluation.networks.answers import TransformersAnswers
 from openhart.evaluation.networks.clip import TransformersClip
 from openhart.evaluation.networks.mask2former import COCO_CLASSES, TransformersMask2Former
 from tests.evaluation.recorded import told
+from tests.evaluation.tiny_networks import save_blip, save_clip, save_mask2former, save_vilt
 
 
 def test_the_classes_are_geneval_s():
@@ -27,26 +26,7 @@ def test_the_classes_are_geneval_s():
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
-
-    folder = tmp_path_factory.mktemp("clip")
-    letters = [chr(code) for code in range(33, 127)]
-    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=77)
-    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = CLIPConfig(
-        text_config={**size, "vocab_size": len(words), "eos_token_id": len(words) - 1},
-        vision_config={**size, "image_size": 32, "patch_size": 16},
-        projection_dim=8,
-    )
-    torch.manual_seed(0)
-    CLIPModel(config).save_pretrained(folder)
-    crop = {"height": 32, "width": 32}
-    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=crop).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_clip(tmp_path_factory.mktemp("clip"))
 
 
 def test_clip_names_a_colour_for_every_object(clip):
@@ -62,34 +42,7 @@ def test_clip_names_a_colour_for_every_object(clip):
 
 
 def test_mask2former_finds_boxes_around_its_masks(tmp_path):
-    from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
-    from transformers import Mask2FormerImageProcessorPil as Processor
-
-    backbone = SwinConfig(
-        image_size=64,
-        embed_dim=8,
-        depths=[1, 1, 1, 1],
-        num_heads=[1, 1, 1, 1],
-        window_size=4,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-    )
-    config = Mask2FormerConfig(
-        backbone_config=backbone,
-        num_labels=80,
-        feature_size=32,
-        mask_feature_size=32,
-        hidden_dim=32,
-        encoder_feedforward_dim=16,
-        encoder_layers=1,
-        decoder_layers=2,
-        num_attention_heads=2,
-        dim_feedforward=16,
-        num_queries=6,
-    )
-    torch.manual_seed(0)
-    Mask2FormerForUniversalSegmentation(config).save_pretrained(tmp_path)
-    Processor(size={"height": 64, "width": 64}).save_pretrained(tmp_path)
-    detector = TransformersMask2Former(str(tmp_path))
+    detector = TransformersMask2Former(str(save_mask2former(tmp_path)))
     image = Image.radial_gradient("L").convert("RGB").resize((50, 40))
     found = detector(image)
     assert set(found) <= set(COCO_CLASSES)
@@ -103,7 +56,24 @@ def test_mask2former_finds_boxes_around_its_masks(tmp_path):
             assert 0 < box[4] < 1
 
 
+@pytest.mark.parametrize("save", [save_blip, save_vilt])
+def test_questions_are_answered_one_by_one_or_together(save, tmp_path):
+    model = TransformersAnswers(str(save(tmp_path)), question_tokens=12)
+    assert model.name == f"{tmp_path}, questions of at most 12 tokens"
+    questions = ["Is it red?", "is there a cat that is much longer than any question may be, yes or no?"]
+    for shade in ("red", "white"):
+        image = Image.new("RGB", (48, 32), shade)
+        together = model(image, questions)
+        assert together == [model(image, [question])[0] for question in questions]
+        assert model(image, ["IS IT RED?"]) == together[:1]
+        assert all(isinstance(answer, str) for answer in together)
+        if save is save_vilt:
+            assert set(together) <= {"yes", "no"}
+
+
 def test_missing_weights_are_named_in_one_sentence(tmp_path):
+    with pytest.raises(UserError, match="cannot load a model of visual question answering from"):
+        TransformersAnswers(str(tmp_path))
     with pytest.raises(UserError, match="cannot load a CLIP model from"):
         TransformersClip(str(tmp_path))
     with pytest.raises(UserError, match="cannot load a Mask2Former from"):

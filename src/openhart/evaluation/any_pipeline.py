@@ -1,7 +1,9 @@
 """Loading any diffusers pipeline for a measurement: OpenHART's own, SDXL, PixArt-Σ, SD3, Sana and others."""
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -9,6 +11,9 @@ from openhart.errors import UserError, reason
 from openhart.pipelines.hart import HartPipeline
 
 OWN = "HartPipeline"
+GIVEN_BY_THE_BENCHMARK = (
+    "self", "prompt", "class_labels", "generator", "output_type", "return_dict", "num_images_per_prompt",
+)  # fmt: skip
 
 
 def load_any_pipeline(
@@ -47,3 +52,29 @@ def _class_of(model: str) -> str:
     except (OSError, ValueError, KeyError):
         return OWN
     return str(name[-1] if isinstance(name, list) else name)
+
+
+def check_call(pipeline: Any, call: dict[str, Any]) -> None:
+    """Refuse arguments that a pipeline's call does not have, or that a benchmark determines.
+
+    Raises:
+        UserError: one of them is such an argument.
+    """
+    known = _arguments(type(pipeline).__call__)
+    for name in call:
+        if name in GIVEN_BY_THE_BENCHMARK:
+            raise UserError(f"the benchmark determines {name}: remove it from --set")
+        if name not in known:
+            raise UserError(f"{type(pipeline).__name__} has no argument {name}: see its documentation")
+
+
+def _arguments(function: Callable[..., Any]) -> set[str]:
+    """Names of a function's arguments, those of ``**options: Unpack[TypedDict]`` included."""
+    names = set()
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            for options in get_args(parameter.annotation):
+                names |= options.__annotations__.keys()
+        else:
+            names.add(parameter.name)
+    return names

@@ -45,8 +45,17 @@ def read_batches(
     Raises:
         UserError: an image cannot be read and ``broken`` is None.
     """
+    for _, batch in read_placed_batches(paths, crop, broken):
+        yield batch
+
+
+def read_placed_batches(
+    paths: Sequence[Path], crop: Crop | None = None, broken: list[str] | None = None
+) -> Iterator[tuple[list[int], Images]]:
+    """The same, each batch with the indices of its images in ``paths``."""
+    places: list[int] = []
     batch: list[Images] = []
-    for path in paths:
+    for place, path in enumerate(paths):
         try:
             image = read_image(path)
         except BrokenImageError as error:
@@ -56,8 +65,9 @@ def read_batches(
             continue
         array = to_array(image if crop is None else crop(image))
         if batch and (len(batch) == BATCH or array.shape != batch[0].shape):
-            yield np.stack(batch)
-            batch = []
+            yield places, np.stack(batch)
+            places, batch = [], []
+        places.append(place)
         batch.append(array)
     if batch:
-        yield np.stack(batch)
+        yield places, np.stack(batch)

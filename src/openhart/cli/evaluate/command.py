@@ -11,10 +11,14 @@ from openhart.cli.evaluate.checker import add_checker
 from openhart.cli.evaluate.compare import add_compare
 from openhart.cli.evaluate.composition import add_composition
 from openhart.cli.evaluate.distances import add_distances
+from openhart.cli.evaluate.dpg import add_dpg
 from openhart.cli.evaluate.geneval import add_geneval
+from openhart.cli.evaluate.hps import add_hps
 from openhart.cli.evaluate.imagenet import add_imagenet
+from openhart.cli.evaluate.mjhq import add_mjhq
 from openhart.cli.evaluate.pack import add_pack
 from openhart.cli.evaluate.perturbed import add_perturbed
+from openhart.cli.evaluate.pipelines import add_pipelines
 from openhart.cli.evaluate.ratings import add_ratings
 from openhart.cli.evaluate.reconstruction import add_reconstruction
 from openhart.cli.evaluate.report import add_report
@@ -26,7 +30,8 @@ from openhart.cli.files import check_file_path, check_image_path
 
 KINDS = (
     add_reconstruction, add_scales, add_perturbed, add_retrieval, add_residual, add_attributes,
-    add_checker, add_composition, add_samples, add_imagenet, add_pack, add_geneval, add_distances,
+    add_checker, add_composition, add_samples, add_imagenet, add_pack, add_geneval, add_dpg, add_mjhq,
+    add_hps, add_pipelines, add_distances,
     add_arena, add_ratings, add_compare, add_report,
 )  # fmt: skip
 """What adds each kind; its parser names what measures by ``set_defaults(measure=…)``."""

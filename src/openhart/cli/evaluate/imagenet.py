@@ -24,7 +24,8 @@ def add_imagenet(kinds: Any) -> None:
 def measure(options: Namespace) -> Report:
     """Compare the sample with the reference."""
     from openhart.evaluation.benchmarks.imagenet import evaluate_adm, evaluate_mar
-    from openhart.evaluation.networks.extractors import EfficientNetExtractor, Extractor, InceptionExtractor
+    from openhart.evaluation.networks.extractors import EfficientNetExtractor, Extractor
+    from openhart.evaluation.networks.inception import InceptionExtractor
     from openhart.evaluation.npz_files import read_batch_file
 
     sample, reference = read_batch_file(options.sample), read_batch_file(options.reference)

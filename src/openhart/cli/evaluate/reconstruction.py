@@ -32,7 +32,7 @@ def measure(options: Namespace) -> Report:
     """Reconstruct every image, from the codes only and with the residual."""
     tokenizer, dataset = open_tokenizer_and_data(options)
     from openhart.evaluation.benchmarks.reconstruction import evaluate_reconstruction
-    from openhart.evaluation.networks.extractors import InceptionExtractor
+    from openhart.evaluation.networks.inception import InceptionExtractor
 
     inception = options.inception and InceptionExtractor(options.inception, find_device())
     result = evaluate_reconstruction(

@@ -1,10 +1,8 @@
 """``openhart evaluate samples``: its options and its action; heavy imports wait until the command runs."""
 
-import inspect
 import json
-from argparse import Namespace
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, get_args
+from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING, Any
 
 from openhart.atomic import check_writable
 from openhart.cli.device import find_device
@@ -15,10 +13,7 @@ from openhart.errors import UserError
 if TYPE_CHECKING:
     from openhart.evaluation.samples.layouts import Plan
 
-BENCHMARKS = ("geneval", "dpg", "mjhq", "imagenet", "composition")
-GIVEN_BY_THE_BENCHMARK = (
-    "self", "prompt", "class_labels", "generator", "output_type", "return_dict", "num_images_per_prompt",
-)  # fmt: skip
+BENCHMARKS = ("geneval", "dpg", "mjhq", "hps", "imagenet", "composition", "prompts")
 
 
 def add_samples(kinds: Any) -> None:
@@ -41,7 +36,12 @@ def add_samples(kinds: Any) -> None:
     add("--batch", type=whole(1, MANY), default=8, metavar="N", help="images per pipeline call (default: 8)")
     add("--rounding", choices=["round", "truncate"], default="round", help="rounding to bytes")
     add("--file-type", choices=["png", "jpg"], help="default: the published type")
-    add(
+    add_call_settings(parser)
+
+
+def add_call_settings(parser: ArgumentParser) -> None:
+    """Add ``--set``, which may be repeated; :func:`call_settings` reads it."""
+    parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
         help="an argument of the pipeline call, such as guidance_scale=4.5 or num_inference_steps=20",
     )  # fmt: skip
@@ -53,8 +53,8 @@ def samples(options: Namespace) -> None:
         wrong = "takes no prompts" if options.benchmark == "imagenet" else "needs its prompt file"
         raise UsageError(f"evaluate samples {options.benchmark} {wrong}")
     check_writable(options.folder)
-    call = _call_settings(options.settings)
-    from openhart.evaluation.any_pipeline import load_any_pipeline
+    call = call_settings(options.settings)
+    from openhart.evaluation.any_pipeline import check_call, load_any_pipeline
     from openhart.evaluation.samples.make import Output, join_processes, make_samples
     from openhart.loading import parse_dtype
 
@@ -62,7 +62,7 @@ def samples(options: Namespace) -> None:
     plan = None if options.prompts is None else _prompt_plan(options)
     device = processes.device or find_device()
     pipeline = load_any_pipeline(options.model, parse_dtype(options.dtype), device)
-    _check_call(pipeline, call)
+    check_call(pipeline, call)
     if plan is None:
         plan = _class_plan(options, pipeline)
     output = Output(options.batch, options.rounding, options.file_type)
@@ -76,7 +76,7 @@ def _prompt_plan(options: Namespace) -> "Plan":
     from openhart.evaluation.samples.layouts import FIRST_SEEDS, IMAGES_PER_PROMPT, PROMPT_PLANS
 
     name = options.benchmark
-    seed = FIRST_SEEDS[name] if options.seed is None else options.seed
+    seed = FIRST_SEEDS.get(name, 0) if options.seed is None else options.seed
     return PROMPT_PLANS[name](options.prompts, seed, options.images_per_prompt or IMAGES_PER_PROMPT[name])
 
 
@@ -92,7 +92,7 @@ def _class_plan(options: Namespace, pipeline: Any) -> "Plan":
     return plan_imagenet(classes, options.seed or 0, per_class)
 
 
-def _call_settings(pairs: list[str]) -> dict[str, Any]:
+def call_settings(pairs: list[str]) -> dict[str, Any]:
     """``NAME=VALUE`` → values, written as in JSON; other values are texts."""
     settings = {}
     for pair in pairs:
@@ -104,24 +104,3 @@ def _call_settings(pairs: list[str]) -> dict[str, Any]:
         except ValueError:
             settings[name] = value
     return settings
-
-
-def _check_call(pipeline: Any, call: dict[str, Any]) -> None:
-    known = _arguments(type(pipeline).__call__)
-    for name in call:
-        if name in GIVEN_BY_THE_BENCHMARK:
-            raise UserError(f"the benchmark determines {name}: remove it from --set")
-        if name not in known:
-            raise UserError(f"{type(pipeline).__name__} has no argument {name}: see its documentation")
-
-
-def _arguments(function: Callable[..., Any]) -> set[str]:
-    """Names of a function's arguments, those of ``**options: Unpack[TypedDict]`` included."""
-    names = set()
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            for options in get_args(parameter.annotation):
-                names |= options.__annotations__.keys()
-        else:
-            names.add(parameter.name)
-    return names

@@ -29,6 +29,7 @@ from openhart.evaluation.metrics.influence import frechet_interval
 from openhart.evaluation.metrics.intervals import share_interval
 from openhart.evaluation.metrics.precision_recall import precision_recall_guided_diffusion
 from openhart.evaluation.networks.extractors import Extractor
+from openhart.evaluation.networks.inception import NAME as INCEPTION
 from openhart.evaluation.npz_files import BatchFile
 from openhart.evaluation.result import Figure, Result
 
@@ -60,7 +61,7 @@ def evaluate_adm(
     real, real_spatial = features_of(reference, extractor, quiet)
     made, made_spatial = features_of(sample, extractor, quiet)
     found: dict[str, Measured] = {
-        _distance_name(extractor): _frechet(sample.pool, made, reference.pool, real, "features")
+        distance_name(extractor): _frechet(sample.pool, made, reference.pool, real, "features")
     }
     pool_alone = any(batch.pool and not batch.spatial for batch in (reference, sample))
     if real_spatial is not None and made_spatial is not None and not pool_alone:
@@ -104,7 +105,7 @@ def evaluate_mar(
     made, _ = features_of(sample, extractor, quiet)
     distance = frechet_torch_fidelity(statistics_of(made), reference)
     found: dict[str, Measured] = {
-        _distance_name(extractor): (distance, frechet_interval(distance, made, reference))
+        distance_name(extractor): (distance, frechet_interval(distance, made, reference))
     }
     if (weight := extractor.softmax_weight) is not None:
         score, _ = inception_score_torch_fidelity(made, weight)
@@ -129,8 +130,9 @@ def features_of(
     return features, np.concatenate(spatial) if spatial else None
 
 
-def _distance_name(extractor: Extractor) -> str:
-    return "FID" if extractor.name.startswith("Inception 2015") else "FD"
+def distance_name(extractor: Extractor) -> str:
+    """``FID`` for Inception, ``FD`` for every other network."""
+    return "FID" if extractor.name.startswith(INCEPTION) else "FD"
 
 
 def _result(

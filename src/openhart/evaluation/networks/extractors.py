@@ -1,7 +1,6 @@
 """Feature extractors for Fréchet distances, kernel distances and retrieval, with one interface."""
 
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -9,11 +8,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from openhart.data.oklab import to_oklab
-from openhart.errors import UserError, reason, require
 from openhart.evaluation.networks.gradients import oriented_gradients
 from openhart.image_io import from_bytes
 
-SPATIAL_CHANNELS = 7
 MIDDLE = (0.7, 0.0, 0.0)
 Floats = NDArray[np.floating]
 
@@ -94,55 +91,3 @@ class GradientExtractor:
         edges = oriented_gradients(lab[:, :1], 8)
         features = torch.cat([F.normalize(edges), F.normalize(colours)], dim=1)
         return features.numpy(), None
-
-
-class InceptionExtractor:
-    """The Inception network of 2015 that defines FID, as converted by torch-fidelity.
-
-    The spatial features are those of ADM's sFID: the first 7 channels of the 1×1 branch of ``Mixed_6d``,
-    flattened with channels last, which gives 2,023 values in the order of ADM's stored ``mu_s``.
-
-    Args:
-        weights: path of torch-fidelity's ``weights-inception-2015-12-05-6726825d.pth``; None downloads it.
-        device: where the network runs.
-
-    Raises:
-        UserError: torch-fidelity is not installed, or its weights can be neither read nor downloaded.
-    """
-
-    name = "Inception 2015-12-05, 2,048 features, legacy TensorFlow resize to 299"
-
-    def __init__(self, weights: Path | None = None, device: torch.device | str = "cpu") -> None:
-        require("torch_fidelity", "torchvision")
-        try:
-            from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-        except (ImportError, RuntimeError) as error:
-            raise UserError(
-                "torch-fidelity cannot be imported: install the torchvision that belongs to the installed "
-                f"torch ({reason(error)})"
-            ) from error
-        try:
-            network: Any = FeatureExtractorInceptionV3(
-                "inception-v3-compat", ["2048"], feature_extractor_weights_path=weights and str(weights)
-            )
-        except OSError as error:
-            raise UserError(
-                "the weights of Inception cannot be downloaded: give the path of torch-fidelity's "
-                f"weights-inception-2015-12-05-6726825d.pth ({reason(error)})"
-            ) from error
-        self.network, self.device = network.eval().to(device), device
-        self.softmax_weight: Floats | None = network.fc.weight.detach().T.cpu().numpy()
-        self.branch: torch.Tensor | None = None
-        network.Mixed_6d.branch1x1.register_forward_hook(self._keep)
-
-    def _keep(self, _module: Any, _inputs: Any, output: torch.Tensor) -> None:
-        self.branch = output
-
-    @torch.no_grad()
-    def __call__(self, images: NDArray[np.uint8]) -> tuple[Floats, Floats | None]:
-        """See :class:`Extractor`."""
-        batch = torch.from_numpy(images.copy()).permute(0, 3, 1, 2).to(self.device)
-        pooled = self.network(batch)[0]
-        assert self.branch is not None
-        spatial = self.branch[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
-        return pooled.cpu().numpy(), spatial.cpu().numpy()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from openhart.errors import UserError
-from openhart.reading import read_json, read_json_lines, read_text
+from openhart.reading import parse_any_json, read_json, read_json_lines, read_text
 
 SEED_PER_IMAGE = "image i of the benchmark has seed + i"
 SEED_PER_PROMPT = "image j of every prompt has seed + j"
@@ -126,16 +126,98 @@ def plan_mjhq(prompts: Path, seed: int = 0, images_per_prompt: int = 1) -> Plan:
     """
     if images_per_prompt != 1:
         raise UserError(f"MJHQ-30K has 1 image per prompt, got {images_per_prompt}")
-    _check_file(prompts)
-    entries = read_json(prompts)
-    if not entries or any(not isinstance(one, dict) or "prompt" not in one for one in entries.values()):
-        raise UserError(f"{prompts} must map ids to objects with category and prompt: give meta_data.json")
-    _check_names(entries, prompts)
+    entries = read_mjhq(prompts)
     jobs = tuple(
         Job(item, str(entry["prompt"]), (seed + number,))
         for number, (item, entry) in enumerate(entries.items())
     )
     return Plan("mjhq", jobs, seed, SEED_PER_IMAGE, ("jpg", "png"), _identity(prompts))
+
+
+def read_mjhq(path: Path) -> dict[str, dict[str, str]]:
+    """Read the published ``meta_data.json`` of MJHQ-30K: id → ``category`` and ``prompt``, in its order.
+
+    Raises:
+        UserError: the file does not exist or has another format.
+    """
+    _check_file(path)
+    entries = read_json(path)
+    if not entries or any(
+        not isinstance(one, dict) or not {"category", "prompt"} <= set(one) for one in entries.values()
+    ):
+        raise UserError(f"{path} must map ids to objects with category and prompt: give meta_data.json")
+    _check_names(entries, path)
+    return entries
+
+
+def plan_hps(prompts: Path, seed: int = 0, images_per_prompt: int = 1) -> Plan:
+    """HPSv2: ``STYLE/00000.jpg`` for each prompt of each style.
+
+    Args:
+        prompts: the published folder ``benchmark``, see :func:`read_hps`.
+        seed: the first seed.
+        images_per_prompt: 1.
+
+    Raises:
+        UserError: a file does not exist or has another format, or several images per prompt are requested.
+    """
+    if images_per_prompt != 1:
+        raise UserError(f"HPSv2 has 1 image per prompt, got {images_per_prompt}")
+    styles = read_hps(prompts)
+    named = [
+        (f"{style}/{number:05}", text) for style, texts in styles.items() for number, text in enumerate(texts)
+    ]
+    jobs = tuple(Job(path, text, (seed + number,)) for number, (path, text) in enumerate(named))
+    content = json.dumps(styles, sort_keys=True).encode()
+    identity = {"file": prompts.name, "sha256": hashlib.sha256(content).hexdigest()}
+    return Plan("hps", jobs, seed, SEED_PER_IMAGE, ("jpg", "png"), identity)
+
+
+HPS_STYLES = ("anime", "concept-art", "paintings", "photo")
+
+
+def read_hps(folder: Path) -> dict[str, list[str]]:
+    """Read the prompts of HPSv2 by style, from ``anime.json``, ``concept-art.json`` and so on.
+
+    Raises:
+        UserError: a file does not exist or is not a list of prompts.
+    """
+    styles = {}
+    for style in HPS_STYLES:
+        path = folder / f"{style}.json"
+        if not path.is_file():
+            raise UserError(
+                f"there is no file {path}: give HPSv2's folder benchmark with {', '.join(HPS_STYLES)}.json"
+            )
+        texts = parse_any_json(read_text(path), path)
+        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+            raise UserError(f"{path} must be a list of prompts")
+        styles[style] = texts
+    return styles
+
+
+def plan_prompts(prompts: Path, seed: int = 0, images_per_prompt: int = 1) -> Plan:
+    """Own prompts: ``00000.png`` for the first line of a text file, ``00000-1.png`` for its second image.
+
+    Args:
+        prompts: a text file with one prompt per line; empty lines are omitted.
+        seed: the first seed.
+        images_per_prompt: number of images per prompt.
+
+    Raises:
+        UserError: the file does not exist or has no prompts.
+    """
+    _check_file(prompts)
+    texts = [line.strip() for line in read_text(prompts).splitlines() if line.strip()]
+    if not texts:
+        raise UserError(f"{prompts} has no prompts: write one per line")
+    named = [
+        (f"{number:05}" + (f"-{index}" if index else ""), text)
+        for number, text in enumerate(texts)
+        for index in range(images_per_prompt)
+    ]
+    jobs = tuple(Job(path, text, (seed + number,)) for number, (path, text) in enumerate(named))
+    return Plan("prompts", jobs, seed, SEED_PER_IMAGE, ("png", "jpg"), _identity(prompts))
 
 
 def plan_imagenet(classes: int, seed: int = 0, images_per_class: int = 50) -> Plan:
@@ -157,11 +239,16 @@ PROMPT_PLANS: dict[str, Callable[..., Plan]] = {
     "geneval": plan_geneval,
     "dpg": plan_dpg,
     "mjhq": plan_mjhq,
+    "hps": plan_hps,
+    "prompts": plan_prompts,
     "composition": partial(plan_geneval, name="composition"),
 }
 """Plans from a prompt file, a seed and a number of images per prompt."""
-IMAGES_PER_PROMPT = {"geneval": 4, "dpg": 4, "mjhq": 1, "composition": 4, "imagenet": 50}
-FIRST_SEEDS = {"geneval": 42, "dpg": 0, "mjhq": 0, "composition": 42, "imagenet": 0}
+IMAGES_PER_PROMPT = {
+    "geneval": 4, "dpg": 4, "mjhq": 1, "hps": 1, "prompts": 1, "composition": 4, "imagenet": 50,
+}  # fmt: skip
+FIRST_SEEDS = {"geneval": 42, "composition": 42}
+"""First seeds of the published generators; the others begin with 0."""
 
 
 def _check_file(path: Path) -> None:

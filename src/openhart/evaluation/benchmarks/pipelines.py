@@ -190,7 +190,7 @@ def evaluate_pipelines(
     runs = {name: run_apart(each, plan, folder / name, setup) for name, each in candidates.items()}
     figures: list[Figure] = []
     for name, run in runs.items():
-        figures += _costs(name, run, setup)
+        figures += cost_figures(name, run, setup)
         figures += _quality(name, folder / name, plan, quality, quiet)
     details = {
         name: {
@@ -203,7 +203,8 @@ def evaluate_pipelines(
     return Result("pipelines", tuple(figures), made_by, {"pipelines": details})
 
 
-def _costs(name: str, run: Run, setup: Setup) -> list[Figure]:
+def cost_figures(name: str, run: Run, setup: Setup) -> list[Figure]:
+    """Seconds per image without the first call, seconds of the first call, and peak memory in GiB."""
     rules: dict[str, str | int] = {
         "machine": run.machine,
         "weights": str(setup.dtype).removeprefix("torch."),

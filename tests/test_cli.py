@@ -1,3 +1,4 @@
+import argparse
 import json
 import os
 import re
@@ -12,7 +13,7 @@ from PIL import Image
 
 from openhart import __version__
 from openhart.atomic import written_whole
-from openhart.cli import main
+from openhart.cli.main import build_parser, main
 
 
 @pytest.fixture
@@ -47,6 +48,25 @@ def test_help_is_short_and_shows_an_example(capsys):
     assert "openhart generate" in stdout
     assert len(stdout.splitlines()) < 30
     assert run(capsys, "--version")[1].strip() == f"openhart {__version__}"
+
+
+def parsers(parser):
+    yield parser
+    for action in parser._actions:
+        for below in (action.choices or {}).values() if isinstance(action.choices, dict) else ():
+            yield from parsers(below)
+
+
+def test_every_command_and_option_is_described_with_its_default():
+    for parser in parsers(build_parser()):
+        assert parser.description.endswith((".", "?")), parser.prog
+        for action in parser._actions:
+            if isinstance(action, argparse._HelpAction | argparse._SubParsersAction):
+                continue
+            name = f"{parser.prog} {action.option_strings or action.dest}"
+            assert re.fullmatch(r"[A-Za-z].*\.", action.help or ""), name
+            if action.default not in (None, False, [], "", argparse.SUPPRESS):
+                assert "default: " in action.help, name
 
 
 def test_generate_into_a_folder(capsys, text_model, tmp_path):

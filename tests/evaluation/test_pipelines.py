@@ -121,7 +121,6 @@ def test_wrong_usage_is_one_sentence(capsys, prompts, tmp_path):
 
 
 def test_a_time_is_the_mean_without_the_first_call():
-    from openhart.evaluation.benchmarks.pipelines import cost_figures
 
     figures = cost_figures(
         "a", Run("P", (9.0, 2.0, 4.0), (2, 2, 2), 2**30, "a machine"), Setup(dtype=torch.float16)

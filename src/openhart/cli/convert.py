@@ -4,31 +4,57 @@ from argparse import Namespace
 from typing import Any
 
 from openhart.atomic import check_writable
-from openhart.cli.options import named, place, text_or_file, whole
+from openhart.cli.options import add_command, named, place, text_or_file, whole
+
+TARGET = "Folder of the converted model; it must be new or empty."
 
 
 def add_convert(commands: Any) -> None:
     """Add the options, one sub-command per kind of weights."""
-    parser = commands.add_parser("convert", help="released weights to a model folder")
+    parser = add_command(commands, "convert", "Convert released HART or VAR weights to a model folder.")
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="hart|var")
-    hart = kinds.add_parser("hart", help="a released HART folder")
-    hart.add_argument("source", type=place)
-    hart.add_argument("target", type=place)
-    hart.add_argument("--weights", choices=["ema", "raw"], default="ema")
-    hart.add_argument("--text-encoder", type=named, metavar="NAME", help="folder or hub id, kept as a name")
-    hart.add_argument(
-        "--instruction",
-        type=text_or_file,
-        default="",
-        metavar="TEXT|@FILE",
-        help="read before every prompt, as the weights were trained",
+    _add_hart(kinds)
+    _add_var(kinds)
+
+
+def _add_hart(kinds: Any) -> None:
+    hart = add_command(
+        kinds, "hart", "Convert a released HART folder.", "openhart convert hart hart-0.7b-1024px models/hart"
     )
+    add = hart.add_argument
+    add("source", type=place, help="Folder of the release, with llm/ and tokenizer/.")
+    add("target", type=place, help=TARGET)
+    add(
+        "--weights", choices=["ema", "raw"], default="ema",
+        help="Weights to take: ema, their moving average, or raw (default: ema).",
+    )  # fmt: skip
+    add(
+        "--text-encoder", type=named, metavar="NAME",
+        help="Folder or Hugging Face id of the text encoder, which is stored as a name and loaded with the "
+        "model (default: none; the text encoder is then passed to the pipeline).",
+    )  # fmt: skip
+    add(
+        "--instruction", type=text_or_file, default="", metavar="TEXT|@FILE",
+        help="Text that is put before every prompt, as in training; @FILE reads it from a file (default: "
+        "no text).",
+    )  # fmt: skip
     hart.set_defaults(run=convert_hart_weights)
-    var = kinds.add_parser("var", help="released VAR weights")
-    var.add_argument("vae", type=place)
-    var.add_argument("transformer", type=place)
-    var.add_argument("target", type=place)
-    var.add_argument("--scales", type=whole(1, 1024), nargs="+", metavar="SIDE")
+
+
+def _add_var(kinds: Any) -> None:
+    var = add_command(
+        kinds, "var", "Convert released VAR weights.",
+        "openhart convert var vae_ch160v4096z32.pth var_d16.pth models/var-d16",
+    )  # fmt: skip
+    add = var.add_argument
+    add("vae", type=place, help="File of the image tokenizer, such as vae_ch160v4096z32.pth.")
+    add("transformer", type=place, help="File of the transformer, such as var_d16.pth.")
+    add("target", type=place, help=TARGET)
+    add(
+        "--scales", type=whole(1, 1024), nargs="+", metavar="SIDE",
+        help="Sides of the code maps, from the first scale on (default: those of the published model with "
+        "as many tokens).",
+    )  # fmt: skip
     var.set_defaults(run=convert_var_weights)
 
 

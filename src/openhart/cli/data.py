@@ -1,45 +1,75 @@
 """``openhart data``: the corpora of the default model, or a recipe's data encoded once."""
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
 from openhart.atomic import check_writable
-from openhart.cli.options import LARGEST_SEED, MANY, add_quiet, place, whole
-from openhart.cli.recipe import load_checked_recipe
+from openhart.cli.options import LARGEST_SEED, MANY, add_command, add_quiet, place, whole
+from openhart.cli.recipe import add_recipe, load_checked_recipe
 
 
 def add_data(commands: Any) -> None:
     """Add the options, one sub-command per kind of data."""
-    parser = commands.add_parser("data", help="build a captioned corpus, or encode one for training")
+    parser = add_command(commands, "data", "Build a captioned data set, or encode one for training.")
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="emoji|scenes|cache")
-    emoji = kinds.add_parser("emoji", help="pictures of things from open emoji packages")
-    scenes = kinds.add_parser(
-        "scenes",
-        help="scenes of one to four things: colours, counts, positions",
-        epilog="example: openhart data scenes scenes --count 24000 --seed 0",
+    emoji = add_command(
+        kinds, "emoji", "Build a data set of single objects, drawn from open emoji packages.",
+        "openhart data emoji data/emoji",
+    )  # fmt: skip
+    _add_drawing(emoji, "noto fluent-3d fluent-flat")
+    emoji.set_defaults(run=build_emoji)
+    scenes = add_command(
+        kinds, "scenes",
+        "Build a data set of scenes with one to four objects, which differ in colour, number and position.",
+        "openhart data scenes data/scenes --count 24000 --seed 0",
+    )  # fmt: skip
+    _add_drawing(scenes, "fluent-3d fluent-flat noto")
+    add = scenes.add_argument
+    add("--count", type=whole(1, MANY), default=24_000, metavar="N", help="Training images (default: 24000).")
+    add(
+        "--unseen", type=whole(1, MANY), default=600, metavar="N",
+        help="Images of combinations that no training image has (default: 600).",
+    )  # fmt: skip
+    add(
+        "--seed",
+        type=whole(0, LARGEST_SEED),
+        default=0,
+        metavar="N",
+        help="Seed of all choices (default: 0).",
     )
-    for kind, run in ((emoji, build_emoji), (scenes, build_scenes)):
-        kind.add_argument("folder", type=place)
-        kind.add_argument("--size", type=whole(16, 4096), default=128, help="side in pixels")
-        kind.add_argument("--styles", nargs="+", metavar="STYLE")
-        kind.add_argument("--packages", type=place, metavar="DIR", help="where the packages lie")
-        add_quiet(kind)
-        kind.set_defaults(run=run)
-    scenes.add_argument("--count", type=whole(1, MANY), default=24_000, help="training pictures")
-    scenes.add_argument(
-        "--unseen", type=whole(1, MANY), default=600, metavar="N", help="pictures of unseen combinations"
-    )
-    scenes.add_argument("--seed", type=whole(0, LARGEST_SEED), default=0)
-    cache = kinds.add_parser(
-        "cache",
-        help="encode a generator recipe's images and captions once",
-        epilog="example: openhart data cache recipes/emoji/generator.yaml cache=runs/cache",
-    )
-    cache.add_argument("recipe", type=place, help="names the folder as cache")
-    cache.add_argument("overrides", nargs="*", metavar="section.name=value")
+    scenes.set_defaults(run=build_scenes)
+    _add_cache(kinds)
+
+
+def _add_cache(kinds: Any) -> None:
+    cache = add_command(
+        kinds, "cache", "Encode the images and captions of a generator recipe once, for all its runs.",
+        "openhart data cache recipes/emoji/generator.yaml cache=runs/cache",
+    )  # fmt: skip
+    add_recipe(cache, "Recipe of a generator (YAML); its setting cache names the folder to write.")
     add_quiet(cache)
     cache.set_defaults(run=fill_cache, between_options="overrides")
+
+
+def _add_drawing(parser: ArgumentParser, styles: str) -> None:
+    """The options of the data sets that are drawn."""
+    add = parser.add_argument
+    add("folder", type=place, help="Folder of the data set; it must be new or empty.")
+    add(
+        "--size", type=whole(16, 4096), default=128, metavar="PIXELS",
+        help="Side of the square images (default: 128).",
+    )  # fmt: skip
+    add(
+        "--styles", nargs="+", metavar="STYLE",
+        help=f"Styles among noto, fluent-3d, fluent-flat, twemoji and emojione (default: {styles}).",
+    )  # fmt: skip
+    add(
+        "--packages", type=place, metavar="DIR",
+        help="Folder with the tarballs of the emoji packages; missing ones are downloaded to it with npm "
+        "(default: a temporary folder).",
+    )  # fmt: skip
+    add_quiet(parser)
 
 
 def build_emoji(options: Namespace) -> None:

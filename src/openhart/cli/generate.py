@@ -4,7 +4,7 @@ Heavy imports wait until what was asked for is known to make sense.
 """
 
 import re
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,22 @@ from typing import Any
 from openhart.atomic import check_writable
 from openhart.cli.device import find_device
 from openhart.cli.files import check_image_path
-from openhart.cli.options import LARGEST_SEED, MANY, UsageError, add_model, add_quiet, place, text, whole
+from openhart.cli.options import (
+    LARGEST_SEED,
+    MANY,
+    UsageError,
+    add_command,
+    add_model,
+    add_quiet,
+    place,
+    text,
+    whole,
+)
 from openhart.cli.sampling import add_sampling, given_sampling, in_flags
 from openhart.errors import UserError
 from openhart.image_io import grid, save_image
 
-EXAMPLE = 'example: openhart generate "a red apple" -o apple.png --seed 0'
+EXAMPLE = 'openhart generate "a red apple" -o apple.png --seed 0'
 IMAGES_AT_A_TIME = 8
 MOST_IMAGES = 100_000
 LONGEST_NAME = 100  # bytes, so that a number and a suffix may follow
@@ -25,30 +35,66 @@ LONGEST_NAME = 100  # bytes, so that a number and a suffix may follow
 
 def add_generate(commands: Any) -> None:
     """Add the options."""
-    parser = commands.add_parser("generate", help="make images from prompts", epilog=EXAMPLE)
+    parser = add_command(commands, "generate", "Generate images from prompts or class labels.", EXAMPLE)
     add = parser.add_argument
-    add("prompts", nargs="*", type=text, metavar="PROMPT", help='a text; "" for no condition')
-    add("-o", "--output", type=place, default=place("."), help="a folder, or a file for one image")
-    add("--label", type=whole(0, 10**8), action="append", metavar="N", help="a class instead of a prompt")
-    add("--seed", type=whole(0, LARGEST_SEED), metavar="N", help="the same seed gives the same image")
-    add("--images-per-prompt", type=whole(1, MANY), default=1, metavar="N")
-    add("--height", type=whole(1, MANY), metavar="PIXELS", help="default: the model's own")
-    add("--width", type=whole(1, MANY), metavar="PIXELS")
-    add("--previews", action="store_true", help="also save what each scale amounts to")
-    add_sampling(parser)
-    add_model(parser)
-    add("--lora", type=place, metavar="DIR", help="an adapter made by fine-tuning")
-    add("--dtype", choices=["float32", "bfloat16"], default="float32")
     add(
-        "--optimize",
-        choices=["exact", "fast", "fastest"],
-        metavar="LEVEL",
-        help="exact: the same sooner; fast, fastest: at a cost in quality (docs/speed.md)",
-    )
-    add("--weights", choices=["int8", "fp8"], help="keep weights in eight bits (needs torchao)")
-    add("--device", help="cpu, cuda, mps (default: the fastest there is)")
+        "prompts", nargs="*", type=text, metavar="PROMPT",
+        help="Text that describes an image; put each prompt in quotes. An empty prompt (\"\") generates "
+        "without a condition.",
+    )  # fmt: skip
+    add(
+        "-o", "--output", type=place, default=place("."), metavar="PATH",
+        help="Folder of the images, or a .png, .jpg, .jpeg or .webp file for a single image (default: the "
+        "current folder).",
+    )  # fmt: skip
+    add(
+        "--label", type=whole(0, 10**8), action="append", metavar="N",
+        help="Class label in place of a prompt, for class-conditional models; may be given several times.",
+    )  # fmt: skip
+    add(
+        "--seed", type=whole(0, LARGEST_SEED), metavar="N",
+        help="Seed of the first image per prompt; further images of a prompt have the following seeds. "
+        "Equal seeds give equal images (default: a random seed, which is printed).",
+    )  # fmt: skip
+    add(
+        "--images-per-prompt", type=whole(1, MANY), default=1, metavar="N",
+        help="Number of images per prompt or label (default: 1).",
+    )  # fmt: skip
+    add("--height", type=whole(1, MANY), metavar="PIXELS", help="Height (default: that of the model).")
+    add("--width", type=whole(1, MANY), metavar="PIXELS", help="Width (default: that of the model).")
+    add(
+        "--previews", action="store_true",
+        help="Also save NAME-previews.png, which shows the image after each scale.",
+    )  # fmt: skip
+    add_sampling(parser)
+    _add_computing(parser)
     add_quiet(parser)
     parser.set_defaults(run=generate, between_options="prompts")
+
+
+def _add_computing(parser: ArgumentParser) -> None:
+    """The options that choose a model and how it is computed."""
+    add_model(parser)
+    add = parser.add_argument
+    add("--lora", type=place, metavar="DIR", help="Folder of a LoRA adapter, as fine-tuning saves it.")
+    add(
+        "--dtype", choices=["float32", "bfloat16"], default="float32",
+        help="Data type of the weights and of the computation (default: float32).",
+    )  # fmt: skip
+    add(
+        "--optimize", choices=["exact", "fast", "fastest"], metavar="LEVEL",
+        help="Generate faster: exact gives the same images up to rounding; fast and fastest reduce their "
+        "quality, as docs/speed.md states.",
+    )  # fmt: skip
+    add(
+        "--weights", choices=["int8", "fp8"],
+        help="Store the weights in 8 bits, which needs less memory and the package torchao.",
+    )  # fmt: skip
+    add(
+        "--device", metavar="DEVICE",
+        help="Device to compute on: cpu, cuda, cuda:1, mps or xpu (default: cuda or mps if there is one, "
+        "otherwise cpu).",
+    )  # fmt: skip
 
 
 def generate(options: Namespace) -> None:

@@ -3,13 +3,16 @@
 from argparse import Namespace
 from typing import Any
 
-from openhart.cli.options import named
+from openhart.cli.options import add_command, named
 
 
 def add_info(commands: Any) -> None:
     """Add the options."""
-    parser = commands.add_parser("info", help="what a model is made of")
-    parser.add_argument("model", nargs="?", type=named, help="folder or hub id (default: the packaged model)")
+    parser = add_command(commands, "info", "Print the modules, sizes and default settings of a model.")
+    parser.add_argument(
+        "model", nargs="?", type=named,
+        help="Folder or Hugging Face id of the model (default: the packaged model).",
+    )  # fmt: skip
     parser.set_defaults(run=info)
 
 

@@ -96,9 +96,14 @@ def _show_warnings_plainly() -> None:
 def build_parser() -> argparse.ArgumentParser:
     """The whole grammar of the command line."""
     parser = OneSentenceParser(
-        prog="openhart", description="Text to image by next-scale prediction.", epilog=EXAMPLE
+        prog="openhart",
+        description="Generate images from text by next-scale prediction, train such models and measure them. "
+        "openhart COMMAND --help explains a command.",
+        epilog=f"example: {EXAMPLE}",
     )
-    parser.add_argument("--version", action="version", version=f"openhart {__version__}")
+    parser.add_argument(
+        "--version", action="version", version=f"openhart {__version__}", help="Print the version."
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in COMMANDS:
         add(commands)

@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 LARGEST_SEED = 2**63 - 1
 MANY = 10**6
@@ -83,11 +84,25 @@ def text_or_file(value: str) -> str:
         raise argparse.ArgumentTypeError(f"{value[1:]} is not a text in UTF-8") from error
 
 
+def add_command(commands: Any, name: str, sentence: str, example: str = "") -> argparse.ArgumentParser:
+    """Add a command that is described by a full sentence and, in its help, by an example."""
+    epilog = f"example: {example}" if example else None
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=sentence, description=sentence, epilog=epilog
+    )
+    return parser
+
+
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add ``--model``."""
-    parser.add_argument("--model", type=named, help="folder or hub id (default: the packaged model)")
+    parser.add_argument(
+        "--model",
+        type=named,
+        metavar="MODEL",
+        help="Folder or Hugging Face id of the model (default: the packaged model).",
+    )
 
 
 def add_quiet(parser: argparse.ArgumentParser) -> None:
     """Add ``--quiet``."""
-    parser.add_argument("--quiet", action="store_true", help="print and show nothing but errors")
+    parser.add_argument("--quiet", action="store_true", help="Print only errors, and show no progress bar.")

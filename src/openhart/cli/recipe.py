@@ -1,10 +1,19 @@
 """Recipes as the command line names them."""
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from openhart.cli.options import UsageError
+from openhart.cli.options import UsageError, place
 from openhart.errors import UserError, require
+
+
+def add_recipe(parser: ArgumentParser, sentence: str) -> None:
+    """Add the recipe and the settings that replace its own."""
+    parser.add_argument("recipe", type=place, help=sentence)
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.name=value",
+        help="Setting that replaces that of the recipe, such as run.seed=1.",
+    )  # fmt: skip
 
 
 def load_checked_recipe(options: Namespace, stage: str) -> Any:

@@ -4,17 +4,25 @@ from argparse import Namespace
 from typing import Any
 
 from openhart.cli.files import check_image_path
-from openhart.cli.options import add_model, place
+from openhart.cli.options import add_command, add_model, place
 from openhart.errors import UserError
 from openhart.image_io import grid, save_image, to_bytes, to_pil
 
 
 def add_reconstruct(commands: Any) -> None:
     """Add the options."""
-    parser = commands.add_parser("reconstruct", help="an image through the image tokenizer")
-    parser.add_argument("image", type=place)
-    parser.add_argument("-o", "--output", type=place, required=True, help="original | reconstruction")
-    parser.add_argument("--discrete", action="store_true", help="through the codes alone")
+    parser = add_command(
+        commands, "reconstruct", "Encode and decode an image, to see what the image tokenizer preserves.",
+        "openhart reconstruct photo.png -o pair.png",
+    )  # fmt: skip
+    add = parser.add_argument
+    add("image", type=place, help="Image file.")
+    add(
+        "-o", "--output", type=place, required=True, metavar="FILE",
+        help="File of the result, .png, .jpg, .jpeg or .webp: the original on the left, the reconstruction "
+        "on the right.",
+    )  # fmt: skip
+    add("--discrete", action="store_true", help="Decode the codes only, without the residual.")
     add_model(parser)
     parser.set_defaults(run=reconstruct)
 
@@ -35,7 +43,7 @@ def reconstruct(options: Namespace) -> None:
     if image.size != (width, height):
         print(
             f"{options.image} is {image.width}×{image.height}: its middle was resized to "
-            f"{width}×{height}, what the model takes"
+            f"{width}×{height}, the size of the model"
         )
     original = to_tensor(image, tokenizer.image_size)[None]
     with torch.no_grad():

@@ -4,32 +4,39 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from openhart.cli.options import MANY, UsageError, add_quiet, place, positive, whole
-from openhart.cli.recipe import load_checked_recipe
+from openhart.cli.options import MANY, UsageError, add_command, add_quiet, place, positive, whole
+from openhart.cli.recipe import add_recipe, load_checked_recipe
 
 
 def add_train(commands: Any) -> None:
     """Add the options."""
-    parser = commands.add_parser(
-        "train",
-        help="train an image tokenizer or a generator",
-        epilog="example: openhart train tokenizer recipes/emoji/tokenizer.yaml run.seed=1",
-    )
-    parser.add_argument("kind", choices=["tokenizer", "generator"])
-    parser.add_argument("recipe", type=place)
-    parser.add_argument("overrides", nargs="*", metavar="section.name=value")
-    parser.add_argument(
-        "--plot", type=place, metavar="PNG", help="train nothing: draw curves of the recipe's run"
-    )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="print what a step takes; needs neither data nor weights",
-    )
-    parser.add_argument("--gpus", type=whole(1, MANY), default=1, metavar="N", help="for --dry-run")
-    parser.add_argument(
-        "--gpu-memory", type=positive, metavar="GIB", help="for --dry-run: fail if a step does not fit"
-    )
+    parser = add_command(
+        commands, "train", "Train an image tokenizer or a generator from a recipe.",
+        "openhart train tokenizer recipes/emoji/tokenizer.yaml run.seed=1",
+    )  # fmt: skip
+    add = parser.add_argument
+    add(
+        "kind", choices=["tokenizer", "generator"],
+        help="tokenizer: the image tokenizer; generator: the transformer and the residual head.",
+    )  # fmt: skip
+    add_recipe(parser, "Recipe (YAML). A run that was stopped continues from its last checkpoint.")
+    add(
+        "--plot", type=place, metavar="FILE",
+        help="Draw the curves of the recipe's run to a .png, .pdf or .svg file, without training.",
+    )  # fmt: skip
+    add(
+        "--dry-run", action="store_true",
+        help="Print parameters, tokens, FLOPs and memory of a training step, without training; neither data "
+        "nor weights are needed.",
+    )  # fmt: skip
+    add(
+        "--gpus", type=whole(1, MANY), default=1, metavar="N",
+        help="Number of GPUs for --dry-run (default: 1).",
+    )  # fmt: skip
+    add(
+        "--gpu-memory", type=positive, metavar="GIB",
+        help="Memory per GPU in GiB for --dry-run, which fails if a step does not fit (default: no limit).",
+    )  # fmt: skip
     add_quiet(parser)
     parser.set_defaults(run=train, between_options="overrides")
 

@@ -14,24 +14,30 @@ def add_arena(kinds: Any) -> None:
     """Add the options."""
     parser = add_kind(
         kinds, "arena", serve_arena,
-        help="open a page on which people compare images of several models without seeing the models' names",
-        example="hart/ sdxl/ -o votes.sqlite",
+        "Serve a web page on which people compare images of several models without seeing the models' names.",
+        "hart/ sdxl/ -o votes.sqlite",
     )  # fmt: skip
     add = parser.add_argument
     add(
-        "folders", type=place, nargs="+", metavar="FOLDER", help="one folder per model, with equal file names"
-    )
+        "folders", type=place, nargs="+", metavar="FOLDER",
+        help="One folder of images per model, with the same file names in all folders.",
+    )  # fmt: skip
     add(
-        "-o",
-        "--output",
-        type=place,
-        required=True,
-        metavar="SQLITE",
-        help="file of votes; an existing one is continued",
-    )
-    add("--host", type=named, default="127.0.0.1", help="address to listen on (default: this machine only)")
-    add("--port", type=whole(0, PORTS), default=8080, help="port to listen on; 0 chooses a free one")
-    add("--seed", type=whole(0, LARGEST_SEED), help="seed of the order and the sides (default: random)")
+        "-o", "--output", type=place, required=True, metavar="SQLITE",
+        help="File of the votes; an existing one is continued.",
+    )  # fmt: skip
+    add(
+        "--host", type=named, default="127.0.0.1", metavar="HOST",
+        help="Address to listen on (default: 127.0.0.1, which only this machine can reach).",
+    )  # fmt: skip
+    add(
+        "--port", type=whole(0, PORTS), default=8080, metavar="PORT",
+        help="Port to listen on; 0 chooses a free one (default: 8080).",
+    )  # fmt: skip
+    add(
+        "--seed", type=whole(0, LARGEST_SEED), metavar="N",
+        help="Seed of the order of the images and of their sides (default: a random seed).",
+    )  # fmt: skip
 
 
 def serve_arena(options: Namespace) -> None:

@@ -17,8 +17,10 @@ from openhart.cli.evaluate.common import (
 def add_attributes(kinds: Any) -> None:
     """Add the options."""
     parser = add_kind(
-        kinds, "attributes", measure, help="are style and background colour as the prompt names them"
-    )
+        kinds, "attributes", measure,
+        "Check whether generated images have the style and the background colour that their prompts name.",
+        "data/emoji/test",
+    )  # fmt: skip
     add_data(parser)
     add_prompts(parser)
     add_json_output(parser)

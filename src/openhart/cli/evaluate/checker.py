@@ -4,21 +4,28 @@ from argparse import Namespace
 from typing import Any
 
 from openhart.atomic import check_writable
-from openhart.cli.evaluate.common import Report, add_kind
-from openhart.cli.options import LARGEST_SEED, MANY, add_model, place, whole
+from openhart.cli.evaluate.common import Report, add_kind, add_seed
+from openhart.cli.options import MANY, add_model, place, whole
 
 
 def add_checker(kinds: Any) -> None:
     """Add the options."""
     parser = add_kind(
-        kinds, "checker", measure, help="train the detector of drawn things, and measure it",
-        example="scenes -o checker",
+        kinds, "checker", measure,
+        "Train the detector of drawn objects that composition needs, and measure its accuracy.",
+        "data/scenes -o checker",
     )  # fmt: skip
     add = parser.add_argument
-    add("scenes", type=place, help="a folder that openhart data scenes made")
-    add("-o", "--output", type=place, required=True, metavar="DIR", dest="folder")
-    add("--held-out", type=whole(1, MANY), default=400, metavar="N", help="scenes to measure it on")
-    add("--seed", type=whole(0, LARGEST_SEED), default=0)
+    add("scenes", type=place, help="Folder that openhart data scenes has written.")
+    add(
+        "-o", "--output", type=place, required=True, metavar="DIR", dest="folder",
+        help="Folder of the detector.",
+    )  # fmt: skip
+    add(
+        "--held-out", type=whole(1, MANY), default=400, metavar="N",
+        help="Number of scenes that are not trained on but measured (default: 400).",
+    )  # fmt: skip
+    add_seed(parser, "Seed of the choice of scenes and of training")
     add_model(parser)
 
 

@@ -27,6 +27,7 @@ from openhart.cli.evaluate.retrieval import add_retrieval
 from openhart.cli.evaluate.samples import add_samples
 from openhart.cli.evaluate.scales import add_scales
 from openhart.cli.files import check_file_path, check_image_path
+from openhart.cli.options import add_command
 
 KINDS = (
     add_reconstruction, add_scales, add_perturbed, add_retrieval, add_residual, add_attributes,
@@ -39,7 +40,7 @@ KINDS = (
 
 def add_evaluate(commands: Any) -> None:
     """Add the kinds, each with its options."""
-    parser = commands.add_parser("evaluate", help="measure a model, or pictures")
+    parser = add_command(commands, "evaluate", "Measure a model, a folder of images or votes of people.")
     parser.set_defaults(run=evaluate)
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     for add in KINDS:

@@ -9,6 +9,7 @@ from openhart.cli.options import (
     LARGEST_SEED,
     MANY,
     UsageError,
+    add_command,
     add_model,
     add_quiet,
     named,
@@ -24,10 +25,17 @@ Report = dict[str, Any]
 Measure = Callable[[Namespace], Report | None]
 
 
-def add_kind(kinds: Any, name: str, measure: Measure, help: str, example: str = "") -> ArgumentParser:  # noqa: A002
-    """Add a kind of evaluation with ``--quiet``; ``measure`` returns the report to print, or None."""
-    epilog = f"example: openhart evaluate {name} {example}" if example else None
-    parser: ArgumentParser = kinds.add_parser(name, help=help, epilog=epilog)
+def add_kind(kinds: Any, name: str, measure: Measure, sentence: str, example: str) -> ArgumentParser:
+    """Add a kind of evaluation with ``--quiet``.
+
+    Args:
+        kinds: the sub-commands of ``openhart evaluate``.
+        name: its name.
+        measure: its action, which returns the report to print, or None.
+        sentence: describes it.
+        example: its arguments, for an example.
+    """
+    parser = add_command(kinds, name, sentence, f"openhart evaluate {name} {example}")
     add_quiet(parser)
     parser.set_defaults(measure=measure)
     return parser
@@ -35,22 +43,41 @@ def add_kind(kinds: Any, name: str, measure: Measure, help: str, example: str = 
 
 def add_json_output(parser: ArgumentParser) -> None:
     """Add ``--output``, the file of the report."""
-    parser.add_argument("-o", "--output", type=place, help="a JSON file")
+    parser.add_argument(
+        "-o", "--output", type=place, metavar="FILE",
+        help="JSON file of the result (default: the result is only printed).",
+    )  # fmt: skip
 
 
 def add_data(parser: ArgumentParser) -> None:
     """Add the data to measure on, and which of its records, and the model."""
-    parser.add_argument("data", type=named, help="image folder or shards")
     parser.add_argument(
-        "--only", action="append", default=[], metavar="FIELD=VALUE[,VALUE]", help="records to keep"
+        "data",
+        type=named,
+        help="Image folder, webdataset shards (.tar), or hf:NAME for a Hugging Face data set.",
     )
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="FIELD=VALUE[,VALUE]",
+        help="Use only records whose field has one of these values; may be given several times (default: "
+        "all records).",
+    )  # fmt: skip
     add_model(parser)
 
 
 def add_prompts(parser: ArgumentParser) -> None:
     """Add how many prompts of the data to generate, and the first seed."""
-    parser.add_argument("--count", type=whole(1, MANY), default=256, help="prompts")
-    parser.add_argument("--seed", type=whole(0, LARGEST_SEED - MANY), default=0)
+    parser.add_argument(
+        "--count", type=whole(1, MANY), default=256, metavar="N", help="Number of prompts (default: 256)."
+    )
+    add_seed(parser, "Seed of the choice of prompts and of the first image; each further image has the next")
+
+
+def add_seed(parser: ArgumentParser, sentence: str, default: int = 0) -> None:
+    """Add ``--seed``; ``sentence`` has no full stop."""
+    parser.add_argument(
+        "--seed", type=whole(0, LARGEST_SEED - MANY), default=default, metavar="N",
+        help=f"{sentence} (default: {default}).",
+    )  # fmt: skip
 
 
 def open_tokenizer_and_data(options: Namespace) -> tuple[Any, Any]:

@@ -13,8 +13,14 @@ if TYPE_CHECKING:
 
 def add_compare(kinds: Any) -> None:
     """Add the options."""
-    parser = add_kind(kinds, "compare", compare, help="figures of several results, if they may be compared")
-    parser.add_argument("results", type=place, nargs="+", metavar="JSON")
+    parser = add_kind(
+        kinds, "compare", compare,
+        "Print the figures of several results side by side; results of different rules are refused.",
+        "first.json second.json",
+    )  # fmt: skip
+    parser.add_argument(
+        "results", type=place, nargs="+", metavar="JSON", help="Results of openhart evaluate."
+    )
     add_json_output(parser)
 
 

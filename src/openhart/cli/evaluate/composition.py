@@ -6,22 +6,33 @@ from typing import Any
 
 from openhart.atomic import check_writable
 from openhart.cli.device import find_device
-from openhart.cli.evaluate.common import Report, add_json_output, add_kind, report_of
-from openhart.cli.options import LARGEST_SEED, MANY, add_model, place, whole
+from openhart.cli.evaluate.common import Report, add_json_output, add_kind, add_seed, report_of
+from openhart.cli.options import MANY, add_model, place, whole
 
 
 def add_composition(kinds: Any) -> None:
     """Add the options."""
     parser = add_kind(
-        kinds, "composition", measure, help="GenEval's six tasks on known things, checked offline",
-        example="scenes/prompts/plain.jsonl --samples out",
+        kinds, "composition", measure,
+        "Generate images for prompts of GenEval's six tasks with drawn objects, and check them with the "
+        "detector that openhart evaluate checker has trained.",
+        "data/scenes/prompts/plain.jsonl --samples out",
     )  # fmt: skip
     add = parser.add_argument
-    add("prompts", type=place, help="a .jsonl in GenEval's layout")
-    add("--checker", type=place, default=Path("checker"), metavar="DIR")
-    add("--samples", type=place, required=True, metavar="DIR", help="where pictures go")
-    add("--images-per-prompt", type=whole(1, MANY), default=4, metavar="N")
-    add("--seed", type=whole(0, LARGEST_SEED - MANY), default=42)
+    add("prompts", type=place, help="File of prompts (.jsonl) in GenEval's format.")
+    add(
+        "--checker", type=place, default=Path("checker"), metavar="DIR",
+        help="Folder of the detector (default: checker).",
+    )  # fmt: skip
+    add(
+        "--samples", type=place, required=True, metavar="DIR",
+        help="Folder of the generated images; images that it has already are kept.",
+    )  # fmt: skip
+    add(
+        "--images-per-prompt", type=whole(1, MANY), default=4, metavar="N",
+        help="Number of images per prompt (default: 4).",
+    )  # fmt: skip
+    add_seed(parser, "Seed of the first image per prompt", default=42)
     add_model(parser)
     add_json_output(parser)
 

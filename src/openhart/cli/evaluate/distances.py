@@ -13,17 +13,26 @@ def add_distances(kinds: Any) -> None:
     """Add the options."""
     parser = add_kind(
         kinds, "distances", measure,
-        help="Fréchet distance, KID, FD-DINOv2 and CMMD between two folders of images",
-        example="samples real --crop sana --size 512",
+        "Compute the Fréchet distance, KID, FD-DINOv2 and CMMD between two folders of images.",
+        "samples real --crop sana --size 512",
     )  # fmt: skip
     add = parser.add_argument
-    add("samples", type=place, help="folder of generated images")
-    add("reference", type=place, help="folder of real images")
-    add("--dinov2", type=named, metavar="PATH", help="a DINOv2 of transformers, for FD-DINOv2")
-    add("--clip", type=named, metavar="PATH", help="a CLIP of transformers, for CMMD")
-    add("--crop", choices=["adm", "var", "sana", "switti"], help="rule that crops the images of both folders")
-    add("--size", type=whole(1, 10**5), metavar="PIXELS", help="side of the crops")
-    add("--skip-broken", action="store_true", help="skip and list unreadable images")
+    add("samples", type=place, help="Folder of generated images.")
+    add("reference", type=place, help="Folder of real images.")
+    add(
+        "--dinov2", type=named, metavar="PATH",
+        help="Folder or Hugging Face id of a DINOv2 model; adds FD-DINOv2 (default: left out).",
+    )  # fmt: skip
+    add(
+        "--clip", type=named, metavar="PATH",
+        help="Folder or Hugging Face id of a CLIP model; adds CMMD (default: left out).",
+    )  # fmt: skip
+    add(
+        "--crop", choices=["adm", "var", "sana", "switti"],
+        help="Program whose rule crops the images of both folders to squares (default: no cropping).",
+    )  # fmt: skip
+    add("--size", type=whole(1, 10**5), metavar="PIXELS", help="Side of the squares, needed with --crop.")
+    add("--skip-broken", action="store_true", help="Leave out unreadable images and list them in the result.")
     add_json_output(parser)
 
 

@@ -13,17 +13,30 @@ from openhart.cli.options import MANY, named, place, whole
 def add_dpg(kinds: Any) -> None:
     """Add the options."""
     parser = add_kind(
-        kinds, "dpg", measure, help="score a folder of grids by DPG-Bench, as published and corrected",
-        example="dpg-samples --table dpg_bench.csv --vqa Salesforce/blip-vqa-base",
+        kinds, "dpg", measure,
+        "Score a folder of image grids by DPG-Bench, by the published rules and by corrected ones.",
+        "dpg-samples --table dpg_bench.csv --vqa Salesforce/blip-vqa-base",
     )  # fmt: skip
     add = parser.add_argument
-    add("folder", type=place, help="grids of four images, named ITEM.png or ITEM.jpg")
-    add("--table", type=place, required=True, metavar="CSV", help="the published dpg_bench.csv")
-    add("--vqa", type=named, required=True, metavar="PATH", help="a BLIP or ViLT of transformers")
-    add("--question-tokens", type=whole(1, MANY), default=25, metavar="N", help="published: 25 (default)")
-    add("--resolution", type=whole(1, MANY), metavar="PIXELS", help="side of one image (default: its grid's)")
-    add("--pictures", type=int, choices=[1, 2, 3, 4], default=4, help="images per grid (default: 4)")
-    add("--rows", type=place, metavar="JSONL", help="where a line per image with its answers goes")
+    add("folder", type=place, help="Folder of grids of four images, named ITEM.png or ITEM.jpg.")
+    add("--table", type=place, required=True, metavar="CSV", help="The published dpg_bench.csv.")
+    add(
+        "--vqa", type=named, required=True, metavar="PATH",
+        help="Folder or Hugging Face id of a BLIP or ViLT model, which answers the questions.",
+    )  # fmt: skip
+    add(
+        "--question-tokens", type=whole(1, MANY), default=25, metavar="N",
+        help="Tokens that a question is cut to (default: 25, as published).",
+    )  # fmt: skip
+    add(
+        "--resolution", type=whole(1, MANY), metavar="PIXELS",
+        help="Side of one image of a grid (default: that of the first grid).",
+    )  # fmt: skip
+    add(
+        "--pictures", type=int, choices=[1, 2, 3, 4], default=4,
+        help="Number of images per grid (default: 4).",
+    )  # fmt: skip
+    add("--rows", type=place, metavar="JSONL", help="Also write a line per image with its answers.")
     add_json_output(parser)
 
 

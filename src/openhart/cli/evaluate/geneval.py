@@ -10,13 +10,27 @@ from openhart.cli.options import place
 
 def add_geneval(kinds: Any) -> None:
     """Add the options."""
-    parser = add_kind(kinds, "geneval", measure, help="score a folder of pictures in GenEval's layout")
+    parser = add_kind(
+        kinds, "geneval", measure, "Score a folder of images in GenEval's layout.",
+        "geneval-samples --rows rows.jsonl",
+    )  # fmt: skip
     add = parser.add_argument
-    add("folder", type=place)
-    add("--detector", metavar="PATH", help="a Mask2Former of transformers")
-    add("--clip", metavar="PATH", help="a CLIP of transformers")
-    add("--rows", type=place, metavar="JSONL", help="where a line per picture goes")
-    add("--rewritten-prompts", action="store_true", help="another benchmark, named so")
+    add("folder", type=place, help="Folder that openhart evaluate samples geneval has written.")
+    add(
+        "--detector", metavar="PATH",
+        help="Folder or Hugging Face id of a Mask2Former (default: "
+        "facebook/mask2former-swin-small-coco-instance).",
+    )  # fmt: skip
+    add(
+        "--clip", metavar="PATH",
+        help="Folder or Hugging Face id of a CLIP model (default: openai/clip-vit-large-patch14).",
+    )  # fmt: skip
+    add("--rows", type=place, metavar="JSONL", help="Also write a line per image, as GenEval's program does.")
+    add(
+        "--rewritten-prompts", action="store_true",
+        help="State in the result that a language model rewrote the prompts, which makes it another "
+        "benchmark.",
+    )  # fmt: skip
     add_json_output(parser)
 
 

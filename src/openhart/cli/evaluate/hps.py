@@ -11,21 +11,24 @@ from openhart.cli.options import named, place
 def add_hps(kinds: Any) -> None:
     """Add the options."""
     parser = add_kind(
-        kinds, "hps", measure, help="score a folder of pictures by HPSv2 (people's preferences)",
-        example="hps-samples --prompts benchmark --weights hpsv2.1-clip",
+        kinds, "hps", measure, "Score a folder of images by HPSv2, which predicts the preferences of people.",
+        "hps-samples --prompts benchmark --weights hpsv2.1-clip",
     )  # fmt: skip
     add = parser.add_argument
-    add("folder", type=place, help="pictures, STYLE/00000.jpg")
-    add("--prompts", type=place, required=True, metavar="DIR", help="HPSv2's folder benchmark")
+    add("folder", type=place, help="Folder of images, STYLE/00000.jpg.")
+    add("--prompts", type=place, required=True, metavar="DIR", help="The published folder benchmark.")
     add(
-        "--weights",
-        type=named,
-        required=True,
-        metavar="PATH",
-        help="a CLIP of transformers with HPSv2's weights",
-    )
-    add("--hps-version", choices=["2.0", "2.1"], default="2.1", help="version of the weights (default: 2.1)")
-    add("--style", action="append", dest="styles", metavar="STYLE", help="only this style; may be repeated")
+        "--weights", type=named, required=True, metavar="PATH",
+        help="Folder or Hugging Face id of a CLIP model with HPSv2's weights.",
+    )  # fmt: skip
+    add(
+        "--hps-version", choices=["2.0", "2.1"], default="2.1",
+        help="Version of the weights (default: 2.1).",
+    )  # fmt: skip
+    add(
+        "--style", action="append", dest="styles", metavar="STYLE",
+        help="Score only this style; may be given several times (default: all styles).",
+    )  # fmt: skip
     add_json_output(parser)
 
 

@@ -11,13 +11,28 @@ from openhart.errors import UserError
 
 def add_imagenet(kinds: Any) -> None:
     """Add the options."""
-    parser = add_kind(kinds, "imagenet", measure, help="FID, sFID, IS, precision and recall of a sample .npz")
+    parser = add_kind(
+        kinds, "imagenet", measure,
+        "Compute FID, sFID, IS, precision and recall of class-conditional samples.",
+        "samples.npz VIRTUAL_imagenet256_labeled.npz",
+    )  # fmt: skip
     add = parser.add_argument
-    add("sample", type=place, help="an .npz with arr_0")
-    add("reference", type=place, help="ADM's reference .npz")
-    add("--rules", choices=["adm", "mar"], default="adm")
-    add("--extractor", choices=["inception", "efficientnet"], default="inception")
-    add("--weights", type=place, metavar="PTH", help="of Inception")
+    add("sample", type=place, help="File of samples (.npz), with arr_0 of uint8 (N, H, W, 3).")
+    add("reference", type=place, help="Reference file of ADM (.npz), with images or statistics.")
+    add(
+        "--rules", choices=["adm", "mar"], default="adm",
+        help="Program whose rules are followed: ADM or MAR, which follows torch-fidelity (default: adm).",
+    )  # fmt: skip
+    add(
+        "--extractor", choices=["inception", "efficientnet"], default="inception",
+        help="Network of the features; figures with efficientnet need no download but are no FID (default: "
+        "inception).",
+    )  # fmt: skip
+    add(
+        "--weights", type=place, metavar="PTH",
+        help="Weights of Inception, torch-fidelity's weights-inception-2015-12-05-6726825d.pth (default: "
+        "downloaded).",
+    )  # fmt: skip
     add_json_output(parser)
 
 

@@ -1,6 +1,6 @@
 """``openhart evaluate mjhq``: FID and CLIP score on MJHQ-30K."""
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Any
 
 from openhart.cli.device import find_device
@@ -17,41 +17,60 @@ RESIZES = ("clean", "legacy-pytorch", "legacy-tensorflow")
 def add_mjhq(kinds: Any) -> None:
     """Add the options."""
     parser = add_kind(
-        kinds, "mjhq", measure, help="FID overall and per category, and CLIP score, on MJHQ-30K",
-        example="mjhq-samples --reference mjhq30k_imgs --resize legacy-pytorch --crop sana --size 1024",
+        kinds, "mjhq", measure,
+        "Compute the FID, of all images and per category, and the CLIP score on MJHQ-30K.",
+        "mjhq-samples --reference mjhq30k_imgs --resize legacy-pytorch --crop sana --size 1024",
     )  # fmt: skip
     add = parser.add_argument
-    add("folder", type=place, help="generated pictures, ID.jpg")
+    add("folder", type=place, help="Folder of generated images, ID.jpg.")
     add(
-        "--reference",
-        type=place,
-        required=True,
-        metavar="DIR",
-        help="the published pictures, CATEGORY/ID.jpg",
-    )
-    add("--metadata", type=place, metavar="JSON", help="meta_data.json (default: the one in --reference)")
-    add("--resize", choices=RESIZES, help="rule that resizes for Inception (default: clean)")
-    add("--crop", choices=["adm", "var", "sana", "switti"], help="rule that crops the images of both folders")
-    add("--size", type=whole(1, 10**5), metavar="PIXELS", help="side of the crops")
+        "--reference", type=place, required=True, metavar="DIR",
+        help="Folder of the published images, CATEGORY/ID.jpg.",
+    )  # fmt: skip
     add(
-        "--extractor",
-        choices=["inception", "efficientnet"],
-        default="inception",
-        help="network of the distance",
-    )
-    add("--weights", type=place, metavar="PTH", help="of Inception")
-    add("--dinov2", type=named, metavar="PATH", help="a DINOv2 of transformers in the place of Inception")
-    add("--clip", type=named, metavar="PATH", help="a CLIP of transformers, for the CLIP score")
-    add("--count", type=whole(2, MANY), metavar="N", help="only the first N prompts")
+        "--metadata", type=place, metavar="JSON",
+        help="The published meta_data.json (default: that in the folder of --reference).",
+    )  # fmt: skip
+    add("--count", type=whole(2, MANY), metavar="N", help="Use only the first N prompts (default: all).")
     add(
-        "--category",
-        action="append",
-        dest="categories",
-        metavar="NAME",
-        help="only this category; may be repeated",
-    )
-    add("--skip-broken", action="store_true", help="skip and list pairs with an unreadable image")
+        "--category", action="append", dest="categories", metavar="NAME",
+        help="Use only this category; may be given several times (default: all categories).",
+    )  # fmt: skip
+    add(
+        "--skip-broken", action="store_true",
+        help="Leave out pairs with an unreadable image and list them in the result.",
+    )  # fmt: skip
+    _add_networks(parser)
     add_json_output(parser)
+
+
+def _add_networks(parser: ArgumentParser) -> None:
+    """How images are prepared, and the networks that compare them."""
+    add = parser.add_argument
+    add(
+        "--crop", choices=["adm", "var", "sana", "switti"],
+        help="Program whose rule crops the images of both folders to squares (default: no cropping).",
+    )  # fmt: skip
+    add("--size", type=whole(1, 10**5), metavar="PIXELS", help="Side of the squares, needed with --crop.")
+    add("--resize", choices=RESIZES, help="Rule that resizes images for Inception (default: clean).")
+    add(
+        "--extractor", choices=["inception", "efficientnet"], default="inception",
+        help="Network of the features; figures with efficientnet need no download but are no FID (default: "
+        "inception).",
+    )  # fmt: skip
+    add(
+        "--weights", type=place, metavar="PTH",
+        help="Weights of Inception, torch-fidelity's weights-inception-2015-12-05-6726825d.pth (default: "
+        "downloaded).",
+    )  # fmt: skip
+    add(
+        "--dinov2", type=named, metavar="PATH",
+        help="Folder or Hugging Face id of a DINOv2 model, which replaces Inception (default: Inception).",
+    )  # fmt: skip
+    add(
+        "--clip", type=named, metavar="PATH",
+        help="Folder or Hugging Face id of a CLIP model; adds the CLIP score (default: left out).",
+    )  # fmt: skip
 
 
 def measure(options: Namespace) -> Report:

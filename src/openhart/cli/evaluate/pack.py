@@ -3,17 +3,19 @@
 from argparse import Namespace
 from typing import Any
 
-from openhart.cli.evaluate.common import add_kind
-from openhart.cli.options import LARGEST_SEED, place, whole
+from openhart.cli.evaluate.common import add_kind, add_seed
+from openhart.cli.options import place
 
 
 def add_pack(kinds: Any) -> None:
     """Add the options."""
-    parser = add_kind(kinds, "pack", pack, help="pictures of a folder into a shuffled sample .npz")
-    add = parser.add_argument
-    add("folder", type=place)
-    add("-o", "--output", type=place, required=True, metavar="NPZ")
-    add("--seed", type=whole(0, LARGEST_SEED), default=0, help="of the shuffle")
+    parser = add_kind(
+        kinds, "pack", pack, "Write the images of a folder to a file of samples (.npz) in random order.",
+        "imagenet-samples -o samples.npz",
+    )  # fmt: skip
+    parser.add_argument("folder", type=place, help="Folder of images of equal size.")
+    parser.add_argument("-o", "--output", type=place, required=True, metavar="NPZ", help="File to write.")
+    add_seed(parser, "Seed of the order")
 
 
 def pack(options: Namespace) -> None:

@@ -8,27 +8,31 @@ from openhart.cli.evaluate.common import (
     add_data,
     add_json_output,
     add_kind,
+    add_seed,
     open_tokenizer_and_data,
     report_of,
 )
-from openhart.cli.options import LARGEST_SEED, MANY, number, whole
+from openhart.cli.options import MANY, number, whole
 
 
 def add_perturbed(kinds: Any) -> None:
     """Add the options."""
     parser = add_kind(
-        kinds, "perturbed", measure, help="reconstruction from codes of which some are exchanged"
-    )
+        kinds, "perturbed", measure,
+        "Reconstruct images from codes of which a fraction is replaced by similar codes.",
+        "data/emoji/test --shares 0.1 0.2",
+    )  # fmt: skip
     add_data(parser)
-    parser.add_argument("--shares", type=number, nargs="+", metavar="SHARE", help="shares of exchanged codes")
-    parser.add_argument(
-        "--nearest",
-        type=whole(1, MANY),
-        default=100,
-        metavar="N",
-        help="exchange for one of the N nearest codes",
-    )
-    parser.add_argument("--seed", type=whole(0, LARGEST_SEED - MANY), default=0)
+    add = parser.add_argument
+    add(
+        "--shares", type=number, nargs="+", metavar="SHARE",
+        help="Fractions of replaced codes, from 0 to 1 (default: 0 0.05 0.1 0.2 0.4).",
+    )  # fmt: skip
+    add(
+        "--nearest", type=whole(1, MANY), default=100, metavar="N",
+        help="A code is replaced by one of the N codes nearest to it (default: 100).",
+    )  # fmt: skip
+    add_seed(parser, "Seed of the first image; each further image has the next seed")
     add_json_output(parser)
 
 

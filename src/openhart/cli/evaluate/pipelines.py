@@ -1,14 +1,14 @@
 """``openhart evaluate pipelines``: time, memory and quality of several pipelines in one table."""
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openhart.atomic import check_writable
 from openhart.cli.device import find_device
-from openhart.cli.evaluate.common import Report, add_json_output, add_kind, report_of
+from openhart.cli.evaluate.common import Report, add_json_output, add_kind, add_seed, report_of
 from openhart.cli.evaluate.samples import add_call_settings, call_settings
-from openhart.cli.options import LARGEST_SEED, MANY, UsageError, named, place, whole
+from openhart.cli.options import MANY, UsageError, named, place, whole
 from openhart.errors import UserError, require
 
 if TYPE_CHECKING:
@@ -18,26 +18,59 @@ if TYPE_CHECKING:
 def add_pipelines(kinds: Any) -> None:
     """Add the options."""
     parser = add_kind(
-        kinds, "pipelines", measure, help="time, memory and quality of several pipelines in one table",
-        example="prompts.txt --model hart=packaged --model sdxl=FOLDER --samples out --reference photos",
+        kinds, "pipelines", measure,
+        "Measure time, memory and quality of several diffusers pipelines on the same prompts.",
+        "prompts.txt --model hart=packaged --model sdxl=FOLDER --samples out --reference photos",
     )  # fmt: skip
     add = parser.add_argument
-    add("prompts", type=place, help="a text file with one prompt per line")
+    add("prompts", type=place, help="Text file with one prompt per line.")
     add(
         "--model", action="append", default=[], type=named, metavar="[NAME=]PATH", dest="models",
-        help="folder or hub id of a diffusers pipeline; may be repeated (default: packaged)",
+        help="Folder or Hugging Face id of a pipeline, with a name for the table; may be given several times "
+        "(default: packaged, the packaged model).",
     )  # fmt: skip
-    add("--samples", type=place, required=True, metavar="DIR", help="where pictures go, a folder per model")
-    add("--images-per-prompt", type=whole(1, MANY), default=1, metavar="N")
-    add("--seed", type=whole(0, LARGEST_SEED - MANY), default=0, help="the first seed")
-    add("--batch", type=whole(1, MANY), default=1, metavar="N", help="images per call (default: 1, latency)")
-    add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="type of the weights")
+    add(
+        "--samples", type=place, required=True, metavar="DIR",
+        help="Folder of the generated images, with a folder per model.",
+    )  # fmt: skip
+    add(
+        "--images-per-prompt", type=whole(1, MANY), default=1, metavar="N",
+        help="Number of images per prompt (default: 1).",
+    )  # fmt: skip
+    add_seed(parser, "The first seed")
+    add(
+        "--batch", type=whole(1, MANY), default=1, metavar="N",
+        help="Images per pipeline call (default: 1, which measures the latency).",
+    )  # fmt: skip
+    add(
+        "--dtype", choices=["float32", "bfloat16", "float16"], default="float32",
+        help="Data type of the weights (default: float32).",
+    )  # fmt: skip
     add_call_settings(parser)
-    add("--reference", type=place, metavar="DIR", help="folder of real images, for FD and KID")
-    add("--dinov2", type=named, metavar="PATH", help="a DINOv2 of transformers, for FD-DINOv2")
-    add("--clip", type=named, metavar="PATH", help="a CLIP of transformers, for the CLIP score")
-    add("--hps", type=named, metavar="PATH", help="a CLIP of transformers with the weights of HPSv2")
+    _add_quality(parser)
     add_json_output(parser)
+
+
+def _add_quality(parser: ArgumentParser) -> None:
+    """What the images are compared with, and by which networks."""
+    add = parser.add_argument
+    add(
+        "--reference", type=place, metavar="DIR",
+        help="Folder of real images; adds the Fréchet distance and KID (default: left out).",
+    )  # fmt: skip
+    add(
+        "--dinov2", type=named, metavar="PATH",
+        help="Folder or Hugging Face id of a DINOv2 model; adds FD-DINOv2 (default: left out).",
+    )  # fmt: skip
+    add(
+        "--clip", type=named, metavar="PATH",
+        help="Folder or Hugging Face id of a CLIP model; adds the CLIP score (default: left out).",
+    )  # fmt: skip
+    add(
+        "--hps", type=named, metavar="PATH",
+        help="Folder or Hugging Face id of a CLIP model with HPSv2's weights; adds HPSv2 (default: left "
+        "out).",
+    )  # fmt: skip
 
 
 def measure(options: Namespace) -> Report:

@@ -13,11 +13,15 @@ def add_ratings(kinds: Any) -> None:
     """Add the options."""
     parser = add_kind(
         kinds, "ratings", measure,
-        help="Bradley-Terry ratings from the votes of an arena, on the scale of Elo",
-        example="votes.sqlite --plot ratings.png",
+        "Compute Bradley-Terry ratings on the scale of Elo from the votes of an arena.",
+        "votes.sqlite --plot ratings.png",
     )  # fmt: skip
-    parser.add_argument("votes", type=place, metavar="SQLITE", help="file of votes")
-    parser.add_argument("--plot", type=place, metavar="PNG", help="draw the ratings and their intervals")
+    parser.add_argument(
+        "votes", type=place, metavar="SQLITE", help="File of votes of openhart evaluate arena."
+    )
+    parser.add_argument(
+        "--plot", type=place, metavar="PNG", help="Plot the ratings and their 95 %% intervals."
+    )
     add_json_output(parser)
 
 

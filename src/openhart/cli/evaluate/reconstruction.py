@@ -17,14 +17,23 @@ from openhart.cli.options import place
 
 def add_reconstruction(kinds: Any) -> None:
     """Add the options."""
-    parser = add_kind(kinds, "reconstruction", measure, help="what the image tokenizer keeps")
+    parser = add_kind(
+        kinds, "reconstruction", measure,
+        "Reconstruct images by the image tokenizer and compare them with the originals.",
+        "data/emoji/test",
+    )  # fmt: skip
     add_data(parser)
     add = parser.add_argument
     add(
-        "--ssim", choices=["torchmetrics", "skimage", "llamagen"], default="torchmetrics", help="rule of SSIM"
-    )
-    add("--lpips", choices=["alexnet", "vgg"], help="also LPIPS, with this network of torchvision")
-    add("--inception", type=place, metavar="PTH", help="weights of Inception, for rFID")
+        "--ssim", choices=["torchmetrics", "skimage", "llamagen"], default="torchmetrics",
+        help="Program whose rule of SSIM is followed (default: torchmetrics).",
+    )  # fmt: skip
+    add("--lpips", choices=["alexnet", "vgg"], help="Also compute LPIPS with this network of torchvision.")
+    add(
+        "--inception", type=place, metavar="PTH",
+        help="Also compute rFID with these weights of Inception, torch-fidelity's "
+        "weights-inception-2015-12-05-6726825d.pth.",
+    )  # fmt: skip
     add_json_output(parser)
 
 

@@ -12,13 +12,15 @@ def add_report(kinds: Any) -> None:
     """Add the options."""
     parser = add_kind(
         kinds, "report", report,
-        help="write a page of published figures, others' measurements and stored results",
-        example="results/ benchmarks/results -o docs/results.md",
+        "Write a page of published figures, figures that others measured, and stored results.",
+        "results/ benchmarks/results -o docs/results.md",
     )  # fmt: skip
     parser.add_argument(
-        "results", type=place, nargs="*", metavar="PATH", help="JSON files, or folders of them"
+        "results", type=place, nargs="*", metavar="PATH", help="JSON files of results, or folders of them."
     )
-    parser.add_argument("-o", "--output", type=place, required=True, metavar="MARKDOWN")
+    parser.add_argument(
+        "-o", "--output", type=place, required=True, metavar="MARKDOWN", help="File to write (.md)."
+    )
 
 
 def report(options: Namespace) -> None:

@@ -17,8 +17,10 @@ from openhart.cli.evaluate.common import (
 def add_residual(kinds: Any) -> None:
     """Add the options."""
     parser = add_kind(
-        kinds, "residual", measure, help="generation with the residual and without it, on the same seeds"
-    )
+        kinds, "residual", measure,
+        "Compare images that are generated with and without the residual from the same seeds.",
+        "data/emoji/test",
+    )  # fmt: skip
     add_data(parser)
     add_prompts(parser)
     add_json_output(parser)

@@ -20,22 +20,49 @@ def add_samples(kinds: Any) -> None:
     """Add the options."""
     parser = add_kind(
         kinds, "samples", samples,
-        help="generate the images of a benchmark; continues after an interruption",
-        example="geneval evaluation_metadata.jsonl -o geneval-samples",
+        "Generate the images of a benchmark with any diffusers pipeline. An interrupted command continues "
+        "where it stopped.",
+        "geneval evaluation_metadata.jsonl -o geneval-samples",
     )  # fmt: skip
     add = parser.add_argument
-    add("benchmark", choices=BENCHMARKS)
-    add("prompts", nargs="?", type=place, help="prompt file or folder of the benchmark; none for imagenet")
-    add("-o", "--output", type=place, required=True, metavar="DIR", dest="folder", help="folder of images")
+    add("benchmark", choices=BENCHMARKS, help="Benchmark, which determines files, seeds and prompts.")
     add(
-        "--model", type=named, help="folder or hub id of any diffusers pipeline (default: the packaged model)"
-    )
-    add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="type of the weights")
-    add("--images-per-prompt", type=whole(1, MANY), metavar="N", help="default: the published number")
-    add("--seed", type=whole(0, LARGEST_SEED - 10 * MANY), metavar="N", help="the first seed")
-    add("--batch", type=whole(1, MANY), default=8, metavar="N", help="images per pipeline call (default: 8)")
-    add("--rounding", choices=["round", "truncate"], default="round", help="rounding to bytes")
-    add("--file-type", choices=["png", "jpg"], help="default: the published type")
+        "prompts", nargs="?", type=place,
+        help="Published file or folder of the benchmark's prompts; none for imagenet.",
+    )  # fmt: skip
+    add(
+        "-o", "--output", type=place, required=True, metavar="DIR", dest="folder",
+        help="Folder of the images.",
+    )  # fmt: skip
+    _add_generation(parser)
+
+
+def _add_generation(parser: ArgumentParser) -> None:
+    """The model, and how it is called."""
+    add = parser.add_argument
+    add(
+        "--model", type=named, metavar="MODEL",
+        help="Folder or Hugging Face id of any diffusers pipeline (default: the packaged model).",
+    )  # fmt: skip
+    add(
+        "--dtype", choices=["float32", "bfloat16", "float16"], default="float32",
+        help="Data type of the weights (default: float32).",
+    )  # fmt: skip
+    add(
+        "--images-per-prompt", type=whole(1, MANY), metavar="N",
+        help="Number of images per prompt or class (default: the published number).",
+    )  # fmt: skip
+    add(
+        "--seed", type=whole(0, LARGEST_SEED - 10 * MANY), metavar="N",
+        help="The first seed (default: the published one, otherwise 0).",
+    )  # fmt: skip
+    add("--batch", type=whole(1, MANY), default=8, metavar="N", help="Images per pipeline call (default: 8).")
+    add(
+        "--rounding", choices=["round", "truncate"], default="round",
+        help="Rounding of levels to bytes; truncate gives slightly darker images, as some published programs "
+        "(default: round).",
+    )  # fmt: skip
+    add("--file-type", choices=["png", "jpg"], help="Type of the image files (default: the published one).")
     add_call_settings(parser)
 
 
@@ -43,7 +70,8 @@ def add_call_settings(parser: ArgumentParser) -> None:
     """Add ``--set``, which may be repeated; :func:`call_settings` reads it."""
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
-        help="an argument of the pipeline call, such as guidance_scale=4.5 or num_inference_steps=20",
+        help="Argument of the pipeline call, such as guidance_scale=4.5 or num_inference_steps=20; may be "
+        "given several times (default: the pipeline's own values).",
     )  # fmt: skip
 
 

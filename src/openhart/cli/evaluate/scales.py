@@ -17,9 +17,15 @@ from openhart.errors import require
 
 def add_scales(kinds: Any) -> None:
     """Add the options."""
-    parser = add_kind(kinds, "scales", measure, help="reconstruction from the codes of the first scales only")
+    parser = add_kind(
+        kinds, "scales", measure,
+        "Reconstruct images from the codes of the first scale, the first two scales and so on.",
+        "data/emoji/test --plot scales.png",
+    )  # fmt: skip
     add_data(parser)
-    parser.add_argument("--plot", type=place, metavar="PNG", help="a plot over the number of scales")
+    parser.add_argument(
+        "--plot", type=place, metavar="PNG", help="Plot the quality against the number of scales."
+    )
     add_json_output(parser)
 
 

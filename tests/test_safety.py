@@ -57,7 +57,7 @@ def refused(folder, message, **arguments):
 def test_a_pickle_in_place_of_weights_is_not_opened(model, mark, part, ending):
     (model / part / WEIGHTS).unlink()
     saved_by_torch(mark, model / part / f"diffusion_pytorch_model.{ending}")
-    refused(model, rf"{part} holds diffusion_pytorch_model.{ending}, a pickle.*convert it to safetensors")
+    refused(model, rf"{part} contains diffusion_pytorch_model.{ending}, a pickle.*convert it to safetensors")
     with pytest.raises(UserError, match="a pickle"):
         HybridTokenizer.from_pretrained(model / part)
 

@@ -66,7 +66,7 @@ def check_new_folder(folder: Path) -> None:
         UserError: if the folder contains something, or if the path is a file.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is not empty: name a new folder")
+        raise UserError(f"{folder} is not empty: give a new folder")
 
 
 @contextmanager

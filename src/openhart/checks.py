@@ -83,7 +83,7 @@ Width = Annotated[int, Field(strict=True, ge=1, le=2**16)]
 Depth = Annotated[int, Field(strict=True, ge=1, le=2**10)]
 Flag = Annotated[bool, Field(strict=True)]
 Text = Annotated[str, BeforeValidator(_text)]
-Place = Annotated[Text, BeforeValidator(_path)]
+PathText = Annotated[Text, BeforeValidator(_path)]
 
 
 def sentence(error: ValidationError, owner: str = "") -> str:

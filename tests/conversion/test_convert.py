@@ -249,7 +249,7 @@ def test_var_scales_that_were_not_published(var, tmp_path):
     def drop_one_place(values):
         values["pos_1LC"] = values["pos_1LC"][:, :-1]
 
-    with pytest.raises(UserError, match="6 scales of 130 tokens"):
+    with pytest.raises(UserError, match="6 scales with 130 tokens"):
         convert_small_var(var, tmp_path / "model", scales=[1, 2, 3, 4, 6, 9])
     convert_small_var(var, tmp_path / "model", scales=[1, 2, 3, 4, 6, 8])
     edit(var / "var.pth", drop_one_place)

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel
 from transformers import PreTrainedModel
 
-from openhart.checks import Place, Text, Width, parse_values
+from openhart.checks import PathText, Text, Width, parse_values
 from openhart.conditioning.label import LabelEncoder
 from openhart.errors import UserError
 from openhart.generation.saved import present_index
@@ -22,7 +22,7 @@ OPTIONAL_PARTS = ("residual_head", "label_encoder", "text_encoder", "text_tokeni
 class PipelineSettings(BaseModel):
     """The settings that a pipeline keeps beside its parts."""
 
-    text_encoder_name: Place | None = None
+    text_encoder_name: PathText | None = None
     max_tokens: Width | None = None
     instruction: Text = ""
     sampling: dict[str, Any] | None = None

@@ -1,4 +1,4 @@
-"""The Gumbel-softmax quantizer (arXiv 1611.01144; as an image tokenizer in DALL·E, arXiv 2102.12092, 2.1)."""
+"""Gumbel-softmax quantizer (arXiv 1611.01144; for image tokens in DALL·E, arXiv 2102.12092, section 2.1)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ from torch import Tensor, nn
 from openhart.randomness import gumbel_noise
 from openhart.tokenizer.quantizer import MultiScaleQuantizer
 
-SMALLEST_SHARE = 1e-10
+EPSILON = 1e-10
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """Features as codes that were drawn, for training.
+    """Randomly sampled codes of a feature map, for training.
 
     Attributes:
         codes: (B, h·w), row-major.
-        features: (B, z, h, w), the codes' vectors; their gradient is that of the softmax.
+        features: (B, z, h, w), the vectors of the codes, with the gradient of the softmax.
         divergence: the mean over positions of the Kullback-Leibler divergence between the codes'
             probabilities and the uniform distribution, in nats; a scalar.
     """
@@ -29,9 +29,9 @@ class Sampled:
 
 
 class GumbelQuantizer(MultiScaleQuantizer):
-    """Encodes features as one code map by a linear score of every code instead of a distance.
+    """Encodes features as one code map, with a linear score for every code instead of a distance.
 
-    :meth:`quantize` takes the code with the highest score, so it is deterministic; :meth:`sample` draws.
+    :meth:`quantize` chooses the code with the highest score and is deterministic; :meth:`sample` is random.
 
     Args:
         scales: one entry, side or ``[height, width]`` of the feature map for which the model is configured.
@@ -39,7 +39,7 @@ class GumbelQuantizer(MultiScaleQuantizer):
         code_dim: channels z of the features and of the codes' vectors.
 
     Raises:
-        UserError: the numbers are not valid.
+        UserError: if the scales are invalid, or if a number is outside its range.
     """
 
     def __init__(self, scales: Sequence[int | Sequence[int]], codebook_size: int, code_dim: int) -> None:
@@ -52,18 +52,19 @@ class GumbelQuantizer(MultiScaleQuantizer):
         return scores.argmax(dim=-1)
 
     def sample(self, features: Tensor, uniform: Tensor, temperature: float = 1.0) -> Sampled:
-        """Draw each code by its probability, with the straight-through gradient of the softmax.
+        """Sample each code from the softmax of its scores, with a straight-through gradient.
 
         Args:
             features: (B, z, h, w).
             uniform: random numbers in [0, 1), (B, h·w, V), from which the Gumbel noise is computed.
-            temperature: τ of the softmax that the gradient follows.
+            temperature: τ of the softmax whose gradient is used.
         """
         scores = self.projection(features.flatten(2).transpose(1, 2))
         soft = ((scores + gumbel_noise(uniform)) / temperature).softmax(dim=-1)
         codes = soft.argmax(dim=-1)
         hard = F.one_hot(codes, soft.shape[-1]).to(soft.dtype)
         vectors = (soft + (hard - soft).detach()) @ self.table(soft.device)
-        shares = scores.softmax(dim=-1)
-        divergence = (shares * (shares * shares.shape[-1] + SMALLEST_SHARE).log()).sum(dim=-1).mean()
+        probabilities = scores.softmax(dim=-1)
+        ratios = probabilities * probabilities.shape[-1] + EPSILON
+        divergence = (probabilities * ratios.log()).sum(dim=-1).mean()
         return Sampled(codes, vectors.transpose(1, 2).unflatten(2, features.shape[2:]), divergence)

@@ -18,10 +18,9 @@ from openhart.tokenizer.quantizer import MultiScaleQuantizer
 
 
 class VqganTokenizer(CodeTokenizer, ModelMixin, ConfigMixin):
-    """Encodes an image as one map of codes, and decodes it again.
+    """Encodes an image as one map of codes, and decodes code maps to images.
 
-    The same model is a VQ-VAE when no level attends: the two differ in their losses, not in what they
-    compute.
+    Without attention the model is a VQ-VAE, which differs from VQGAN only in its losses.
 
     Args:
         in_channels: channels of the image; other than 3 for maps that serve as conditions, such as one
@@ -31,20 +30,21 @@ class VqganTokenizer(CodeTokenizer, ModelMixin, ConfigMixin):
             every level but the first halves the sides.
         encoder_blocks: residual blocks per level in the encoder.
         decoder_blocks: residual blocks per level in the decoder.
-        patch_size: side of the pixel blocks folded into channels first; 1 for none.
+        patch_size: side of the pixel blocks that are folded into channels first; 1 for no folding.
         attention_levels: levels, counted from 0 at the finest, that attend over all positions after each of
             their residual blocks.
         middle_attention: attend between the two residual blocks beyond the coarsest level.
-        feature_channels: channels that the encoder gives and the decoder takes.
-        code_dim: channels z of a code's vector; a 1×1 convolution on either side of the quantizer maps
-            between the two widths.
+        feature_channels: channels of the encoder's output and the decoder's input.
+        code_dim: channels z of the vectors of codes; a 1×1 convolution before and one after the quantizer
+            convert between ``feature_channels`` and ``code_dim``.
         codebook_size: number of codes V.
         scales: one entry: side or ``[height, width]`` of the code map for which the model is configured.
-        quantizer_kind: ``nearest``, the nearest code by Euclidean distance; or ``gumbel``, the highest of V
-            linear scores.
+        quantizer_kind: ``nearest`` chooses the nearest code in Euclidean distance; ``gumbel`` chooses the
+            code with the highest of V linear scores.
 
     Raises:
-        UserError: the settings cannot be built.
+        UserError: if a setting has the wrong type or range, if there is more than one scale, or if an
+            attention level does not exist.
     """
 
     @register_to_config

@@ -23,7 +23,7 @@ from openhart.checks import (
     Flag,
     Natural,
     Number,
-    Place,
+    PathText,
     Positive,
     Share,
     Text,
@@ -71,8 +71,8 @@ class Data(Section):
     ``copies`` shows each picture that often in an epoch: as it is, and changed as ``augment`` says.
     """
 
-    train: Place
-    test: Place | None = None
+    train: PathText
+    test: PathText | None = None
     only: dict[Text, list[Text]] = {}
     buckets: list[tuple[Pixels, Pixels]] = []
     augment: Augment | None = None
@@ -127,7 +127,7 @@ class Run(Section):
     generators under ``ddp`` on GPUs without bfloat16; ``auto`` takes bf16 where the machine is faster in it.
     """
 
-    output: Place
+    output: PathText
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 0
     precision: Literal["no", "bf16", "fp16"] = Field(default="auto", validate_default=True)
     accumulation: Width = 1
@@ -237,7 +237,7 @@ class TokenizerRecipe(Section):
     mirror: Flag = False
     revive_every: Count = 50
     revival_memory: Below1 = 0.98
-    initial: Place | None = None
+    initial: PathText | None = None
 
     @field_validator("model")
     @classmethod
@@ -262,7 +262,7 @@ class Conditioning(Section):
     """
 
     kind: Literal["text", "label"] = "text"
-    text_encoder: Place = "all-MiniLM-L6-v2"
+    text_encoder: PathText = "all-MiniLM-L6-v2"
     max_tokens: Width = 24
     instruction: Text = ""
     num_classes: Count | None = None
@@ -344,7 +344,7 @@ class GeneratorRecipe(Section):
 
     run: Run
     data: Data
-    tokenizer: Place
+    tokenizer: PathText
     scales: OptionalScales = None
     steps: Count
     model: dict[str, Any] = {}
@@ -356,7 +356,7 @@ class GeneratorRecipe(Section):
     embedding_losses: EmbeddingLosses | None = None
     code_loss: CodeLoss = CodeLoss()
     cache: Annotated[bool | str, PlainValidator(_cache)] = True
-    initial: Place | None = None
+    initial: PathText | None = None
     lora: Lora | None = None
     sample_prompts: list[Text] = Field(default=[], max_length=SHOWN_SAMPLES)
     sample_labels: list[Natural] = Field(default=[], max_length=SHOWN_SAMPLES)

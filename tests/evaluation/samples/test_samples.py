@@ -180,7 +180,7 @@ def test_prompts_and_folders_that_cannot_be_used(geneval, tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"prompt": "a ball"}\n')
     with pytest.raises(UserError, match="tag, include and prompt"):
         plan_geneval(tmp_path / "bad.jsonl")
-    (tmp_path / "bad.json").write_text('{"../up": {"prompt": "x"}}')
+    (tmp_path / "bad.json").write_text('{"../up": {"category": "a", "prompt": "x"}}')
     with pytest.raises(UserError, match="cannot be a file name"):
         plan_mjhq(tmp_path / "bad.json")
     with pytest.raises(UserError, match="must be png files, got jpg"):

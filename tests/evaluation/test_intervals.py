@@ -38,7 +38,7 @@ def test_the_influence_is_the_slope_of_the_distance(count):
         covariance = rows.T @ rows * count / (count - 1)
         return frechet_clean_fid(Statistics(mean, covariance), reference)
 
-    influences = frechet_influences(features, reference)
+    influences = frechet_influences(features, statistics_of(features), reference)
     assert influences.mean() == pytest.approx(0, abs=1e-9)
     for index in (0, 3):
         step = np.zeros(count)
@@ -63,7 +63,7 @@ def test_the_interval_of_a_frechet_distance_is_as_wide_as_fresh_samples_spread(c
 
     true = np.std([value(sample()) for _ in range(60)], ddof=1)
     features = sample()
-    interval = frechet_interval(value(features), features, reference)
+    interval = frechet_interval(value(features), features, statistics_of(features), reference)
     assert interval[0] < value(features) < interval[1]
     assert 0.7 * true < spread(interval) < 1.9 * true
 

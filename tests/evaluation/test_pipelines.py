@@ -52,7 +52,7 @@ def test_every_call_is_timed_and_memory_counted(prompts, tmp_path):
     assert measured.images == (2, 1)
     assert all(seconds > 0 for seconds in measured.seconds)
     assert measured.peak > 50 * 2**20  # PyTorch alone takes more
-    assert "threads" in measured.machine
+    assert "thread" in measured.machine
     assert len(list((tmp_path / "out").glob("*.png"))) == 3
     record = json.loads((tmp_path / "out" / "samples.json").read_text())
     assert record["sampling"]["num_inference_steps"] == 1
@@ -121,7 +121,6 @@ def test_wrong_usage_is_one_sentence(capsys, prompts, tmp_path):
 
 
 def test_a_time_is_the_mean_without_the_first_call():
-
     figures = cost_figures(
         "a", Run("P", (9.0, 2.0, 4.0), (2, 2, 2), 2**30, "a machine"), Setup(dtype=torch.float16)
     )

@@ -101,5 +101,6 @@ def set_distance(metric: str, real: Features, made: Features) -> Estimate:
     if metric == "KID":
         return kernel_distance(real, made)
     reference = statistics_of(real, "reference features")
-    value = frechet_clean_fid(statistics_of(made, "sample features"), reference)
-    return Estimate(value, frechet_interval(value, made, reference))
+    own = statistics_of(made, "sample features")
+    value = frechet_clean_fid(own, reference)
+    return Estimate(value, frechet_interval(value, made, own, reference))

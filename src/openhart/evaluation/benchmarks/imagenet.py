@@ -90,8 +90,9 @@ def _frechet(
     A sample whose statistics are stored gets no interval, because they need not be those of its images.
     """
     wanted = reference or statistics_of(real, f"{name} of the reference")
-    value = frechet_guided_diffusion(sample or statistics_of(made, f"{name} of the sample"), wanted)
-    return value, None if sample else frechet_interval(value, made, wanted)
+    own = sample or statistics_of(made, f"{name} of the sample")
+    value = frechet_guided_diffusion(own, wanted)
+    return value, None if sample else frechet_interval(value, made, own, wanted)
 
 
 def evaluate_mar(
@@ -103,9 +104,10 @@ def evaluate_mar(
         UserError: the file has no images, or features do not fit the stored statistics.
     """
     made, _ = features_of(sample, extractor, quiet)
-    distance = frechet_torch_fidelity(statistics_of(made), reference)
+    own = statistics_of(made)
+    distance = frechet_torch_fidelity(own, reference)
     found: dict[str, Measured] = {
-        distance_name(extractor): (distance, frechet_interval(distance, made, reference))
+        distance_name(extractor): (distance, frechet_interval(distance, made, own, reference))
     }
     if (weight := extractor.softmax_weight) is not None:
         score, _ = inception_score_torch_fidelity(made, weight)
@@ -119,15 +121,22 @@ def features_of(
     """Compute pooled and spatial features of all images of a file, in file order."""
     if batch.shape is None:
         raise UserError(f"{batch.path} contains statistics but no images: precision and recall need images")
-    pooled, spatial = [], []
-    for images in tqdm(batch.batches(BATCH), total=-(-batch.shape[0] // BATCH), disable=quiet):
+    count = batch.shape[0]
+    pooled: Features | None = None
+    spatial: Features | None = None
+    start = 0
+    for images in tqdm(batch.batches(BATCH), total=-(-count // BATCH), disable=quiet):
         part, spatial_part = extractor(images)
-        pooled.append(part)
+        rows = slice(start, start + len(part))
+        start += len(part)
+        pooled = np.empty((count, *part.shape[1:]), part.dtype) if pooled is None else pooled
+        pooled[rows] = part
         if spatial_part is not None:
-            spatial.append(spatial_part)
-    features = np.concatenate(pooled)
-    check_features(features, f"features of {batch.path}")
-    return features, np.concatenate(spatial) if spatial else None
+            spatial = np.empty((count, *spatial_part.shape[1:]), np.float32) if spatial is None else spatial
+            spatial[rows] = spatial_part
+    assert pooled is not None
+    check_features(pooled, f"features of {batch.path}")
+    return pooled, spatial
 
 
 def distance_name(extractor: Extractor) -> str:

@@ -120,8 +120,10 @@ def _distance(
     rules: Mapping[str, str | int],
 ) -> Figure:
     reference = statistics_of(real, "reference features")
-    value = FRECHET_RULES[frechet](statistics_of(made, "features of the generated images"), reference)
-    return Figure(name, value, len(made), frechet_interval(value, made, reference), extractor.name, rules)
+    own = statistics_of(made, "features of the generated images")
+    value = FRECHET_RULES[frechet](own, reference)
+    interval = frechet_interval(value, made, own, reference)
+    return Figure(name, value, len(made), interval, extractor.name, rules)
 
 
 def _paired_features(

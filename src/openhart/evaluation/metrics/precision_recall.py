@@ -55,8 +55,8 @@ def precision_recall_torch_fidelity(
 
 
 def _squared_distances(first: Tensor, second: Tensor) -> Tensor:
-    lengths = first.square().sum(dim=1)[:, None], second.square().sum(dim=1)[None]
-    return (lengths[0] - 2 * (first @ second.T) + lengths[1]).clamp_min_(0)
+    own, other = first.square().sum(dim=1)[:, None], second.square().sum(dim=1)[None]
+    return torch.addmm(own, first, second.T, alpha=-2).add_(other).clamp_min_(0)
 
 
 def _precision_recall(

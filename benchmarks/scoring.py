@@ -2,8 +2,9 @@
 
     python benchmarks/scoring.py -o benchmarks/results/scoring.json
 
-Features are made up, so that no network is needed: 2,048 pooled and 2,023 spatial ones per image, not negative
-like those of Inception, and a classifier of 1,008 classes. The time of making them is subtracted.
+Features are made up, so that no network is needed: 2,048 pooled and 2,023 spatial ones per image, and a
+classifier of 1,008 classes. The time of making them is subtracted. ``processor_seconds`` counts all threads,
+so it also means something where other programs take a part of the processor.
 """
 
 import argparse

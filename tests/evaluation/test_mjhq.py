@@ -106,6 +106,9 @@ def test_broken_and_missing_images_are_named_and_counted(folders):
     result = evaluate_mjhq(pairs, Means(), skip_broken=True, quiet=True)
     assert [figure.label for figure in result.figures] == ["FD@12", "FD art@6", "FD food@5"]
     assert len(result.details["skipped"]) == 1
+    Image.new("RGB", (8, 9)).save(made / "art5.jpg")
+    with pytest.raises(UserError, match=r"art5\.jpg is 8×9: crop them"):
+        evaluate_mjhq(pairs, Means(), skip_broken=True, quiet=True)
     (made / "art3.jpg").unlink()
     (made / "art4.jpg").unlink()
     with pytest.raises(UserError, match=r"has no image for 2 of 13 prompts, such as art3\.jpg"):

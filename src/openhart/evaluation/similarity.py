@@ -10,6 +10,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from openhart.data.decoding import read_image
+from openhart.errors import UserError
 from openhart.evaluation.metrics.intervals import Estimate, bootstrap_interval
 from openhart.evaluation.networks.clip import ImageTextModel
 
@@ -35,7 +36,7 @@ def similarities(
         quiet: show no progress bar.
 
     Raises:
-        UserError: an image cannot be read.
+        UserError: an image cannot be read, or features are not finite.
     """
     found: list[float] = []
     for start in tqdm(range(0, len(paths), BATCH), desc="similarity", disable=quiet):
@@ -43,7 +44,13 @@ def similarities(
         seen = model.image_features([prepare(image) for image in images] if prepare else images)
         meant = model.text_features(prompts[start : start + BATCH])
         found += F.cosine_similarity(seen.float(), meant.float(), dim=-1).tolist()
-    return SCALE * np.array(found)
+    values = SCALE * np.array(found)
+    if not np.isfinite(values).all():
+        first = paths[int(np.flatnonzero(~np.isfinite(values))[0])]
+        raise UserError(
+            f"the features of {first} or of its prompt are not finite: check the weights of {model.name}"
+        )
+    return values
 
 
 def mean_similarity(values: NDArray[np.float64]) -> Estimate:

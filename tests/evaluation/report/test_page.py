@@ -46,6 +46,26 @@ def test_the_page_holds_published_figures_and_ours_with_all_that_makes_them_comp
     assert Image.open(page.with_suffix(".png")).size[0] > 300
 
 
+def test_pipelines_become_one_table_and_other_benchmarks_are_listed(stored, tmp_path):
+    figures = [
+        Figure("own, seconds per image", 2.0, 3, (1.5, 2.5)),
+        Figure("sdxl, seconds per image", 4.0, 3, (3.5, 4.5)),
+        Figure("sdxl, CLIP score", 28.0, 4, (27, 29), "clip"),
+    ]
+    details = {"pipelines": {"own": {}, "sdxl": {}}}
+    write_result(Result("pipelines", tuple(figures), {}, details), stored / "pipelines.json")
+    dpg = Figure("DPG corrected", 80.5, 1065, (79, 82), "a model", {"resolution": 1024})
+    write_result(Result("dpg", (dpg,)), stored / "dpg.json")
+    write_report(read_stored([stored]), tmp_path / "page.md")
+    lines = (tmp_path / "page.md").read_text().splitlines()
+    table = lines.index("| model | seconds per image@3 | CLIP score@4 |")
+    assert lines[table + 2 : table + 4] == [
+        "| own | 2 (1.5 – 2.5) | – |",
+        "| sdxl | 4 (3.5 – 4.5) | 28 (27 – 29) |",
+    ]
+    assert "| DPG corrected@1065 | 80.5 | 79 – 82 | a model | resolution: 1024 |" in lines
+
+
 def test_the_same_results_give_the_same_page(stored, tmp_path):
     for name in ("a.md", "b.md"):
         write_report(read_stored([stored]), tmp_path / name)

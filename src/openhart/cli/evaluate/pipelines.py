@@ -81,7 +81,8 @@ def measure(options: Namespace) -> Report:
     check_writable(options.samples)
     import torch
 
-    from openhart.evaluation.benchmarks.pipelines import Setup, evaluate_pipelines, pipelines_table
+    from openhart.evaluation.benchmarks.pipelines import Setup, evaluate_pipelines
+    from openhart.evaluation.report.pipelines import pipelines_table
     from openhart.evaluation.samples.layouts import plan_prompts
     from openhart.loading import parse_dtype
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from tqdm.auto import tqdm
 
 from openhart.errors import UserError
@@ -88,7 +89,8 @@ def evaluate_mjhq(
         Inception), and ``CLIP score``; details have the skipped images.
 
     Raises:
-        UserError: an image cannot be read, or too few pairs are left.
+        UserError: an image cannot be read, the generated images have several sizes and are not cropped, or
+            too few pairs are left.
     """
     broken: list[str] | None = [] if skip_broken else None
     kept, made, real = _paired_features(pairs, extractor, None if crop is None else crop[1], broken, quiet)
@@ -130,6 +132,8 @@ def _paired_features(
     pairs: Sequence[Pair], extractor: Extractor, crop: Crop | None, broken: list[str] | None, quiet: bool
 ) -> tuple[list[Pair], Features, Features]:
     """The pairs of which both images can be read, and the features of their two images."""
+    if crop is None:
+        _check_one_size([pair.made for pair in pairs])
     made, made_places = _features([pair.made for pair in pairs], extractor, crop, broken, quiet)
     real, real_places = _features([pair.real for pair in pairs], extractor, crop, broken, quiet)
     places = sorted({*made_places} & {*real_places})
@@ -137,6 +141,23 @@ def _paired_features(
         raise UserError(f"MJHQ-30K needs at least 2 pairs of readable images, got {len(places)}")
     chosen = (np.isin(made_places, places), np.isin(real_places, places))
     return [pairs[place] for place in places], made[chosen[0]], real[chosen[1]]
+
+
+def _check_one_size(paths: Sequence[Path]) -> None:
+    """Refuse generated images of several sizes, which a resizing rule would treat differently."""
+    sizes: dict[tuple[int, int], Path] = {}
+    for path in paths:
+        try:
+            with Image.open(path) as opened:
+                sizes.setdefault(opened.size, path)
+        except (OSError, ValueError, SyntaxError):
+            continue  # it is refused or skipped when it is decoded
+    if len(sizes) > 1:
+        (first, one), (second, other) = list(sizes.items())[:2]
+        raise UserError(
+            f"generated images must have one size, but {one} is {first[0]}×{first[1]} and {other} is "
+            f"{second[0]}×{second[1]}: crop them with --crop and --size"
+        )
 
 
 def _features(

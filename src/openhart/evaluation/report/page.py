@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from openhart.atomic import written_whole
 from openhart.errors import UserError
+from openhart.evaluation.report.pipelines import pipelines_table
 from openhart.evaluation.report.published import Row, Table, published_tables
 from openhart.evaluation.report.speed import Speed
 from openhart.evaluation.result import Figure, Result, read_result
@@ -120,6 +121,8 @@ def _table_lines(table: Table) -> list[str]:
 
 
 def _result_lines(path: Path, result: Result) -> list[str]:
+    if result.benchmark == "pipelines":
+        return [f"### {result.benchmark} (`{path}`)", "", pipelines_table(result)]
     made = ", ".join(f"{name} {value}" for name, value in result.made_by.items() if _is_plain(value))
     lines = (
         [f"### {result.benchmark} (`{path}`)", "", made, ""]

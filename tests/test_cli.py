@@ -132,9 +132,9 @@ def test_a_long_prompt_warns_in_one_line(capsys, text_model, tmp_path):
         ("--top-k: must be a whole number", ["generate", "a", "--top-k", "-3"]),
         ("--temperature must be between 0.001 and 1000", ["generate", "a", "--temperature", "0"]),
         ("--guidance-scale: must be a finite number", ["generate", "a", "--guidance-scale", "nan"]),
-        ("--residual-steps: must be a whole number of 1", ["generate", "a", "--residual-steps", "0"]),
+        ("--residual-steps: must be a whole number from 1", ["generate", "a", "--residual-steps", "0"]),
         ("must be a finite number, got 'hot'", ["generate", "a", "--temperature", "hot"]),
-        ("whole number of 1 to", ["generate", "a", "--images-per-prompt", "0"]),
+        ("whole number from 1 to", ["generate", "a", "--images-per-prompt", "0"]),
         ("--seed: must be", ["generate", "a", "--seed", "-1"]),
         ("--residual-strength must be between", ["generate", "a", "--residual-strength", "1.5"]),
         ("need a folder", ["generate", "a", "b", "-o", "x.png"]),
@@ -271,7 +271,7 @@ def test_a_mistake_of_our_own_is_told_as_such(capsys, text_model, tmp_path, monk
 
     monkeypatch.setattr("openhart.pipelines.hart.HartPipeline.__call__", broken)
     arguments = ("generate", "a", "--model", text_model, "-o", tmp_path)
-    fails(capsys, 1, "mistake of OpenHART, not yours", *arguments)
+    fails(capsys, 1, "bug in OpenHART, not a mistake of yours", *arguments)
     monkeypatch.setenv("OPENHART_TRACEBACK", "1")
     with pytest.raises(ZeroDivisionError):
         run(capsys, *arguments)

@@ -51,7 +51,7 @@ def test_what_is_missing_is_said_in_one_sentence(capsys, photos, tmp_path):
     fails(capsys, 1, "there is no folder", "evaluate", "geneval", none)
     fails(capsys, 1, "there is no file", "evaluate", "composition", none, "--samples", tmp_path / "s")
     fails(capsys, 1, "there is no result", "evaluate", "compare", none)
-    fails(capsys, 2, "whole number of 1", "evaluate", "retrieval", photos, "--count", "0")
+    fails(capsys, 2, "whole number from 1", "evaluate", "retrieval", photos, "--count", "0")
     fails(capsys, 2, "--only is written", "evaluate", "retrieval", photos, "--only", "x")
     fails(capsys, 2, "invalid choice", "evaluate", "everything")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]

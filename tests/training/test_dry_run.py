@@ -147,9 +147,9 @@ def test_a_recipe_too_large_for_its_gpus_is_told(tmp_path, capsys):
     recipe = str(recipe_of_a_step(tmp_path))
     command = ["train", "generator", recipe, "--dry-run", "--gpus", "8", "--gpu-memory"]
     assert main([*command, "1"]) == 0
-    assert re.search(r"^memory .* GiB a GPU$", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(r"^memory .* GiB per GPU$", capsys.readouterr().out, re.MULTILINE)
     assert main([*command, "0.01"]) == 1
     shown = capsys.readouterr()
-    assert "GiB a GPU and there are 0.01" in shown.err
+    assert "GiB per GPU but there are 0.01" in shown.err
     assert shown.err.count("\n") == 1
     assert not (tmp_path / "g").exists()

@@ -22,13 +22,32 @@ SHOWN = ("pictures", "captions")
 def main() -> None:
     """Parse, run what is asked for, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help="of settings.yaml; or section.name=value for every run")
-    parser.add_argument("--corpus", type=Path, default=Path("corpus"))
-    parser.add_argument("--recipe", type=Path, default=HERE.parent / "generator.yaml")
-    parser.add_argument("--output", type=Path, default=Path("runs/emoji/ablations"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--share", type=float, default=0.2, help="of the recipe's steps")
-    parser.add_argument("--prompts", type=int, default=192, help="for retrieval; 0 for none")
+    parser.add_argument(
+        "names", nargs="*", help="Names of settings.yaml, or section.name=value for every run."
+    )
+    parser.add_argument(
+        "--corpus", type=Path, default=Path("corpus"), help="Folder of the data set (default: corpus)."
+    )
+    parser.add_argument(
+        "--recipe", type=Path, default=HERE.parent / "generator.yaml",
+        help="Recipe to change (default: recipes/emoji/generator.yaml).",
+    )  # fmt: skip
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/emoji/ablations"),
+        help="Folder of the runs (default: runs/emoji/ablations).",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1], help="Seeds of the runs (default: 0 1)."
+    )
+    parser.add_argument(
+        "--share", type=float, default=0.2, help="Fraction of the recipe's steps (default: 0.2)."
+    )
+    parser.add_argument(
+        "--prompts",
+        type=int,
+        default=192,
+        help="Number of prompts for retrieval; 0 leaves it out (default: 192).",
+    )
     options, rest = parser.parse_known_args()
     warnings.filterwarnings("ignore", message="prompt cut")
     known = yaml.safe_load((HERE / "settings.yaml").read_text())

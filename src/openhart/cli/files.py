@@ -8,23 +8,23 @@ from openhart.image_io import FORMATS
 
 
 def check_file_path(path: Path) -> None:
-    """Fail now if a file cannot be written.
+    """Check, before any work, that a file can be written.
 
     Raises:
         UsageError: it is a folder.
         OSError: its folder cannot be written.
     """
     if path.is_dir():
-        raise UsageError(f"{path} is a folder, a file is needed")
+        raise UsageError(f"{path} is a folder: name a file")
     if path.is_file() or not path.exists():
         check_writable(path.parent)
 
 
 def check_image_path(path: Path) -> None:
-    """Fail now if an image cannot be written.
+    """Check, before any work, that an image can be written.
 
     Raises:
-        UsageError: it is a folder, or has a suffix that is no image's.
+        UsageError: it is a folder, or its suffix is not that of an image format.
         OSError: its folder cannot be written.
     """
     regular = path.is_file() or not path.exists()

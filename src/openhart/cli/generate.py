@@ -1,6 +1,6 @@
 """``openhart generate``: images of prompts or classes into a folder or a file.
 
-Heavy imports wait until what was asked for is known to make sense.
+Heavy libraries are imported after the options have been checked.
 """
 
 import re
@@ -144,7 +144,7 @@ def _check_kind(pipeline: Any, options: Namespace) -> None:
 
 
 def _images_at_a_time(pipeline: Any, options: Namespace, sampling: dict[str, Any]) -> int:
-    """As many as fit the memory, at least one, which the pipeline then refuses if it does not."""
+    """Number of images that fit into memory together, at least 1; the pipeline refuses one that does not."""
     from openhart.memory import free_memory, largest_fitting
 
     size = pipeline.check_size(options.height, options.width)
@@ -156,7 +156,7 @@ def _images_at_a_time(pipeline: Any, options: Namespace, sampling: dict[str, Any
 
 
 def _conditions(options: Namespace) -> list[tuple[str, Any]]:
-    """Name and prompt, or name and class, of everything asked for."""
+    """Name and prompt, or name and class label, of each condition."""
     if options.prompts and options.label:
         raise UsageError("give prompts or --label, not both")
     if not options.prompts and not options.label:
@@ -172,15 +172,17 @@ def _slug(prompt: str) -> str:
 
 
 def _image_paths(options: Namespace, names: list[str]) -> list[Path]:
-    """Where each image goes, no two in the same place.
+    """The file of each image, all different.
 
     Raises:
-        UsageError: several images for one file, or a suffix that is no image's.
+        UsageError: several images for one file, or a suffix that is not that of an image format.
         OSError: nothing can be written there.
     """
     output, each = options.output, options.images_per_prompt
     if len(names) * each > MOST_IMAGES:
-        raise UsageError(f"{len(names) * each} images are too many for one command: ask for {MOST_IMAGES}")
+        raise UsageError(
+            f"{len(names) * each} images are too many for one command: generate at most {MOST_IMAGES}"
+        )
     is_file = (output.exists() and not output.is_dir()) or (bool(output.suffix) and not output.is_dir())
     if is_file:
         if len(names) * each > 1:
@@ -192,7 +194,7 @@ def _image_paths(options: Namespace, names: list[str]) -> list[Path]:
 
 
 def distinct(names: list[str], each: int) -> Iterator[str]:
-    """Each name as often as asked for, numbered where it, or that of its previews, is taken."""
+    """Each name ``each`` times, with a number where the name or that of its previews is already used."""
     taken: set[str] = set()
     numbers: dict[str, int] = {}
     for name in (name for name in names for _ in range(each)):
@@ -207,7 +209,7 @@ def distinct(names: list[str], each: int) -> Iterator[str]:
 def _pictures(
     pipeline: Any, jobs: list[tuple[Any, int]], options: Namespace, sampling: dict[str, Any]
 ) -> list[tuple[Any, Any]]:
-    """Each job's image, and the strip of its previews or None."""
+    """For each job its image, and its previews side by side or None."""
     from openhart.randomness import seeded_generators
 
     conditions = [value for value, _ in jobs]

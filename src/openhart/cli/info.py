@@ -1,4 +1,4 @@
-"""``openhart info``: what a model is made of, read off its files."""
+"""``openhart info``: modules, sizes and settings of a model, read from its files."""
 
 from argparse import Namespace
 from typing import Any
@@ -37,7 +37,7 @@ def info(options: Namespace) -> None:
     print(f"model      {folder}")
     for part in parts:
         print(f"{part.name:16} {part.kind:20} {part.parameters:>13,} parameters  {part.dtype}")
-    print(f"{'in all':37} {sum(part.parameters for part in parts):>13,} parameters")
+    print(f"{'total':37} {sum(part.parameters for part in parts):>13,} parameters")
     print(f"scales     {', '.join(str(side) for side in tokenizer['scales'])}")
     print(f"image      {height * factor}×{width * factor} pixels")
     print(f"codes      {tokenizer['codebook_size']:,} of {tokenizer['code_dim']} channels")

@@ -69,13 +69,13 @@ def _out_of_memory(error: Exception) -> str | None:
 
     if not is_out_of_memory(error):
         return None
-    return "memory ran out: ask for fewer or smaller images, or lower data.batch_size of the recipe"
+    return "the memory is exhausted: generate fewer or smaller images, or lower data.batch_size of the recipe"
 
 
 def _unexpected(error: Exception) -> str:
     return (
-        f"this is a mistake of OpenHART, not yours: please report it with what the same command prints after "
-        f"setting {TRACEBACK}=1 ({type(error).__name__}: {reason(error)})"
+        "this is a bug in OpenHART, not a mistake of yours: please report it with the output of the same "
+        f"command with {TRACEBACK}=1 ({type(error).__name__}: {reason(error)})"
     )
 
 

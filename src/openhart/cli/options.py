@@ -12,7 +12,7 @@ MANY = 10**6
 
 
 class UsageError(Exception):
-    """A command line that cannot mean anything: exit code 2."""
+    """The command line is wrong: exit code 2."""
 
 
 def whole(least: int, most: int) -> Callable[[str], int]:
@@ -25,7 +25,7 @@ def whole(least: int, most: int) -> Callable[[str], int]:
             value = least - 1
         if not least <= value <= most:
             raise argparse.ArgumentTypeError(
-                f"must be a whole number of {least} to {most}, got {text[:40]!r}"
+                f"must be a whole number from {least} to {most}, got {text[:40]!r}"
             )
         return value
 
@@ -59,7 +59,7 @@ def place(text: str) -> Path:
 
 
 def text(value: str) -> str:
-    """An option's type: a text in UTF-8, also where the locale does not say so."""
+    """An option's type: a text in UTF-8, whatever the locale is."""
     try:
         return os.fsencode(value).decode()
     except UnicodeError as error:
@@ -73,7 +73,7 @@ def named(value: str) -> str:
 
 
 def text_or_file(value: str) -> str:
-    """An option's type: a text, or, after ``@``, the file that holds it."""
+    """An option's type: a text, or, after ``@``, the file that contains it."""
     if not value.startswith("@"):
         return text(value)
     try:

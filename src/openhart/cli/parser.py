@@ -20,7 +20,7 @@ def understand(parser: argparse.ArgumentParser, arguments: Sequence[str] | None)
     """Parse a command line whose prompts, or values of a recipe, may stand between options.
 
     A command that allows this names the list of such values by ``set_defaults(between_options=…)``.
-    Exits with 2 where something is left that means nothing.
+    Exits with 2 if an argument is left over.
     """
     options, rest = parser.parse_known_args(arguments)
     name = getattr(options, "between_options", "")

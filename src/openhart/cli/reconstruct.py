@@ -1,4 +1,4 @@
-"""``openhart reconstruct``: an image beside what the image tokenizer makes of it."""
+"""``openhart reconstruct``: an image beside its reconstruction by the image tokenizer."""
 
 from argparse import Namespace
 from typing import Any
@@ -49,7 +49,7 @@ def reconstruct(options: Namespace) -> None:
     with torch.no_grad():
         made = tokenizer(original, discrete=options.discrete or not tokenizer.hybrid).sample
     if not made.isfinite().all():
-        raise UserError("the reconstruction is not finite: the image tokenizer's weights are broken")
+        raise UserError("the reconstruction is not finite: the image tokenizer's weights are damaged")
     save_image(grid(to_pil(torch.cat([original, made])), columns=2), options.output)
     ratio = float(psnr_each(to_bytes(made), to_bytes(original))[0])
     print(f"{options.output}  PSNR {ratio:.2f} dB")

@@ -43,7 +43,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
 
 
 def in_flags(message: str) -> str:
-    """A message about Python's arguments in the words of the command line."""
+    """A message about arguments of Python, with the names of the command line's options."""
     for name, flag in FLAGS.items():
         message = re.sub(rf"(?<![\w/.-]){name}(?![\w/.-])", flag, message)
     return message.removeprefix("sampling: ")

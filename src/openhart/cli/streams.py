@@ -1,18 +1,18 @@
-"""Standard output and standard error: every character is shown, and a closed reader is no mistake."""
+"""Standard output and standard error: every character is shown, and a closed reader is no error."""
 
 import os
 import sys
 
 
 def let_streams_show_everything() -> None:
-    """Write what a stream's encoding lacks as an escape, such as ``\\u00e9``, rather than fail."""
+    """Write characters that a stream cannot encode as escapes, such as ``\\u00e9``, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 
 def close_streams_quietly() -> None:
-    """Once nobody reads the output any more, let Python's exit not complain of it."""
+    """After the reader of the output has closed it, prevent error messages when Python exits."""
     nothing = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -22,6 +22,6 @@ def close_streams_quietly() -> None:
 
 
 def one_line(message: str) -> str:
-    """A message without line breaks and without characters that would steer a terminal."""
+    """A message without line breaks and without characters that would control a terminal."""
     words = " ".join(message.split())
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in words)

@@ -55,13 +55,13 @@ class PipelineFiles(DiffusionPipeline):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | Path | None = None, **kwargs: Any
     ) -> "PipelineFiles":
-        """Load a model.
+        """Load a model from a folder or from the Hugging Face hub.
 
         Args:
             pretrained_model_name_or_path: a folder or a hub id; None for the packaged model.
             kwargs: any of the following.
 
-                - ``dtype`` (or ``torch_dtype``): a dtype or its name; or a dictionary of one per part, and
+                - ``dtype`` (or ``torch_dtype``): a dtype or its name; or a dictionary with one per part and
                   ``default``.
                 - For the hub: ``revision``, ``token``, ``cache_dir``, ``local_files_only`` and
                   ``force_download``. All but ``revision`` apply to the text encoder too.

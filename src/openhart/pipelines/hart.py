@@ -44,11 +44,11 @@ class HartPipeline(ConditionedPipeline, AcceleratedPipeline, DecodingPipeline, L
             (:func:`openhart.conditioning.text.load_text_encoder`). An encoder with a name is not saved with
             the model, but loaded by its name again.
         max_tokens: context tokens T of a prompt; None for the number that the transformer takes.
-        instruction: text that is read before every prompt.
+        instruction: text that is put before every prompt.
         sampling: the model's own defaults of :class:`SamplingSettings`, by name.
 
     Raises:
-        UserError: the parts do not fit each other, or a setting cannot be.
+        UserError: the parts do not fit each other, or a setting is invalid.
     """
 
     model_cpu_offload_seq = "text_encoder->transformer"
@@ -131,18 +131,19 @@ class HartPipeline(ConditionedPipeline, AcceleratedPipeline, DecodingPipeline, L
             negative_prompt_embeds: context tokens (1, T, D) or (B, T, D) in place of ``negative_prompt``.
             negative_prompt_attention_mask: their mask; None for everywhere.
             max_sequence_length: tokens that a prompt is cut to, at most T; None for T.
-            height: in pixels; None for the model's own. Other sizes give good images as far as the model was
-                trained for them (``data.buckets``).
-            width: in pixels.
-            num_images_per_prompt: images per condition.
+            height: height in pixels; None for that of the model. Other sizes give good images only if the
+                model was trained for them (``data.buckets`` of the recipe).
+            width: width in pixels; None for that of the model.
+            num_images_per_prompt: number of images per condition.
             sampling: complete sampling settings; None for the model's own.
-            generator: one, which gives each image a seed in order; or one per image, so that it is
-                the same alone or in any batch; None for images that differ with each call.
+            generator: one generator, from which each image takes a seed in order; or one per image, so that
+                each image is the same alone and in any batch; None for images that differ with each call.
             draws: draws codes and noise in place of ``generator``; see :class:`openhart.randomness.Draws`.
-            known_codes: given instead of drawn; see :class:`openhart.generation.states.KnownCodes`.
+            known_codes: codes that are given instead of drawn; see
+                :class:`openhart.generation.states.KnownCodes`.
             output_type: ``pil``; ``np``, (B, H, W, 3) in [0, 1]; ``pt``, (B, 3, H, W) in [0, 1]; or
                 ``latent``, features (B, z, P, P).
-            return_dict: an object with ``images``, or a tuple.
+            return_dict: whether to return an object with ``images`` or a tuple.
             callback_on_scale_end: called after each scale with the pipeline, the scale's index and the
                 :class:`ScaleState`; see :meth:`decode_preview`. If it returns False, the call ends with the
                 images of that scale.
@@ -158,7 +159,7 @@ class HartPipeline(ConditionedPipeline, AcceleratedPipeline, DecodingPipeline, L
             an object with ``images``, or a tuple of them.
 
         Raises:
-            UserError: arguments that cannot be, or that do not suit the model.
+            UserError: an argument is invalid or does not suit the model.
         """
         if output_type not in OUTPUT_TYPES:
             raise UserError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}")
@@ -202,14 +203,14 @@ class HartPipeline(ConditionedPipeline, AcceleratedPipeline, DecodingPipeline, L
         known_codes: KnownCodes | None = None,
         **overrides: Unpack[SamplingOptions],
     ) -> Generator[ScaleState, None, None]:
-        """Generate images scale by scale; :meth:`decode_preview` makes pictures of each state.
+        """Generate images scale by scale; :meth:`decode_preview` decodes the images of each state.
 
-        Arguments are checked at once, the work is done as states are taken. Closing the generator ends this
-        call. The pipeline keeps nothing of a call, so several threads may stream from one pipeline; each gets
-        the images that it would get alone.
+        Arguments are checked at once, and the work is done as states are taken. Closing the generator cancels
+        the rest of the work. The pipeline stores nothing about a call, so several threads may stream from one
+        pipeline, and each gets the images that it would get alone.
 
         Args:
-            prompt: as :meth:`__call__`, like all but the last.
+            prompt: one text or B texts; all arguments are those of :meth:`__call__`.
             class_labels: labels in place of a prompt, for class-conditional models.
             prompt_embeds: context tokens (B, T, D) in place of a prompt.
             prompt_attention_mask: (B, T), true where ``prompt_embeds`` are real.
@@ -217,10 +218,10 @@ class HartPipeline(ConditionedPipeline, AcceleratedPipeline, DecodingPipeline, L
             negative_prompt_embeds: context tokens in place of ``negative_prompt``.
             negative_prompt_attention_mask: their mask.
             max_sequence_length: tokens that a prompt is cut to.
-            height: in pixels.
-            width: in pixels.
-            num_images_per_prompt: images per condition.
-            generator: one, or one per image.
+            height: height in pixels.
+            width: width in pixels.
+            num_images_per_prompt: number of images per condition.
+            generator: one generator, or one per image.
             draws: draws codes and noise in place of ``generator``.
             known_codes: codes that are given instead of drawn.
             sampling: complete sampling settings; None for the model's own.
@@ -230,7 +231,7 @@ class HartPipeline(ConditionedPipeline, AcceleratedPipeline, DecodingPipeline, L
             a generator of the state after each scale; the last one holds the final features.
 
         Raises:
-            UserError: arguments that cannot be, or do not suit the model.
+            UserError: an argument is invalid or does not suit the model.
         """
         if type(num_images_per_prompt) is not int or num_images_per_prompt < 1:
             raise UserError(f"num_images_per_prompt must be at least 1, got {num_images_per_prompt!r}")
@@ -285,6 +286,6 @@ class HartPipeline(ConditionedPipeline, AcceleratedPipeline, DecodingPipeline, L
             self.maybe_free_model_hooks()
 
     def memory(self, settings: SamplingSettings) -> ImageMemory:
-        """What pictures take beside the weights."""
+        """An estimate of the memory that images need in addition to the weights."""
         guided, tile = settings.guidance_scale > 1, self._tile
         return ImageMemory(self.transformer, self.image_tokenizer, guided, tile and tile[0])

@@ -29,7 +29,7 @@ class DecodingPipeline(DiffusionPipeline):
         """Height and width in pixels, the model's own where they are None.
 
         Raises:
-            UserError: they are no whole numbers of pixels.
+            UserError: they are not whole numbers of pixels.
         """
         own = self.image_tokenizer.image_size
         size = (own[0] if height is None else height, own[1] if width is None else width)

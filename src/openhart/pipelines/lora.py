@@ -1,4 +1,4 @@
-"""The part of a pipeline that loads, weighs, fuses and saves LoRA adapters, under diffusers' names."""
+"""The part of a pipeline that loads, scales, fuses and saves LoRA adapters, under diffusers' names."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -72,7 +72,7 @@ class LoraPipeline(LoraBaseMixin):
     def set_adapters(
         self, adapter_names: str | Sequence[str], adapter_weights: float | Sequence[float] | None = None
     ) -> None:
-        """Choose the active adapters and what each of them is multiplied by.
+        """Set the active adapters and the factor of each.
 
         Args:
             adapter_names: one or several of the loaded adapters.
@@ -98,11 +98,11 @@ class LoraPipeline(LoraBaseMixin):
         safe_fusing: bool = False,
         adapter_names: Sequence[str] | None = None,
     ) -> None:
-        """Add adapters to the weights, so that they cost no time.
+        """Add adapters to the weights, so that they need no additional time.
 
         Args:
             components: always the transformer.
-            lora_scale: what they are multiplied by.
+            lora_scale: factor of the adapters.
             safe_fusing: leave the weights as they were if the result is not finite.
             adapter_names: the adapters; None for the active ones.
         """

@@ -100,14 +100,14 @@ class Report:
     def __str__(self) -> str:
         parts = ", ".join(f"{name} {count:,}" for name, count in self.parts.items())
         memory = " + ".join(f"{name} {size:.2f}" for name, size in self.memory.items())
-        seen = "" if self.seen == self.tokens else f", {self.seen:,} of them in an average step"
+        seen = "" if self.seen == self.tokens else f", of which an average step trains on {self.seen:,}"
         return (
             f"parameters  {parts}; {self.trained:,} trained\n"
-            f"tokens      {self.tokens:,} a sample{seen}\n"
-            f"samples     {self.samples} a step: {self.batch} × {self.passes} on {self.gpus} GPU"
+            f"tokens      {self.tokens:,} per sample{seen}\n"
+            f"samples     {self.samples} per step: {self.batch} × {self.passes} on {self.gpus} GPU"
             f"{'s' if self.gpus > 1 else ''}\n"
-            f"FLOPs       {self.flops * self.passes * self.gpus:.3e} a step\n"
-            f"memory      {memory} = {sum(self.memory.values()):.2f} GiB a GPU\n"
+            f"FLOPs       {self.flops * self.passes * self.gpus:.3e} per step\n"
+            f"memory      {memory} = {sum(self.memory.values()):.2f} GiB per GPU\n"
             f"table       {self.row()}"
         )
 
@@ -134,7 +134,7 @@ def dry_run(
     needed = sum(report.memory.values())
     if gpu_memory is not None and needed > gpu_memory:
         raise UserError(
-            f"{path} needs {needed:.1f} GiB a GPU and there are {gpu_memory:g}: lower data.batch_size "
+            f"{path} needs {needed:.1f} GiB per GPU but there are {gpu_memory:g}: lower data.batch_size "
             "(and raise run.accumulation), or set run.gradient_checkpointing=true or, for a generator, "
             "run.parallel=fsdp"
         )

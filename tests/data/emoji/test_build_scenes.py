@@ -95,8 +95,8 @@ def test_things_that_few_styles_have_are_reported(tmp_path, packages):
     ("options", "status", "words"),
     [
         (("--styles", "crayon"), 1, "styles must be among"),
-        (("--seed", "-1"), 2, "--seed: must be a whole number of 0"),
-        (("--size", "3"), 2, "--size: must be a whole number of 16"),
+        (("--seed", "-1"), 2, "--seed: must be a whole number from 0"),
+        (("--size", "3"), 2, "--size: must be a whole number from 16"),
     ],
 )
 def test_wishes_that_cannot_be_are_reported(tmp_path, packages, capsys, options, status, words):

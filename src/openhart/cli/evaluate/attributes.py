@@ -1,4 +1,4 @@
-"""``openhart evaluate attributes``: style and background colour of generated pictures."""
+"""``openhart evaluate attributes``: style and background colour of generated images."""
 
 from argparse import Namespace
 from typing import Any
@@ -27,7 +27,7 @@ def add_attributes(kinds: Any) -> None:
 
 
 def measure(options: Namespace) -> Report:
-    """Generate a picture per prompt and classify its style and background."""
+    """Generate an image per prompt and classify its style and background."""
     pipeline, dataset = open_pipeline_and_data(options)
     from openhart.evaluation.benchmarks.attributes import evaluate_attributes
 

@@ -1,4 +1,4 @@
-"""``openhart evaluate checker``: train the detector of drawn things, and measure it."""
+"""``openhart evaluate checker``: train the detector of drawn objects, and measure it."""
 
 from argparse import Namespace
 from typing import Any

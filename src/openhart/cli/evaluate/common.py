@@ -104,7 +104,7 @@ def open_pipeline_and_data(options: Namespace) -> tuple[Any, Any]:
     dataset = open_dataset(options.data, pipeline.image_tokenizer.image_size, only=only)
     if not hasattr(dataset, "all_records"):
         raise UserError(
-            f"{options.kind} chooses its pictures by their records: give an image folder, not shards"
+            f"{options.kind} chooses its images by their records: give an image folder, not shards"
         )
     return pipeline, dataset
 

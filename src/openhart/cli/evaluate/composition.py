@@ -1,4 +1,4 @@
-"""``openhart evaluate composition``: GenEval's six tasks on known things, checked offline."""
+"""``openhart evaluate composition``: GenEval's six tasks on known objects, checked offline."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -38,7 +38,7 @@ def add_composition(kinds: Any) -> None:
 
 
 def measure(options: Namespace) -> Report:
-    """Generate the pictures that are missing and check all of them."""
+    """Generate the images that are missing and check all of them."""
     check_writable(options.samples)
     from openhart.evaluation.benchmarks.composition import score_composition
     from openhart.evaluation.checker.files import load_checker

@@ -1,4 +1,4 @@
-"""``openhart evaluate geneval``: score a folder of pictures in GenEval's layout."""
+"""``openhart evaluate geneval``: score a folder of images in GenEval's layout."""
 
 from argparse import Namespace
 from typing import Any
@@ -35,7 +35,7 @@ def add_geneval(kinds: Any) -> None:
 
 
 def measure(options: Namespace) -> Report:
-    """Detect the things of each picture and apply GenEval's rules."""
+    """Detect the objects of each image and apply GenEval's rules."""
     from openhart.evaluation.benchmarks.geneval import (
         find_samples,
         geneval_result,

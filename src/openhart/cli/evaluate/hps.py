@@ -1,4 +1,4 @@
-"""``openhart evaluate hps``: score a folder of pictures by HPSv2."""
+"""``openhart evaluate hps``: score a folder of images by HPSv2."""
 
 from argparse import Namespace
 from typing import Any
@@ -33,7 +33,7 @@ def add_hps(kinds: Any) -> None:
 
 
 def measure(options: Namespace) -> Report:
-    """Compare every picture with its prompt."""
+    """Compare every image with its prompt."""
     from openhart.errors import UserError
     from openhart.evaluation.benchmarks.hps import evaluate_hps, find_styles
     from openhart.evaluation.networks.clip import TransformersClip

@@ -74,7 +74,7 @@ def _add_networks(parser: ArgumentParser) -> None:
 
 
 def measure(options: Namespace) -> Report:
-    """Compare the pictures with the published ones, and with their prompts."""
+    """Compare the images with the published ones, and with their prompts."""
     if (options.crop is None) != (options.size is None):
         raise UsageError("--crop and --size are given together, as in --crop sana --size 1024")
     inception = options.extractor == "inception" and options.dinov2 is None

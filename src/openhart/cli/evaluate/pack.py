@@ -1,4 +1,4 @@
-"""``openhart evaluate pack``: pictures of a folder into a shuffled sample ``.npz``."""
+"""``openhart evaluate pack``: images of a folder into a shuffled sample ``.npz``."""
 
 from argparse import Namespace
 from typing import Any

@@ -1,4 +1,4 @@
-"""``openhart evaluate retrieval``: do generated pictures show what their prompts name."""
+"""``openhart evaluate retrieval``: do generated images show what their prompts name."""
 
 from argparse import Namespace
 from typing import Any
@@ -33,7 +33,7 @@ def add_retrieval(kinds: Any) -> None:
 
 
 def measure(options: Namespace) -> Report:
-    """Generate a picture per prompt and look for its real picture among all."""
+    """Generate an image per prompt and look for its real image among all."""
     pipeline, dataset = open_pipeline_and_data(options)
     from openhart.evaluation.benchmarks.retrieval import evaluate_retrieval
 

@@ -14,9 +14,7 @@ from openhart.transformer.model import HartTransformer
 
 GIB = 2**30
 FLOAT = 4
-DECODER_MAPS = (
-    5  # feature maps of the finest resolution in memory at once, measured at 2048 px (docs/speed.md)
-)
+DECODER_MAPS = 5  # maps of the finest resolution in memory at once; measured at 2048 px (docs/speed.md)
 TOKEN_MAPS = 10  # tensors of the transformer's width in memory at once at the last scale
 LOGIT_MAPS = 3  # logits, guided logits and probabilities
 SLACK = 1.1  # the estimate of a training step may be too high by this factor

@@ -14,5 +14,5 @@ def run(capsys, *arguments):
 def fails(capsys, code, message, *arguments):
     got, _, stderr = run(capsys, *arguments)
     assert got == code, stderr
-    assert message in stderr.strip().splitlines()[-1]
+    assert message in stderr.strip().splitlines()[-1], stderr
     assert "Traceback" not in stderr

@@ -11,10 +11,11 @@ TARGET = "Folder of the converted model; it must be new or empty."
 
 def add_convert(commands: Any) -> None:
     """Add the options, one sub-command per kind of weights."""
-    parser = add_command(commands, "convert", "Convert released HART or VAR weights to a model folder.")
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="hart|var")
+    parser = add_command(commands, "convert", "Convert released weights to a model folder.")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="hart|var|clip")
     _add_hart(kinds)
     _add_var(kinds)
+    _add_clip(kinds)
 
 
 def _add_hart(kinds: Any) -> None:
@@ -58,6 +59,23 @@ def _add_var(kinds: Any) -> None:
     var.set_defaults(run=convert_var_weights)
 
 
+def _add_clip(kinds: Any) -> None:
+    clip = add_command(
+        kinds, "clip", "Convert CLIP weights of open_clip, such as HPSv2, for openhart evaluate.",
+        "openhart convert clip HPS_v2.1_compressed.pt models/hps --base "
+        "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+    )  # fmt: skip
+    add = clip.add_argument
+    add("source", type=place, help="File of the weights.")
+    add("target", type=place, help=TARGET)
+    add(
+        "--base", type=named, required=True, metavar="NAME",
+        help="Folder or Hugging Face id of a CLIP model of the same architecture, whose settings, "
+        "preprocessing and tokenizer are taken.",
+    )  # fmt: skip
+    clip.set_defaults(run=convert_clip_weights)
+
+
 def convert_hart_weights(options: Namespace) -> None:
     """Convert a released HART folder."""
     check_writable(options.target)
@@ -79,4 +97,13 @@ def convert_var_weights(options: Namespace) -> None:
     from openhart.conversion.var import convert_var
 
     convert_var(options.vae, options.transformer, options.target, scales=options.scales)
+    print(options.target)
+
+
+def convert_clip_weights(options: Namespace) -> None:
+    """Convert CLIP weights of open_clip."""
+    check_writable(options.target)
+    from openhart.conversion.clip import convert_clip
+
+    convert_clip(options.source, options.base, options.target)
     print(options.target)

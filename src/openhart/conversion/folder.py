@@ -72,12 +72,12 @@ def save(folder: Path, **parts: Any) -> None:
     from openhart.pipelines.hart import HartPipeline
 
     pipeline = HartPipeline(**parts)
-    with _appearing_whole(folder) as partial:
+    with appearing_whole(folder) as partial:
         pipeline.save_pretrained(partial, max_shard_size=SHARD_SIZE)
 
 
 @contextmanager
-def _appearing_whole(folder: Path) -> Iterator[Path]:
+def appearing_whole(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder in the same parent folder, which is renamed after success."""
     check_destination(folder)
     try:

@@ -69,6 +69,25 @@ def test_every_command_and_option_is_described_with_its_default():
                 assert "default: " in action.help, name
 
 
+def test_defaults_that_the_help_states_are_those_of_the_code():
+    from openhart.data.emoji.build_scenes import SCENE_STYLES
+    from openhart.data.emoji.packages import DEFAULT_STYLES
+    from openhart.evaluation.benchmarks.perturbed import SHARES
+    from openhart.evaluation.networks.clip import CLIP
+    from openhart.evaluation.networks.mask2former import DETECTOR
+
+    texts = {parser.prog: " ".join(parser.format_help().split()) for parser in parsers(build_parser())}
+    for command, default in (
+        ("data emoji", " ".join(DEFAULT_STYLES)),
+        ("data scenes", " ".join(SCENE_STYLES)),
+        ("evaluate perturbed", " ".join(f"{share:g}" for share in SHARES)),
+    ):
+        assert f"(default: {default})" in texts[f"openhart {command}"]
+    named = texts["openhart evaluate geneval"].replace("- ", "-")
+    assert f"(default: {DETECTOR})" in named
+    assert f"(default: {CLIP})" in named
+
+
 def test_generate_into_a_folder(capsys, text_model, tmp_path):
     out = tmp_path / "out"
     code, stdout, stderr = run(

@@ -1,10 +1,10 @@
-"""Time and memory of the five figures of ADM's ImageNet protocol on 50,000 images with 2,048 features.
+"""Time and memory of the five metrics of ADM's ImageNet protocol for 50,000 images with 2,048 features.
 
     python benchmarks/scoring.py -o benchmarks/results/scoring.json
 
-Features are made up, so that no network is needed: 2,048 pooled and 2,023 spatial ones per image, and a
-classifier of 1,008 classes. The time of making them is subtracted. ``processor_seconds`` counts all threads,
-so it also means something where other programs take a part of the processor.
+Features are synthetic, so that no network is needed: 2,048 pooled and 2,023 spatial ones per image, and a
+classifier of 1,008 classes. The time for generating them is subtracted. ``processor_seconds`` is the sum over
+all threads, so it is also meaningful if other programs use the processor.
 """
 
 import argparse
@@ -25,10 +25,10 @@ from openhart.memory import GIB, peak_memory
 POOLED, SPATIAL, CLASSES, DIRECTIONS = 2048, 2023, 1008, 128
 
 
-class MadeUp:
-    """Features of 128 directions and noise, in the place of Inception; counts its own seconds."""
+class SyntheticFeatures:
+    """Synthetic features of 128 directions and noise instead of Inception's; measures its own seconds."""
 
-    name = "made-up features"
+    name = "synthetic features"
 
     def __init__(self) -> None:
         random = np.random.default_rng(0)
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    extractor = MadeUp()
+    extractor = SyntheticFeatures()
     with TemporaryDirectory() as folder:
         files = []
         for name in ("references", "samples"):

@@ -41,7 +41,7 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Most bytes that this process has held on a device so far; None where the system does not count them."""
+    """Peak memory of this process on a device so far, in bytes; None if it is unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if not STATUS.is_file():

@@ -47,7 +47,7 @@ def convert_clip(source: Path, base: str, folder: Path) -> None:
         folder: a new or empty folder.
 
     Raises:
-        UserError: the file contains other weights than the architecture has, ``base`` cannot be loaded, or
+        UserError: if the weights do not fit the architecture, if ``base`` cannot be loaded, or if
             the folder is not empty.
     """
     check_destination(folder)
@@ -73,7 +73,7 @@ def rename_open_clip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a CLIP model of open_clip under the names of transformers, in float32.
 
     Raises:
-        UserError: a tensor does not belong to a CLIP model of open_clip.
+        UserError: if a tensor does not belong to a CLIP model of open_clip.
     """
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():

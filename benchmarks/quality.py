@@ -68,9 +68,12 @@ def main() -> None:
     options = parser.parse_args()
     pipeline = HartPipeline.from_pretrained()
     dataset = ImageFolder(options.corpus, pipeline.image_tokenizer.image_size, only=STYLES)
-    chosen = choose_things(dataset.records, options.count, options.seed)
+    chosen = choose_things(dataset.samples, options.count, options.seed)
     samples = [dataset[index] for index in chosen]
-    real, prompts = torch.stack([image for image, _ in samples]), [record["text"] for _, record in samples]
+    real, prompts = (
+        torch.stack([image for image, _ in samples]),
+        [sample.main_caption for _, sample in samples],
+    )
     known: list[KnownCodes] = []
     report: dict[str, Any] = {
         "machine": platform.processor() or platform.machine(), "threads": torch.get_num_threads(),

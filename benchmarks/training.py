@@ -36,7 +36,7 @@ CHOICES = {
         "compiled": ["run.compile=true"],
         "thinned": ["thinning={}"],
         "recomputed": ["run.gradient_checkpointing=true"],
-        "encoding": ["cache=false"],
+        "encoding": ["cache=none"],
     },
     "tokenizer": {
         "bfloat16": [],

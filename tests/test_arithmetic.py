@@ -1,7 +1,7 @@
 import torch
 
 from openhart.arithmetic import fastest_dtype, matmul_rate
-from openhart.training.config import Run
+from openhart.training.run.settings import Run
 
 CPU = torch.device("cpu")
 

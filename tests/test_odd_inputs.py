@@ -20,14 +20,16 @@ from openhart.checks import check_settings
 from openhart.cli import main
 from openhart.conditioning.label import LabelEncoder
 from openhart.data.images import ImageFolder
-from openhart.data.records import check_records
+from openhart.data.sample import check_samples
 from openhart.errors import UserError
 from openhart.generation.settings import SamplingSettings
 from openhart.loading import read_config
 from openhart.pipelines.hart import HartPipeline
 from openhart.residual.heads import TokenResidualHead
 from openhart.tokenizer.model import HybridTokenizer
-from openhart.training.config import GeneratorRecipe, TokenizerRecipe, load_recipe
+from openhart.training.generator.recipe import GeneratorRecipe
+from openhart.training.recipes import load_recipe
+from openhart.training.tokenizer.recipe import TokenizerRecipe
 from openhart.transformer.model import HartTransformer
 from tests.training.corpus import draw_corpus, generator_recipe, tokenizer_recipe
 
@@ -178,7 +180,7 @@ def test_records(tmp_path, record, labels):
     (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "a.png"} | record))
     try:
         folder = ImageFolder(tmp_path, (16, 16), (16, 32))
-        check_records(folder.all_records(), "label" if labels else "text", 5)
+        check_samples(folder.all_samples(), "label" if labels else "text", 5)
         folder[0]
     except UserError as error:
         assert_one_sentence(str(error))
@@ -189,7 +191,7 @@ def test_records(tmp_path, record, labels):
 def test_metadata_of_any_bytes(tmp_path, content):
     (tmp_path / "metadata.jsonl").write_bytes(content)
     with pytest.raises(UserError) as caught:
-        check_records(ImageFolder(tmp_path, (16, 16)).all_records(), "text", None)
+        check_samples(ImageFolder(tmp_path, (16, 16)).all_samples(), "text", None)
     assert_one_sentence(str(caught.value))
 
 
@@ -264,7 +266,7 @@ def run(folder, arguments):
 def test_the_corpus_itself_is_accepted(tmp_path):
     """The recipes and records that are changed above are good before they are changed."""
     folder = ImageFolder(draw_corpus(tmp_path), (16, 16))
-    check_records(folder.all_records(), "text", None)
+    check_samples(folder.all_samples(), "text", None)
     for kind, values in RECIPES.items():
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
         load_recipe(tmp_path / "recipe.yaml", kind)

@@ -247,9 +247,9 @@ def test_pickles_in_a_shard_stay_bytes(tmp_path, mark):
     Image.new("RGB", (16, 16), "red").save(image)
     more = [(f"a.{ending}", pickled(mark)) for ending in ("pkl", "pickle", "pyd", "pth", "npy", "npz", "ten")]
     (tmp_path / "a.tar").write_bytes(shard_bytes([("a.png", image.read_bytes()), ("a.txt", b"red"), *more]))
-    ((_, record),) = open_dataset(str(tmp_path / "a.tar"), (16, 16))
-    assert record["text"] == "red"
-    assert set(record) == {"text", "file_name"}
+    ((_, sample),) = open_dataset(str(tmp_path / "a.tar"), (16, 16))
+    assert sample.fields["text"] == "red"
+    assert set(sample.fields) == {"text", "file_name"}
 
 
 def test_an_image_is_opened_by_no_program(tmp_path, mark):

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from openhart.data.augment import AugmentedCopies, background, may_mirror, moved
+from openhart.data.sample import Sample
 
 SIZE = (24, 32)
 
@@ -13,13 +14,17 @@ def dotted(row=10, column=8, ground=-0.5):
 
 
 class OnePicture:
-    records = [{"text": "a cat"}]  # noqa: RUF012
+    def __init__(self, text="a cat"):
+        self.text = text
 
     def __len__(self):
         return 1
 
     def __getitem__(self, index):
-        return dotted(), self.records[index]
+        return dotted(), Sample({"text": self.text})
+
+    def bucket(self, index):
+        return None
 
 
 def dot(image):
@@ -62,15 +67,13 @@ def test_copies_are_the_picture_and_its_changes_the_same_each_time():
     assert torch.equal(copies[0][0], dotted())
     assert len({copies[index][0].numpy().tobytes() for index in range(6)}) == 6
     assert all(torch.equal(copies[index][0], copies[index][0]) for index in range(6))
-    assert copies[5][1] == {"text": "a cat"}
+    assert copies[5][1] == Sample({"text": "a cat"})
 
 
 def test_half_of_the_copies_are_mirrored_where_they_may_be():
     places = {}
     for text in ("a cat", "a cat left of a dog"):
-        source = OnePicture()
-        source.records = [{"text": text}]
-        copies = AugmentedCopies(source, 40, True, 0.0, (1.0, 1.0))
+        copies = AugmentedCopies(OnePicture(text), 40, True, 0.0, (1.0, 1.0))
         places[text] = [dot(copies[index][0]) for index in range(40)]
     assert {tuple(place) for place in places["a cat"]} == {(10, 8), (10, 23)}
     assert 8 < places["a cat"].count([10, 23]) < 32
@@ -88,4 +91,4 @@ def test_half_of_the_copies_are_mirrored_where_they_may_be():
     ],
 )
 def test_what_names_a_side_is_not_mirrored(record, allowed):
-    assert may_mirror(record) == allowed
+    assert may_mirror(Sample(record)) == allowed

@@ -40,26 +40,26 @@ def pattern(tmp_path):
 
 def names(batches, count):
     found = itertools.islice(batches.after(0), count)
-    return [[record["file_name"] for record in records] for _, records in found]
+    return [[sample.name for sample in samples] for _, samples in found]
 
 
 def test_in_order_each_image_has_the_size_nearest_to_its_shape(pattern):
-    for image, record in itertools.islice(open_dataset(pattern, *SIZES), 10):
-        width, height = SHAPES[int(record["file_name"][:3]) % len(SHAPES)]
+    for image, sample in itertools.islice(open_dataset(pattern, *SIZES), 10):
+        width, height = SHAPES[int(sample.name[:3]) % len(SHAPES)]
         wanted = (8, 8) if abs(width - height) < 2 else (4, 12) if width > height else (12, 4)
-        assert record["cut_to"] == wanted
+        assert sample.size == wanted
         assert image.shape == (3, *wanted)
 
 
 def test_a_batch_has_one_size_and_a_pass_every_image_once(pattern):
     batches = StreamedBatches(Shards(pattern, *SIZES), 3, seed=0, workers=0)
     seen, as_nearest = [], 0
-    for images, records in itertools.islice(batches.after(0), PASS // 3):
-        assert {record["cut_to"] for record in records} == {tuple(images.shape[2:])}
-        seen += [record["file_name"] for record in records]
-        for record in records:
-            width, height = SHAPES[int(record["file_name"][:3]) % len(SHAPES)]
-            as_nearest += (width > 2 * height) == (record["cut_to"] == (4, 12))
+    for images, samples in itertools.islice(batches.after(0), PASS // 3):
+        assert {sample.size for sample in samples} == {tuple(images.shape[2:])}
+        seen += [sample.name for sample in samples]
+        for sample in samples:
+            width, height = SHAPES[int(sample.name[:3]) % len(SHAPES)]
+            as_nearest += (width > 2 * height) == (sample.size == (4, 12))
     assert len(set(seen)) == len(seen) == PASS
     assert seen != sorted(seen)
     assert as_nearest >= PASS - 6  # at most two a size are left over

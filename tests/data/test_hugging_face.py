@@ -47,9 +47,9 @@ def folder(tmp_path):
 def test_columns_are_found_by_kind_and_name(folder):
     dataset = open_dataset(f"hf:{folder}", SIZE)
     assert len(dataset) == 3
-    image, record = dataset[1]
+    image, sample = dataset[1]
     assert image.shape == (3, *SIZE)
-    assert record == {
+    assert sample.fields == {
         "text": "a green thing",
         "label": 1,
         "file_name": f"row 1 of hf:{folder}",
@@ -58,12 +58,12 @@ def test_columns_are_found_by_kind_and_name(folder):
 
 def test_columns_can_be_named(folder):
     dataset = open_dataset(f"hf:{folder}?split=train&image=photo&text=words", SIZE)
-    assert dataset[0][1]["captions"] == ["red", "thing"]
+    assert dataset[0][1].fields["captions"] == ["red", "thing"]
 
 
 def test_only_some_rows(folder):
     dataset = open_dataset(f"hf:{folder}", SIZE, only={"caption": ["a blue thing"]})
-    assert [dataset[0][1]["text"]] == ["a blue thing"]
+    assert [dataset[0][1].fields["text"]] == ["a blue thing"]
     assert len(dataset) == 1
 
 
@@ -76,9 +76,9 @@ def test_each_image_takes_the_size_nearest_to_its_shape(tmp_path):
     sizes = [(8, 8), (4, 8), (8, 4)]
     dataset = open_dataset(f"hf:{tmp_path / 'pictures'}", *sizes)
     assert [dataset.bucket(index) for index in range(4)] == [(4, 8), (8, 4), (8, 8), (8, 8)]
-    image, record = dataset[1]
+    image, sample = dataset[1]
     assert image.shape == (3, 8, 4)
-    assert record["cut_to"] == (8, 4)
+    assert sample.size == (8, 4)
     assert SkipBrokenDataset(dataset)[3][0].shape == (3, 8, 8)
 
 
@@ -89,7 +89,7 @@ def test_a_broken_image_is_replaced(tmp_path):
         Image.new("RGB", (8, 8), (80 * number, 0, 0)).save(pictures / f"{number}.png")
     (pictures / "1.png").write_bytes(b"no picture")
     dataset = SkipBrokenDataset(open_dataset(f"hf:{tmp_path / 'pictures'}", SIZE))
-    assert "cannot read" in dataset[1][1]["in_place_of"][0]
+    assert "cannot read" in dataset[1][1].decode_errors[0]
     assert dataset[1][0].equal(dataset[2][0])
 
 

@@ -24,7 +24,7 @@ def test_a_folder_with_captions(tmp_path):
     save(tmp_path / "a.jpg", "red")
     describe(tmp_path, {"file_name": "b.png", "text": "blue"}, {"file_name": "a.jpg", "text": "red"})
     dataset = open_dataset(str(tmp_path), SIZE)
-    assert [dataset[i][1]["text"] for i in range(len(dataset))] == ["red", "blue"]
+    assert [dataset[i][1].fields["text"] for i in range(len(dataset))] == ["red", "blue"]
     image = dataset[1][0]
     assert image.shape == (3, *SIZE)
     torch.testing.assert_close(image[:, 0, 0], torch.tensor([-1.0, -1.0, 1.0]))
@@ -34,14 +34,14 @@ def test_class_folders_become_labels(tmp_path):
     for name in ("zebra", "ant"):
         save(tmp_path / name / "1.png")
     dataset = open_dataset(str(tmp_path), SIZE)
-    assert [(r["text"], r["label"]) for _, r in (dataset[0], dataset[1])] == [("ant", 0), ("zebra", 1)]
+    assert [(r.main_caption, r.label()) for _, r in (dataset[0], dataset[1])] == [("ant", 0), ("zebra", 1)]
 
 
 def test_images_may_lie_deeper_in_a_class_folder(tmp_path):
     save(tmp_path / "ant" / "wild" / "1.png")
     save(tmp_path / "bee" / "2.JPEG")
     dataset = open_dataset(str(tmp_path), SIZE)
-    assert [(r["file_name"], r["label"]) for r in dataset.records] == [
+    assert [(sample.name, sample.label()) for sample in dataset.samples] == [
         ("ant/wild/1.png", 0),
         ("bee/2.JPEG", 1),
     ]

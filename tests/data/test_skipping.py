@@ -5,7 +5,8 @@ import torch
 from PIL import Image
 
 from openhart.data.images import ImageFolder
-from openhart.data.skipping import IN_PLACE_OF, BrokenImages, SkipBrokenDataset
+from openhart.data.sample import Sample
+from openhart.data.skipping import BrokenImages, SkipBrokenDataset
 from openhart.errors import UserError
 from openhart.training.run.batches import IndexedBatches
 
@@ -29,12 +30,12 @@ def test_a_broken_image_is_replaced_named_once_and_counted(folder):
     with pytest.warns(UserWarning, match=r"skipped an image \(1 so far\): .*2\.png") as told:
         patched = batches(folder, 4)
     assert len(told) == 1
-    for (images, records), (expected, wanted) in zip(patched, whole, strict=True):
+    for (images, samples), (expected, wanted) in zip(patched, whole, strict=True):
         assert images.shape == expected.shape
-        for place, record in enumerate(wanted):
-            if "2.png" in record["file_name"]:
-                assert records[place]["file_name"].endswith("3.png")
-                assert "2.png" in records[place][IN_PLACE_OF][0]
+        for place, sample in enumerate(wanted):
+            if "2.png" in sample.name:
+                assert samples[place].name.endswith("3.png")
+                assert "2.png" in samples[place].decode_errors[0]
             else:
                 assert torch.equal(images[place], expected[place])
 
@@ -48,7 +49,7 @@ def test_what_takes_a_place_does_not_depend_on_where_a_run_resumes(folder):
         straight, resumed = batches(folder, 4), batches(folder, 2, first=2)
         for (images, _), (again, _) in zip(straight[2:], resumed, strict=True):
             assert torch.equal(images, again)
-        assert dataset[5][1]["file_name"].endswith("1.png")
+        assert dataset[5][1].name.endswith("1.png")
 
 
 def test_a_folder_of_broken_images_is_reported(folder):
@@ -62,6 +63,6 @@ def test_they_are_counted():
     broken = BrokenImages()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        broken.note([{IN_PLACE_OF: "a"}, {}, {IN_PLACE_OF: "b"}])
-        broken.note([{IN_PLACE_OF: "a"}])
+        broken.note([Sample({}, decode_errors=("a",)), Sample({}), Sample({}, decode_errors=("b",))])
+        broken.note([Sample({}, decode_errors=("a",))])
     assert len(broken) == 2

@@ -66,8 +66,8 @@ class Memory:
     def __init__(self, dataset, blind=False):
         self.image_tokenizer, self.residual_head, self.blind = Tokenizer(), object(), blind
         self.pictures = {}
-        for image, record in (dataset[index] for index in range(len(dataset))):
-            self.pictures.setdefault(record["text"], image)
+        for image, sample in (dataset[index] for index in range(len(dataset))):
+            self.pictures.setdefault(sample.main_caption, image)
 
     def set_progress_bar_config(self, **_):
         pass

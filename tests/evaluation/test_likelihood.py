@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from openhart.data.sample import Sample
 from openhart.evaluation.benchmarks.likelihood import evaluate_likelihood
 
 
@@ -11,13 +12,13 @@ class Pictures(torch.utils.data.Dataset):
     def __init__(self, pipeline, count=5):
         size = (count, 3, *pipeline.image_tokenizer.image_size)
         self.images = torch.rand(size, generator=torch.Generator().manual_seed(0)) * 2 - 1
-        self.records = [{"text": text, "label": place % 5} for place, text in enumerate("abcde")]
+        self.samples = [Sample({"text": text, "label": place % 5}) for place, text in enumerate("abcde")]
 
     def __len__(self):
         return len(self.images)
 
     def __getitem__(self, index):
-        return self.images[index], self.records[index]
+        return self.images[index], self.samples[index]
 
 
 def test_figures_do_not_depend_on_the_batch_and_are_those_of_the_model(text_pipeline):

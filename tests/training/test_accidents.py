@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from openhart.errors import UserError
 from openhart.pipelines.hart import HartPipeline
 from openhart.training.generator import train as generator
-from openhart.training.run.distributed import Skips
+from openhart.training.run.nonfinite import NonFiniteGuard
 from openhart.training.tokenizer import train as tokenizer
 from tests.training.corpus import draw_corpus, generator_recipe, logged, tokenizer_recipe, write_recipe
 
@@ -110,7 +110,7 @@ def test_a_step_that_is_not_finite_is_left_out_and_counted(recipe, tmp_path, mon
 def test_a_gradient_scaler_sees_what_overflows_and_scales_less():
     weight = torch.nn.Parameter(torch.ones(()))
     optimizer, scaler = torch.optim.SGD([weight], lr=1e-34), torch.amp.GradScaler("cpu")
-    skips, process = Skips(3), Accelerator(cpu=True)
+    skips, process = NonFiniteGuard(3), Accelerator(cpu=True)
     process.scaler = scaler
     for step in range(30):
         loss = weight * 2e34  # overflows while the scale is above 2¹⁴

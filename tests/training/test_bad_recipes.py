@@ -134,7 +134,7 @@ def test_generator(change, word, corpus, tokenizer_folder, places, tmp_path, cap
 @pytest.mark.parametrize(
     ("parallel", "word"),
     [
-        ("fsdp", "fp16 cannot be spread"),
+        ("fsdp", "fp16 cannot be combined"),
         pytest.param("ddp", "fp16 needs a GPU", marks=ON_CPU),
     ],
 )
@@ -166,7 +166,7 @@ def test_a_checkpoint_of_another_model(corpus, tokenizer_folder, tmp_path, capsy
 def test_values_of_a_recipe_may_follow_an_option(corpus, tmp_path, capsys):
     recipe = write_recipe(tmp_path / "r.yaml", tokenizer_recipe(corpus, tmp_path / "out"))
     assert main(["train", "tokenizer", str(recipe), "--dry-run", "data.batch_size=4", "--gpus", "2"]) == 0
-    assert "samples     8 a step" in capsys.readouterr().out
+    assert "samples     8 per step" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["info", "data.batch_size=4", "more=1"])
     assert "unrecognized" in capsys.readouterr().err

@@ -10,7 +10,6 @@ from PIL import Image, ImageDraw
 
 from openhart.cli import main
 from openhart.data import open_dataset
-from openhart.data.aspect import BUCKET
 from openhart.errors import UserError
 from openhart.pipelines.hart import HartPipeline
 from openhart.training.encoding import disk as cache
@@ -48,9 +47,9 @@ def image_tokenizer(tmp_path_factory):
 def test_an_image_takes_the_size_nearest_to_its_shape(corpus, tmp_path):
     dataset = open_dataset(str(corpus), *SIZES)
     wanted = {"square": SIZES[0], "wide": SIZES[1], "tall": SIZES[2]}
-    for image, record in (dataset[index] for index in range(len(dataset))):
-        size = wanted[record["file_name"].partition("-")[0]]
-        assert record[BUCKET] == size
+    for image, sample in (dataset[index] for index in range(len(dataset))):
+        size = wanted[sample.name.partition("-")[0]]
+        assert sample.size == size
         assert image.shape == (3, *size)
     picture = Image.new("RGB", (100, 60))
     exif = picture.getexif()
@@ -63,7 +62,7 @@ def test_an_image_takes_the_size_nearest_to_its_shape(corpus, tmp_path):
 @pytest.mark.parametrize("world", [1, 2])
 def test_a_batch_is_of_one_size_and_an_epoch_has_every_image(corpus, world):
     dataset = open_dataset(str(corpus), *SIZES)
-    buckets = [record[BUCKET] for record in dataset.records]
+    buckets = [sample.size for sample in dataset.samples]
     ranks = [EndlessBatches(buckets, 2, seed=3, rank=rank, world=world) for rank in range(world)]
     steps = ranks[0].length // (2 * world)
     seen = []
@@ -89,7 +88,7 @@ def test_what_stands_for_a_broken_image_has_its_size(corpus, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("kept", ["memory", "none"])
 def test_a_generator_learns_all_sizes_and_makes_them(corpus, image_tokenizer, tmp_path, kept):
     values = generator_recipe(corpus, tmp_path, image_tokenizer, steps=40, cache=kept, thinning={})
     values["data"] |= {"buckets": SIZES, "batch_size": 4}
@@ -106,8 +105,8 @@ def test_a_generator_learns_all_sizes_and_makes_them(corpus, image_tokenizer, tm
 @pytest.mark.slow
 def test_caching_and_encoding_see_the_same_batches(corpus, image_tokenizer, tmp_path):
     losses = []
-    for kept in (True, False):
-        output = tmp_path / str(kept)
+    for kept in ("memory", "none"):
+        output = tmp_path / kept
         output.mkdir()
         values = generator_recipe(corpus, output, image_tokenizer, steps=4, cache=kept, sample_prompts=[])
         values["data"] |= {"buckets": SIZES, "batch_size": 3}
@@ -120,19 +119,19 @@ def test_caching_and_encoding_see_the_same_batches(corpus, image_tokenizer, tmp_
 def test_a_cache_on_disk_is_the_same_as_one_in_memory(corpus, image_tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "SAMPLES_A_PART", 6)
     losses = []
-    for kept in (str(tmp_path / "cache"), True):
-        output = tmp_path / type(kept).__name__
+    for kind, kept in (("disk", str(tmp_path / "cache")), ("memory", "memory")):
+        output = tmp_path / kind
         output.mkdir()
         values = generator_recipe(corpus, output, image_tokenizer, steps=6, cache=kept, sample_prompts=[])
         values["data"] |= {"buckets": SIZES, "batch_size": 1}
         recipe = write_recipe(output / "recipe.yaml", values)
-        if kept is not True:
+        if kind == "disk":
             assert generator_data.fill_cache(recipe, quiet=True)[1] == 11
         generator.train(recipe, quiet=True)
         losses.append(logged(output, "loss"))
     assert losses[0] == losses[1]
     with pytest.raises(UserError, match="made with data"):
-        generator.train(tmp_path / "str" / "recipe.yaml", ["data.buckets=[[32, 32], [24, 40]]"], quiet=True)
+        generator.train(tmp_path / "disk" / "recipe.yaml", ["data.buckets=[[32, 32], [24, 40]]"], quiet=True)
 
 
 @pytest.mark.slow
@@ -142,7 +141,7 @@ def test_shards_of_all_sizes_train_and_resume_exactly(corpus, image_tokenizer, t
     (tmp_path / "0.tar").write_bytes(shard_bytes(with_texts))
 
     values = generator_recipe(
-        tmp_path / "0.tar", tmp_path, image_tokenizer, steps=6, cache=False, sample_prompts=[]
+        tmp_path / "0.tar", tmp_path, image_tokenizer, steps=6, cache="none", sample_prompts=[]
     )
     values["data"] |= {"buckets": SIZES, "batch_size": 2}
     values["run"]["save_every"] = 4

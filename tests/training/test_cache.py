@@ -9,7 +9,7 @@ import torch
 from openhart.cli import main
 from openhart.errors import UserError
 from openhart.pipelines.hart import HartPipeline
-from openhart.training.encoding import conditions
+from openhart.training.encoding import captions, source
 from openhart.training.encoding import disk as cache
 from openhart.training.encoding import memory as latents
 from openhart.training.generator import data as generator_data
@@ -52,10 +52,10 @@ def fail(*_, **__):
 def test_training_from_a_cache_runs_no_encoder_and_is_the_same(write, tmp_path, monkeypatch, kind):
     folder, count = generator_data.fill_cache(write("cached", **kind), quiet=True)
     assert count == 8
-    generator.train(write("encoded", cache=True, **kind), quiet=True)
-    for module, name in ((conditions, "load_text_encoder"), (latents, "encode_images")):
+    generator.train(write("encoded", cache="memory", **kind), quiet=True)
+    for module, name in ((captions, "load_text_encoder"), (latents, "encode_images")):
         monkeypatch.setattr(module, name, fail)
-    for module in (generator_data, cache):
+    for module in (source, cache):
         monkeypatch.setattr(module, "encode_images", fail)
     trained = generator.train(tmp_path / "cached" / "recipe.yaml", quiet=True)
     for name in ("loss", "gradient_norm", "diffusion"):
@@ -96,7 +96,7 @@ def test_a_cache_that_was_begun_is_finished(write, tmp_path, monkeypatch):
         tmp_path / "cache",
         cache.describe(generator.load_recipe(recipe, generator.GeneratorRecipe), known),
     )
-    names = [filled[index][1]["file_name"] for index in range(len(filled))]
+    names = [filled[index][1].name for index in range(len(filled))]
     assert len(set(names)) == 8
     assert main(["data", "cache", str(recipe), "--quiet"]) == 0  # nothing left to do
     assert len(calls) == 4
@@ -109,9 +109,9 @@ def test_text_states_of_every_caption(write, tmp_path):
     filled = cache.LatentCache(
         tmp_path / "cache", cache.describe(settings, generator_data.load_tokenizer(settings))
     )
-    records = [filled[index][1] for index in range(len(filled))]
-    context, mask = conditions.CachedConditions(settings.conditioning, filled).of(records, [0] * len(records))
-    expected, expected_mask = conditions.TextConditions(settings.conditioning).of(records, [0] * len(records))
+    samples = [filled[index][1] for index in range(len(filled))]
+    context, mask = captions.CachedConditions(settings.conditioning, filled).of(samples, [0] * len(samples))
+    expected, expected_mask = captions.TextConditions(settings.conditioning).of(samples, [0] * len(samples))
     assert torch.equal(mask, expected_mask)
     assert torch.equal(context, expected)
 
@@ -146,9 +146,22 @@ def test_another_tokenizer_is_noticed(write, corpus, tmp_path):
         generator_data.fill_cache(tmp_path / "changed" / "recipe.yaml", [f"tokenizer={folder}"], quiet=True)
 
 
-def test_a_recipe_without_a_folder_is_told(write, capsys):
-    assert main(["data", "cache", str(write("cached", cache=True))]) == 1
+@pytest.mark.parametrize("old", [True, False, "memory", "none"])
+def test_a_recipe_without_a_folder_is_told(write, capsys, old):
+    assert main(["data", "cache", str(write("cached", cache=old))]) == 1
     assert "names no cache" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("old", "new"), [("true", "memory"), ("false", "none"), ("runs/a", "runs/a")])
+def test_recipes_of_before_mean_what_they_meant(write, old, new):
+    recipe = generator.load_recipe(write("old"), generator.GeneratorRecipe, [f"cache={old}"])
+    assert recipe.cache == new
+
+
+@pytest.mark.parametrize("value", ["3", "[a]", "''", "null"])
+def test_a_cache_that_is_no_word_is_told(write, value):
+    with pytest.raises(UserError, match="cache must be none, memory or the name of a folder"):
+        generator.load_recipe(write("bad"), generator.GeneratorRecipe, [f"cache={value}"])
 
 
 def test_a_record_without_a_caption_leaves_no_cache(write, corpus, tmp_path, capsys):

@@ -11,7 +11,6 @@ import torch
 from openhart.checksums import record_of
 from openhart.cli import main
 from openhart.data import open_dataset
-from openhart.data.skipping import IN_PLACE_OF
 from openhart.errors import UserError
 from openhart.pipelines.hart import HartPipeline
 from openhart.training.generator import data as generator_data
@@ -234,8 +233,8 @@ def read(path):
     """Samples, and complaints of images that cannot be read."""
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        records = [record for _, record in open_dataset(str(path), (32, 32))]
-    return records, [complaint for record in records for complaint in record.get(IN_PLACE_OF, ())] + told
+        samples = [sample for _, sample in open_dataset(str(path), (32, 32))]
+    return samples, [error for sample in samples for error in sample.decode_errors] + told
 
 
 def test_a_shard_cut_anywhere_is_told(shard, tmp_path):

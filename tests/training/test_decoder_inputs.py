@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from openhart.tokenizer.exchange import exchange_codes
-from openhart.training.config import Phase
 from openhart.training.tokenizer.decoder_inputs import decoder_features, draw_decoder_inputs
+from openhart.training.tokenizer.recipe import Phase
 from tests.tiny import tiny_tokenizer
 
 BATCH = 8

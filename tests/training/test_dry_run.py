@@ -12,9 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from openhart.cli import main
 from openhart.conditioning.encoder import EncodedContext
 from openhart.scales import split_by_scale
-from openhart.training.config import GeneratorRecipe
 from openhart.training.dry_run import dry_run
 from openhart.training.generator.losses import Batch, GeneratorLosses
+from openhart.training.generator.recipe import GeneratorRecipe
 from tests.tiny import tiny_head, tiny_transformer
 from tests.training.test_runs import generator_recipe, tokenizer_recipe, write_recipe
 
@@ -53,7 +53,7 @@ def parts_of_a_step(**values):
     batch = Batch(
         codes=split_by_scale(codes, transformer.scales),
         scale_inputs=torch.randn(BATCH, TOKENS - 1, 8),
-        last_target=torch.randn(BATCH, 144, 8),
+        continuous_target=torch.randn(BATCH, 144, 8),
         condition=(torch.randn(BATCH, 8, 384), torch.ones(BATCH, 8, dtype=torch.bool)),
         keep=None,
         codebook=torch.randn(32, 8),

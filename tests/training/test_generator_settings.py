@@ -125,7 +125,9 @@ def test_a_cache_holds_the_copies_and_is_not_another_recipes(corpus, trained_tok
         paths[name] = write_recipe(path, recipe)
     assert generator_data.fill_cache(paths["copies"], quiet=True)[1] == 24
     generator.train(paths["copies"], quiet=True)
-    encoded = generator.train(paths["copies"], ["cache=true", f"run.output={tmp_path / 'again'}"], quiet=True)
+    encoded = generator.train(
+        paths["copies"], ["cache=memory", f"run.output={tmp_path / 'again'}"], quiet=True
+    )
     assert encoded.is_dir()
     assert logged(tmp_path / "again", "loss") == logged(tmp_path / "copies", "loss")
     assert main(["train", "generator", str(paths["plain"]), "--quiet"]) == 1

@@ -75,7 +75,7 @@ def test_loaders_outlive_a_signal_to_all_processes(corpus, undisturbed_tokenizer
     for name in ("whole", "stopped"):
         (tmp_path / name).mkdir()
         values = generator_recipe(
-            corpus, tmp_path / name, undisturbed_tokenizer, STEPS, cache=False, sample_prompts=[]
+            corpus, tmp_path / name, undisturbed_tokenizer, STEPS, cache="none", sample_prompts=[]
         )
         values["conditioning"] = {"kind": "label", "num_classes": 8}
         values["data"]["workers"] = 2

@@ -24,16 +24,15 @@ def test_a_clock_counts_steps_and_nothing_between_them(monkeypatch):
     now = iter([0.0, 2.0, 10.0, 12.0, 20.0, 24.0])
     monkeypatch.setattr(pace.time, "perf_counter", lambda: next(now))
     monkeypatch.setattr(pace, "matmul_rate", lambda *_: 4e12)
-    clock = pace.Pace(Accelerator(cpu=True), samples=8, flops=2e12)
+    clock = pace.Pace(Accelerator(cpu=True), samples=8)
     for _ in range(2):
-        with clock.step():
+        with clock.step(flops=2e12):
             pass
-    told = clock.since_last_asked()
+    told = clock.since_last_call()
     assert (told["samples_per_second"], told["teraflops_per_second"], told["mfu"]) == (4, 1, 0.25)
-    clock.flops = 1e12
-    with clock.step():
+    with clock.step(flops=1e12):
         pass
-    told = clock.since_last_asked()
+    told = clock.since_last_call()
     assert (told["samples_per_second"], told["teraflops_per_second"], told["mfu"]) == (2, 0.25, 1 / 16)
 
 

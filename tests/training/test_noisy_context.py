@@ -5,11 +5,12 @@ import torch
 
 from openhart.data import collate
 from openhart.scales import split_by_scale
-from openhart.training.config import GeneratorRecipe, load_recipe
-from openhart.training.encoding.memory import Latents, encode_images
+from openhart.training.encoding.memory import encode_images
 from openhart.training.generator import data as generator_data
 from openhart.training.generator.noisy_context import Exchange, clean_context, features_of, noisy_context
+from openhart.training.generator.recipe import GeneratorRecipe
 from openhart.training.generator.settings import NoisyContext
+from openhart.training.recipes import load_recipe
 from tests.tiny import tiny_tokenizer
 from tests.training.corpus import draw_corpus, generator_recipe, write_recipe
 
@@ -25,8 +26,8 @@ def tokenizer():
 def latents(tokenizer):
     size = (BATCH, 3, *tokenizer.image_size)
     image = torch.rand(size, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    codes, last_target = encode_images(tokenizer, image)
-    return split_by_scale(codes, tokenizer.quantizer.scales), last_target, tokenizer.encode(image)
+    codes, continuous_target = encode_images(tokenizer, image)
+    return split_by_scale(codes, tokenizer.quantizer.scales), continuous_target, tokenizer.encode(image)
 
 
 def generators(rows=range(BATCH)):
@@ -34,16 +35,16 @@ def generators(rows=range(BATCH)):
 
 
 def corrupted(quantizer, latents, strength=1.0, rows=slice(None), **settings):
-    codes, last_target, _ = latents
+    codes, continuous_target, _ = latents
     exchange = Exchange(quantizer.codebook.weight, NoisyContext(**settings))
     sources = generators(range(BATCH)[rows])
     seen = [found[rows] for found in codes]
-    return noisy_context(quantizer, seen, last_target[rows], exchange, strength, sources)
+    return noisy_context(quantizer, seen, continuous_target[rows], exchange, strength, sources)
 
 
 def test_codes_and_last_target_give_the_features_again(tokenizer, latents):
-    codes, last_target, features = latents
-    torch.testing.assert_close(features_of(tokenizer.quantizer, codes, last_target), features)
+    codes, continuous_target, features = latents
+    torch.testing.assert_close(features_of(tokenizer.quantizer, codes, continuous_target), features)
 
 
 @pytest.mark.parametrize("settings", [{}, {"neighbours": None}, {"scales": 2}], ids=str)
@@ -53,8 +54,8 @@ def test_what_is_learned_is_what_the_exchanged_codes_leave(tokenizer, latents, s
     by_scale = seen.inputs.split([found.shape[1] for found in codes[1:]], dim=1)
     f_hat = by_scale[-1].transpose(1, 2).unflatten(2, quantizer.size)
     left = (features - f_hat).flatten(2).transpose(1, 2)
-    torch.testing.assert_close(seen.last_target, left, atol=1e-5, rtol=1e-4)
-    assert torch.equal(seen.codes[-1], quantizer.nearest(seen.last_target))
+    torch.testing.assert_close(seen.continuous_target, left, atol=1e-5, rtol=1e-4)
+    assert torch.equal(seen.codes[-1], quantizer.nearest(seen.continuous_target))
     assert torch.equal(seen.codes[0], codes[0])  # nothing was exchanged before it
     assert any(not torch.equal(a, b) for a, b in zip(seen.codes[1:], codes[1:], strict=True))
     assert not torch.allclose(seen.inputs, clean_context(quantizer, codes, left).inputs, atol=1e-2)
@@ -77,10 +78,10 @@ def test_scales_that_are_not_exchanged_show_what_was_to_be_predicted(tokenizer, 
 
 
 def test_without_exchange_nothing_changes_to_the_bit(tokenizer, latents):
-    codes, last_target, _ = latents
+    codes, continuous_target, _ = latents
     seen = corrupted(tokenizer.quantizer, latents, strength=1e-9)
-    clean = clean_context(tokenizer.quantizer, codes, last_target)
-    assert torch.equal(seen.last_target, clean.last_target)
+    clean = clean_context(tokenizer.quantizer, codes, continuous_target)
+    assert torch.equal(seen.continuous_target, clean.continuous_target)
     assert all(torch.equal(a, b) for a, b in zip(seen.codes, codes, strict=True))
     torch.testing.assert_close(seen.inputs, clean.inputs, atol=0, rtol=0)
 
@@ -114,19 +115,21 @@ def test_the_strength_falls_to_nothing():
     assert NoisyContext(strength=0.8).strength_at(1.0) == 0.8
 
 
-def test_stored_latents_give_the_features_again(tokenizer, tmp_path):
-    """In memory and on disk; targets are kept in bfloat16, and so good to 2⁻⁸ of their size."""
+def test_every_source_gives_the_features_again(tokenizer, tmp_path):
+    """Stored targets are in bfloat16, and so good to 2⁻⁸ of their size."""
     corpus = draw_corpus(tmp_path)
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     values = generator_recipe(corpus, tmp_path / "out", tmp_path / "tokenizer", cache=str(tmp_path / "cache"))
     path = write_recipe(tmp_path / "recipe.yaml", values)
     generator_data.fill_cache(path, quiet=True)
     recipe = load_recipe(path, GeneratorRecipe)
-    on_disk, _ = generator_data.open_data(recipe, tokenizer)
-    images, _ = generator_data.open_data(recipe.model_copy(update={"cache": False}), tokenizer)
+    images = generator_data.open_images(recipe, tokenizer)
     expected = tokenizer.encode(torch.stack([image for image, _ in images]))
-    for stored in (on_disk, Latents(tokenizer, images, 8, 0, quiet=True)):
-        (codes, targets), _ = collate([stored[index] for index in range(len(stored))])
-        by_scale = split_by_scale(codes.long(), tokenizer.quantizer.scales)
-        found = features_of(tokenizer.quantizer, by_scale, targets.float())
+    for cache in (recipe.cache, "memory", "none"):
+        source = generator_data.open_source(recipe.model_copy(update={"cache": cache}), tokenizer, quiet=True)
+        source.start(torch.device("cpu"))
+        values, _ = collate([source.dataset[index] for index in range(len(images))])
+        codes, targets = source.encoded(values)
+        by_scale = split_by_scale(codes, tokenizer.quantizer.scales)
+        found = features_of(tokenizer.quantizer, by_scale, targets)
         torch.testing.assert_close(found, expected, atol=2**-8 * float(targets.abs().max()), rtol=0)

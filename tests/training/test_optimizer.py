@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from openhart.training.config import OptimizerSettings
 from openhart.training.muon import orthogonalize
 from openhart.training.optimizer import build_optimizer, rate_factor, set_rates
+from openhart.training.run.settings import OptimizerSettings
 
 SHAPES = [(64, 64), (64, 576), (320, 64)]
 

@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from openhart.tokenizer.model import HybridTokenizer
-from openhart.training.config import GeneratorRecipe, TokenizerRecipe, build_model, load_recipe
+from openhart.training.build import build_model
+from openhart.training.generator.recipe import GeneratorRecipe
+from openhart.training.recipes import load_recipe
+from openhart.training.tokenizer.recipe import TokenizerRecipe
 from openhart.transformer.model import HartTransformer
 
 FOLDER = Path(__file__).parents[2] / "recipes"

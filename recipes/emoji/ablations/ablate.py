@@ -66,9 +66,10 @@ def main() -> None:
 
 def run(options: argparse.Namespace, name: str, seed: int, overrides: list[str]) -> None:
     """Train one setting with one seed, measure it, and keep the figures."""
-    from openhart.training.config import GeneratorRecipe, load_recipe
     from openhart.training.generator import train as generator
     from openhart.training.generator.data import fill_cache
+    from openhart.training.generator.recipe import GeneratorRecipe
+    from openhart.training.recipes import load_recipe
 
     data, cache = options.output / "data", options.output / "cache"
     changed = any(text.startswith("data.") for text in overrides)

@@ -1,7 +1,6 @@
 """``openhart data``: the corpora of the default model, or a recipe's data encoded once."""
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 from typing import Any
 
 from openhart.atomic import check_writable
@@ -103,8 +102,8 @@ def _print_counts(counts: dict[str, int], options: Namespace) -> None:
 def fill_cache(options: Namespace) -> None:
     """Encode the data of a generator recipe into its folder."""
     recipe = load_checked_recipe(options, "generator")
-    if isinstance(recipe.cache, str):
-        check_writable(Path(recipe.cache))
+    if recipe.cache_folder is not None:
+        check_writable(recipe.cache_folder)
     from openhart.training.generator.data import fill_cache as fill
 
     folder, count = fill(options.recipe, options.overrides, quiet=options.quiet)

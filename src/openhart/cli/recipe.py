@@ -24,7 +24,9 @@ def load_checked_recipe(options: Namespace, stage: str) -> Any:
         UserError: the recipe is wrong.
     """
     require("accelerate", "pydantic", "yaml", extra="train")
-    from openhart.training.config import GeneratorRecipe, TokenizerRecipe, load_recipe
+    from openhart.training.generator.recipe import GeneratorRecipe
+    from openhart.training.recipes import load_recipe
+    from openhart.training.tokenizer.recipe import TokenizerRecipe
 
     kind: Any = TokenizerRecipe if stage == "tokenizer" else GeneratorRecipe
     try:

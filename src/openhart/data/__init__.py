@@ -2,9 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from openhart.errors import UserError
+
+if TYPE_CHECKING:
+    from openhart.data.sample import Sample
+
+Value = TypeVar("Value")
 
 
 def open_dataset(path: str, *sizes: tuple[int, int], only: Mapping[str, Sequence[str]] | None = None) -> Any:
@@ -15,12 +20,13 @@ def open_dataset(path: str, *sizes: tuple[int, int], only: Mapping[str, Sequence
             ``.tar``, ``.tar.gz`` or ``.tgz`` (:class:`openhart.data.shards.Shards`), or ``hf:`` and a
             Hugging Face data set (:class:`openhart.data.hugging_face.HuggingFaceImages`).
         sizes: height and width in pixels to which images are scaled and cropped. With several sizes
-            (buckets), each image gets the size nearest to its aspect ratio, which its record names under
-            ``cut_to``.
+            (buckets), each image gets the size nearest to its aspect ratio, which its sample states as
+            ``size``.
         only: allowed values per field; records with other values are omitted. Shards do not support it.
 
     Returns:
-        a data set of images (3, H, W) in [−1, 1] and records.
+        a :class:`~openhart.data.sample.Dataset` of images (3, H, W) in [−1, 1], or, of shards, a
+        :class:`~openhart.data.sample.Stream`.
 
     Raises:
         UserError: if the path is empty, if the data set does not exist or cannot be read, if no record has
@@ -43,9 +49,9 @@ def open_dataset(path: str, *sizes: tuple[int, int], only: Mapping[str, Sequence
     return ImageFolder(Path(path), *sizes, only=only)
 
 
-def collate(samples: list[tuple[Any, dict[str, Any]]]) -> tuple[Any, list[dict[str, Any]]]:
-    """Stack images (or latents) into a batch; records stay a list because they differ in their fields."""
+def collate(pairs: "list[tuple[Value, Sample]]") -> "tuple[Any, list[Sample]]":
+    """Stack images (or latents) into a batch; samples stay a list because they differ in their fields."""
     from torch.utils.data import default_collate
 
-    values, records = zip(*samples, strict=True)
-    return default_collate(list(values)), list(records)
+    values, samples = zip(*pairs, strict=True)
+    return default_collate(list(values)), list(samples)

@@ -7,7 +7,6 @@ from typing import IO
 
 from PIL import Image
 
-BUCKET = "cut_to"
 FORMATS = (
     "PNG",
     "JPEG",

@@ -2,26 +2,29 @@
 
 import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils import data
 
+from openhart.data.aspect import Size
+from openhart.data.sample import Dataset, Sample
 from openhart.randomness import mixed_generator
 
 SIDES = re.compile(r"\b(left|right|clockwise|anticlockwise|counterclockwise)\b", re.IGNORECASE)
 
 
-class AugmentedCopies(Dataset[Any]):
+class AugmentedCopies(data.Dataset[Any]):
     """Each sample of a data set several times: unchanged, then with random changes.
 
     The changes of a copy depend only on its index, so they are the same in encoded copies, resumed runs and
     all processes. The copies of a sample are consecutive, so that a cache stores their captions once.
 
     Args:
-        dataset: map-style data set of images (3, H, W) in [−1, 1] and records.
+        dataset: images (3, H, W) in [−1, 1].
         copies: number of copies per sample, including the unchanged one.
         mirror: mirror a copy with probability 0.5 where :func:`may_mirror` allows it.
         shift: largest shift in each direction, as a fraction of the side.
@@ -29,7 +32,7 @@ class AugmentedCopies(Dataset[Any]):
     """
 
     def __init__(
-        self, dataset: Any, copies: int, mirror: bool, shift: float, scale: tuple[float, float]
+        self, dataset: Dataset[Tensor], copies: int, mirror: bool, shift: float, scale: tuple[float, float]
     ) -> None:
         self.dataset, self.copies = dataset, copies
         self.mirror, self.shift, self.scale = mirror, shift, scale
@@ -37,37 +40,36 @@ class AugmentedCopies(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.dataset) * self.copies
 
-    @property
-    def records(self) -> list[dict[str, Any]] | None:
-        """Records of the original samples, if the data set has them before images are read; else None."""
-        return getattr(self.dataset, "records", None)
+    def all_samples(self) -> Iterable[Sample]:
+        """The original samples; no image is read."""
+        return self.dataset.all_samples()
 
-    def bucket(self, index: int) -> Any:
+    def bucket(self, index: int) -> Size | None:
         """Height and width of a sample if the data set has several sizes, otherwise None."""
-        original = index // self.copies
-        return self.dataset.bucket(original) if hasattr(self.dataset, "bucket") else None
+        return self.dataset.bucket(index // self.copies)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Any]]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Sample]:
         original, copy = divmod(index, self.copies)
-        image, record = self.dataset[original]
+        image, sample = self.dataset[original]
         if copy == 0:
-            return image, record
+            return image, sample
         generator = mixed_generator(copy, original)
         flip, up, across, size = torch.rand(4, generator=generator).tolist()
-        if self.mirror and flip < 0.5 and may_mirror(record):
+        if self.mirror and flip < 0.5 and may_mirror(sample):
             image = image.flip(-1)
         low, high = (math.log(factor) for factor in self.scale)
         shift = (self.shift * (2 * up - 1), self.shift * (2 * across - 1))
-        return moved(image, math.exp(low + size * (high - low)), shift), record
+        return moved(image, math.exp(low + size * (high - low)), shift), sample
 
 
-def may_mirror(record: dict[str, Any]) -> bool:
+def may_mirror(sample: Sample) -> bool:
     """Whether the mirror image of a sample has the same meaning.
 
-    It has not if the record has ``mirror: false`` or a caption contains a word for a side, such as ``left``.
+    It has not if a field is ``mirror: false`` or a caption contains a word for a side, such as ``left``.
     """
-    captions = [*record.get("captions", ()), record.get("text") or ""]
-    return bool(record.get("mirror", True)) and not any(SIDES.search(caption) for caption in captions)
+    fields = sample.fields
+    captions = [*fields.get("captions", ()), fields.get("text") or ""]
+    return bool(fields.get("mirror", True)) and not any(SIDES.search(caption) for caption in captions)
 
 
 def moved(image: Tensor, factor: float, shift: tuple[float, float]) -> Tensor:

@@ -10,12 +10,13 @@ import torch
 from torch.utils.data import IterableDataset
 
 from openhart.data.aspect import Size, nearest_size
+from openhart.data.sample import Sample
 from openhart.data.shards import ShardStream
 from openhart.randomness import mixed_generator
 
 WINDOW = 16
 
-Samples = list[tuple[torch.Tensor, dict[str, Any]]]
+Samples = list[tuple[torch.Tensor, Sample]]
 Raw = dict[str, Any]
 
 
@@ -37,7 +38,7 @@ class BucketedStream(IterableDataset[Any]):
         self.position: dict[str, Any] = {"window": stream.state_dict(), "batch": 0}
 
     def __iter__(self) -> Iterator[Samples]:
-        """Yield lists of image (3, H, W) in [−1, 1] and record, without end.
+        """Yield lists of image (3, H, W) in [−1, 1] and sample, without end.
 
         Raises:
             UserError: if a shard cannot be read, or if many consecutive images cannot be decoded.

@@ -9,9 +9,10 @@ from urllib.parse import parse_qsl
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from openhart.data.aspect import BUCKET, Size, log_aspect, nearest_size
+from openhart.data.aspect import Size, log_aspect, nearest_size
 from openhart.data.decoding import BrokenImageError, decode_image, read_image
 from openhart.data.images import to_tensor
+from openhart.data.sample import Sample
 from openhart.errors import UserError, reason, require
 
 PREFIX = "hf:"
@@ -30,7 +31,7 @@ class HuggingFaceImages(Dataset[Any]):
             ``hf:owner/name?split=train&config=en&image=photo&text=alt&label=kind``; the default split is
             ``train``.
         sizes: height and width in pixels to which images are scaled and cropped. With several sizes, each
-            image gets the size nearest to its aspect ratio, which its record names under ``cut_to``; this
+            image gets the size nearest to its aspect ratio, which its sample states as ``size``; this
             reads the header of every image once.
         only: allowed values per column; rows with other values are omitted.
 
@@ -58,7 +59,7 @@ class HuggingFaceImages(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Any]]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Sample]:
         row = self.rows[index]
         image, name = row[self.image] or {}, self._name(index)
         if image.get("bytes"):
@@ -67,31 +68,31 @@ class HuggingFaceImages(Dataset[Any]):
             decoded = read_image(Path(image["path"]))
         else:
             raise BrokenImageError(f"{name} has no image")
-        record = _record(name, {field: row[column] for field, column in self.columns.items()})
-        if size := self.bucket(index):
-            record[BUCKET] = size
-        return to_tensor(decoded, size or self.sizes[0]), record
+        fields = _fields(name, {field: row[column] for field, column in self.columns.items()})
+        size = self.bucket(index)
+        return to_tensor(decoded, size or self.sizes[0]), Sample(fields, size)
 
     def _name(self, index: int) -> str:
         return f"row {index} of {self.address}"
 
-    def all_records(self) -> Iterator[dict[str, Any]]:
-        """Yield the record of every row without decoding the images."""
+    def all_samples(self) -> Iterator[Sample]:
+        """Yield what is known of every row without decoding the images."""
         columns = [list(self.rows[column]) for column in self.columns.values()]
         for index in range(len(self)):
             values = (column[index] for column in columns)
-            yield _record(self._name(index), dict(zip(self.columns, values, strict=True)))
+            fields = _fields(self._name(index), dict(zip(self.columns, values, strict=True)))
+            yield Sample(fields, self.bucket(index))
 
     def bucket(self, index: int) -> Size | None:
         """Height and width of a row's image if the data set has several sizes, otherwise None."""
         return None if self.aspects is None else nearest_size(self.aspects[index], self.sizes)
 
 
-def _record(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    record = {field: value for field, value in values.items() if value is not None}
-    if isinstance(record.get("text"), list):
-        record["captions"] = record.pop("text")
-    return record | {"file_name": name}
+def _fields(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    fields = {field: value for field, value in values.items() if value is not None}
+    if isinstance(fields.get("text"), list):
+        fields["captions"] = fields.pop("text")
+    return fields | {"file_name": name}
 
 
 def _parse(address: str) -> tuple[str, dict[str, str]]:

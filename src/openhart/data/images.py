@@ -9,9 +9,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from openhart.data.aspect import BUCKET, Size, log_aspect, nearest_size
+from openhart.data.aspect import Size, log_aspect, nearest_size
 from openhart.data.decoding import on_white, read_image
-from openhart.data.records import without_reserved_fields
+from openhart.data.sample import Sample, without_reserved
 from openhart.errors import UserError
 from openhart.image_io import from_bytes
 from openhart.reading import parse_json, read_text
@@ -37,7 +37,7 @@ class ImageFolder(Dataset[Any]):
     Args:
         path: the folder.
         sizes: height and width in pixels to which images are scaled and cropped. With several sizes, each
-            image gets the size nearest to its aspect ratio, which its record names under ``cut_to``.
+            image gets the size nearest to its aspect ratio, which its sample states as ``size``.
         only: allowed values per field; records with other values are omitted.
 
     Raises:
@@ -50,37 +50,39 @@ class ImageFolder(Dataset[Any]):
         if not self.path.is_dir():
             raise UserError(f"there is no image folder {self.path}")
         metadata = self.path / "metadata.jsonl"
-        self.records = _read_records(metadata) if metadata.is_file() else _classes(self.path)
-        if not self.records:
+        records = _read_records(metadata) if metadata.is_file() else _classes(self.path)
+        if not records:
             raise UserError(
                 f"{self.path} has no images: it needs metadata.jsonl, or one sub-folder per class"
             )
         for field, values in (only or {}).items():
-            self.records = [record for record in self.records if record.get(field) in values]
-            if not self.records:
+            records = [record for record in records if record.get(field) in values]
+            if not records:
                 raise UserError(
                     f"no record of {self.path} has one of the values {', '.join(values)} in {field}"
                 )
-        self.records.sort(key=lambda record: record["file_name"])
-        if len(sizes) > 1:
-            for record in self.records:
-                record[BUCKET] = nearest_size(log_aspect(self.path / record["file_name"]), sizes)
+        records.sort(key=lambda record: record["file_name"])
+        self.samples = [Sample(record, self._size(record["file_name"])) for record in records]
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Any]]:
-        record = self.records[index]
-        size = record.get(BUCKET, self.sizes[0])
-        return to_tensor(read_image(self.path / record["file_name"]), size), record
+    def __getitem__(self, index: int) -> tuple[Tensor, Sample]:
+        sample = self.samples[index]
+        image = read_image(self.path / sample.fields["file_name"])
+        return to_tensor(image, sample.size or self.sizes[0]), sample
 
-    def all_records(self) -> list[dict[str, Any]]:
-        """The record of every image; no image is read."""
-        return self.records
+    def all_samples(self) -> list[Sample]:
+        """What is known of every image; no image is read."""
+        return self.samples
 
     def bucket(self, index: int) -> Size | None:
         """Height and width of an image if the data set has several sizes, otherwise None."""
-        return self.records[index].get(BUCKET)
+        return self.samples[index].size
+
+    def _size(self, name: str) -> Size | None:
+        """The size nearest to an image's aspect ratio, or None if there is only one."""
+        return nearest_size(log_aspect(self.path / name), self.sizes) if len(self.sizes) > 1 else None
 
 
 def _read_records(path: Path) -> list[dict[str, Any]]:
@@ -91,7 +93,7 @@ def _read_records(path: Path) -> list[dict[str, Any]]:
         record = parse_json(line, f"{path}, line {number}")
         if not isinstance(record.get("file_name"), str):
             raise UserError(f"{path}, line {number}: a record must have a file_name that is a text")
-        records.append(without_reserved_fields(record))
+        records.append(without_reserved(record))
     return records
 
 

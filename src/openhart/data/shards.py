@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from openhart.data.aspect import BUCKET, Size, log_aspect, nearest_size
+from openhart.data.aspect import Size, log_aspect, nearest_size
 from openhart.data.decoding import BrokenImageError, decode_image
 from openhart.data.images import IMAGE_KINDS, to_tensor
-from openhart.data.records import without_reserved_fields
-from openhart.data.skipping import MAX_CONSECUTIVE, with_skipped
+from openhart.data.sample import Sample, without_reserved
+from openhart.data.skipping import MAX_CONSECUTIVE
 from openhart.errors import UserError, reason, require
 from openhart.randomness import mixed_generator
 from openhart.reading import parse_json
@@ -33,13 +33,13 @@ class Shards(IterableDataset[Any]):
     """Samples of webdataset shards, once each, in order.
 
     A sample is an image with ``txt`` (caption), ``cls`` (label) or ``json`` (record). An image that cannot be
-    decoded is skipped; the next record lists its error under ``in_place_of``.
+    decoded is skipped; the next sample states its error in ``decode_errors``.
 
     Args:
         pattern: shards, such as ``data/train-{000..099}.tar`` or ``s3://bucket/train-*.tar``; several
             patterns are joined by ``::``.
         sizes: height and width in pixels to which images are scaled and cropped. With several sizes, each
-            image gets the size nearest to its aspect ratio, which its record names under ``cut_to``.
+            image gets the size nearest to its aspect ratio, which its sample states as ``size``.
 
     Raises:
         UserError: if a package is missing, if a pattern matches no shard or too many, or if the first shard
@@ -56,8 +56,8 @@ class Shards(IterableDataset[Any]):
         self.urls = [url for part in expand_urls(pattern) for url in _matching(part)]
         _check(self.urls)
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, dict[str, Any]]]:
-        """Yield image (3, H, W) in [−1, 1] and record.
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, Sample]]:
+        """Yield image (3, H, W) in [−1, 1] and sample.
 
         Raises:
             UserError: if a shard cannot be read, if a sample has no image or no valid record, or if many
@@ -79,12 +79,12 @@ class Shards(IterableDataset[Any]):
 
     def decode(
         self, samples: Iterable[dict[str, Any]], decode_errors: list[str], size: Size | None = None
-    ) -> Iterator[tuple[torch.Tensor, dict[str, Any]]]:
-        """Yield images and records of raw samples.
+    ) -> Iterator[tuple[torch.Tensor, Sample]]:
+        """Decode raw samples.
 
         Args:
             samples: raw samples, as :func:`read_shard` yields them.
-            decode_errors: errors of skipped images that no record lists yet. The list belongs to the caller
+            decode_errors: errors of skipped images that no sample states yet. The list belongs to the caller
                 and is changed in place, so that errors are carried over to the next call.
             size: height and width of every image; None for the size nearest to each aspect ratio.
 
@@ -95,17 +95,15 @@ class Shards(IterableDataset[Any]):
         for sample in samples:
             cut_to = size or nearest_size(self.aspect(sample), self.sizes)
             try:
-                image, record = _decode(sample, cut_to)
+                image, fields = _decode(sample, cut_to)
             except BrokenImageError as error:
                 decode_errors.append(str(error))
                 if len(decode_errors) == MAX_CONSECUTIVE:
                     raise UserError(f"no image can be read; the first error: {decode_errors[0]}") from error
                 continue
-            if len(self.sizes) > 1:
-                record[BUCKET] = cut_to
-            record = with_skipped(record, decode_errors)
+            found = Sample(fields, cut_to if len(self.sizes) > 1 else None, tuple(decode_errors))
             decode_errors.clear()
-            yield image, record
+            yield image, found
 
     def aspect(self, sample: dict[str, Any]) -> float:
         """ln(height / width) of a raw sample's image; 0 if there is only one size, or no image."""
@@ -132,8 +130,8 @@ class ShardStream(IterableDataset[Any]):
         self.shards, self.seed, self.rank, self.world = shards, seed, rank, world
         self.position = {"epoch": 0, "shard": 0, "sample": 0}
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, dict[str, Any]]]:
-        """Yield image (3, H, W) in [−1, 1] and record, without end.
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, Sample]]:
+        """Yield image (3, H, W) in [−1, 1] and sample, without end.
 
         Raises:
             UserError: as :meth:`Shards.__iter__`, or if a reader has no samples.
@@ -269,7 +267,7 @@ def _decode(sample: dict[str, Any], size: Size) -> tuple[torch.Tensor, dict[str,
         raise UserError(f"sample {name} has no image: it needs a file of type {', '.join(IMAGE_KINDS)}")
     try:
         stored = parse_json(sample["json"].decode(), "its json") if "json" in sample else {}
-        record = without_reserved_fields(stored)
+        record = without_reserved(stored)
         if "txt" in sample:
             record["text"] = sample["txt"].decode()
         if "cls" in sample:

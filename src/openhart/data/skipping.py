@@ -2,56 +2,70 @@
 
 import itertools
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Generic, TypeVar, cast
 
-from torch.utils.data import Dataset
+from torch.utils import data
 
+from openhart.data.aspect import Size
 from openhart.data.decoding import BrokenImageError
-from openhart.data.records import IN_PLACE_OF
+from openhart.data.sample import Dataset, Sample, Stream
 from openhart.errors import UserError
 
 MAX_CONSECUTIVE = 100
 
+Value = TypeVar("Value")
 
-class SkipBrokenDataset(Dataset[Any]):
-    """A map-style data set that replaces each sample that cannot be decoded by the next readable one.
+
+class SkipBrokenDataset(data.Dataset[Any], Generic[Value]):
+    """A data set that replaces each sample that cannot be decoded by the next readable one.
 
     The replacement has the same image size (bucket) and depends only on the index, so a resumed run gets the
-    same samples. Its record lists the decode errors of the skipped samples under ``in_place_of``.
+    same samples. It states the decode errors of the skipped samples in :attr:`Sample.decode_errors`.
 
     Args:
-        dataset: map-style data set of images and records that raises :class:`BrokenImageError` for an image
-            that cannot be decoded.
+        dataset: raises :class:`BrokenImageError` for an image that cannot be decoded.
     """
 
-    def __init__(self, dataset: Any) -> None:
+    def __init__(self, dataset: Dataset[Value]) -> None:
         self.dataset = dataset
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def bucket(self, index: int) -> Any:
+    def bucket(self, index: int) -> Size | None:
         """Height and width of a sample if the data set has several sizes, otherwise None."""
-        return self.dataset.bucket(index) if hasattr(self.dataset, "bucket") else None
+        return self.dataset.bucket(index)
 
-    def __getitem__(self, index: int) -> tuple[Any, dict[str, Any]]:
+    def all_samples(self) -> Iterable[Sample]:
+        """What is known of the samples without reading their images."""
+        return self.dataset.all_samples()
+
+    def __getitem__(self, index: int) -> tuple[Value, Sample]:
         decode_errors: list[str] = []
         following = ((index + step) % len(self) for step in range(len(self)))
         same_size = (other for other in following if self.bucket(other) == self.bucket(index))
         for candidate in itertools.islice(same_size, MAX_CONSECUTIVE):
             try:
-                image, record = self.dataset[candidate]
+                value, sample = self.dataset[candidate]
             except BrokenImageError as error:
                 decode_errors.append(str(error))
                 continue
-            return image, with_skipped(record, decode_errors)
+            return value, sample.replacing(decode_errors)
         raise UserError(f"no image can be read; the first error: {decode_errors[0]}")
 
 
-def with_skipped(record: dict[str, Any], decode_errors: Sequence[str]) -> dict[str, Any]:
-    """A record that lists the decode errors of the samples that were skipped before it, if there are any."""
-    return record | {IN_PLACE_OF: list(decode_errors)} if decode_errors else record
+def some_samples(dataset: Dataset[Any] | Stream[Any], count: int) -> list[tuple[Any, Sample]]:
+    """At most ``count`` readable samples at equal distances; of a stream, the first ones.
+
+    Raises:
+        UserError: many samples in sequence cannot be read.
+    """
+    if isinstance(dataset, data.IterableDataset):
+        return list(itertools.islice(dataset, count))
+    readable = SkipBrokenDataset(cast(Dataset[Any], dataset))
+    stride = max(len(readable) // count, 1)
+    return [readable[index] for index in range(0, len(readable), stride)[:count]]
 
 
 class BrokenImages:
@@ -60,9 +74,9 @@ class BrokenImages:
     def __init__(self) -> None:
         self.decode_errors: set[str] = set()
 
-    def note(self, records: Sequence[dict[str, Any]]) -> None:
-        """Collect the decode errors from the records of a batch and warn about new ones."""
-        errors = set(itertools.chain.from_iterable(record.get(IN_PLACE_OF, ()) for record in records))
+    def note(self, samples: Iterable[Sample]) -> None:
+        """Warn of the images that the samples of a batch replace."""
+        errors = set(itertools.chain.from_iterable(sample.decode_errors for sample in samples))
         for error in sorted(errors - self.decode_errors):
             self.decode_errors.add(error)
             warnings.warn(f"skipped an image ({len(self)} so far): {error}", stacklevel=2)

@@ -1,7 +1,7 @@
-"""The models of a recipe, and whether its settings agree with what they are built on."""
+"""Builds the models of a recipe and checks that its settings agree with the tokenizer and the encoder."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -13,18 +13,34 @@ from openhart.model_files import loading
 from openhart.residual.heads import TokenResidualHead, WideResidualHead
 from openhart.scales import parse_scales
 from openhart.tokenizer.model import HybridTokenizer
-from openhart.training.config import GeneratorRecipe, ResidualHead, TokenizerRecipe, build_model
-from openhart.training.costs import Counter, generator_cost, kept_shares, tokenizer_phase_cost
+from openhart.training.generator.cost import generator_cost, kept_shares
+from openhart.training.generator.recipe import GeneratorRecipe
+from openhart.training.generator.settings import ResidualHead
+from openhart.training.run.flops import Counter
+from openhart.training.tokenizer.cost import tokenizer_phase_cost
+from openhart.training.tokenizer.recipe import TokenizerRecipe
 from openhart.transformer.model import HartTransformer
 
 HEADS = {"token": TokenResidualHead, "wide": WideResidualHead}
 
+Model = TypeVar("Model", bound=nn.Module)
 
-def build_tokenizer(recipe: TokenizerRecipe) -> HybridTokenizer:
-    """A new tokenizer, or the one the recipe starts from with the recipe's settings in place of its own.
+
+def build_model(kind: type[Model], settings: dict[str, Any]) -> Model:
+    """Make a model from a recipe's settings.
 
     Raises:
-        UserError: settings that cannot be, or that do not fit the weights of ``initial``.
+        UserError: the model has no such setting, or a value is not valid.
+    """
+    check_settings(kind, settings, "model")
+    return kind(**settings)
+
+
+def build_tokenizer(recipe: TokenizerRecipe) -> HybridTokenizer:
+    """A new tokenizer, or that of ``initial`` with the recipe's settings in place of its own.
+
+    Raises:
+        UserError: the settings are not valid, do not fit the weights of ``initial``, or need too much memory.
     """
     if recipe.initial:
         with loading(recipe.initial):
@@ -49,11 +65,11 @@ def check_generator_fits(recipe: GeneratorRecipe, transformer: HartTransformer) 
     """Refuse to train a generator whose weights or activations would not fit the device.
 
     Args:
-        recipe: how it is to be trained.
-        transformer: its own or, on the meta device, one of the same settings.
+        recipe: of the run.
+        transformer: the trained one, or one with the same settings on the meta device.
 
     Raises:
-        UserError: it is too large, or its batches are.
+        UserError: the model or its batches are too large.
     """
     _check_weights_fit(transformer)
     clone = without_weights(transformer)
@@ -87,11 +103,11 @@ def width_of(recipe: GeneratorRecipe) -> int:
 def transformer_settings(
     recipe: GeneratorRecipe, tokenizer: HybridTokenizer, context: dict[str, int]
 ) -> dict[str, Any]:
-    """HartTransformer's settings: the recipe's, filled up from the tokenizer and the condition encoder.
+    """Settings of HartTransformer: the recipe's, completed from the tokenizer and the condition encoder.
 
     Args:
-        recipe: what it says of a name filled in must agree.
-        tokenizer: gives scales and codes.
+        recipe: settings that it gives although they are completed must agree.
+        tokenizer: determines scales, codebook size and code dimension.
         context: ``context_dim`` and ``context_tokens``.
 
     Raises:
@@ -111,7 +127,7 @@ def transformer_settings(
 
 
 def check_same_shape(recipe: GeneratorRecipe, transformer: HartTransformer) -> None:
-    """Hold a recipe's ``model`` against the transformer that ``initial`` gave.
+    """Check that a recipe's ``model`` agrees with the transformer of ``initial``.
 
     Raises:
         UserError: a setting differs.
@@ -129,7 +145,7 @@ def build_head(
     transformer: HartTransformer,
     residual_scale: float | Sequence[float] = 1.0,
 ) -> TokenResidualHead | None:
-    """The residual head that a recipe asks for, fitting its transformer."""
+    """The residual head of a recipe for its transformer; None for None."""
     if settings is None:
         return None
     head: TokenResidualHead = HEADS[settings.kind](

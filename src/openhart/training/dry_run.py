@@ -1,4 +1,4 @@
-"""A recipe weighed before it runs: parameters, tokens, FLOPs and memory of a step."""
+"""What a recipe needs before it runs: parameters, tokens, FLOPs and memory of a step."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,25 +12,17 @@ from openhart.loading import read_config
 from openhart.lora import add_lora
 from openhart.scales import count_tokens
 from openhart.tokenizer.model import HybridTokenizer
-from openhart.training.build import build_head, transformer_settings, width_of
-from openhart.training.config import (
-    GeneratorRecipe,
-    Run,
-    TokenizerRecipe,
-    build_model,
-    load_recipe,
-)
-from openhart.training.costs import (
-    FLOAT,
-    Cost,
-    Counter,
-    generator_cost,
-    kept_shares,
-    tokenizer_phase_cost,
-)
-from openhart.training.encoding.conditions import open_conditions
+from openhart.training.build import build_head, build_model, transformer_settings, width_of
+from openhart.training.generator.cost import generator_cost, kept_shares
+from openhart.training.generator.data import open_conditions
 from openhart.training.generator.embedding_losses import build_alignment
-from openhart.training.tokenizer.losses import PatchDiscriminator
+from openhart.training.generator.recipe import GeneratorRecipe
+from openhart.training.recipes import load_recipe
+from openhart.training.run.flops import FLOAT, Cost, Counter
+from openhart.training.run.settings import Run
+from openhart.training.tokenizer.cost import tokenizer_phase_cost
+from openhart.training.tokenizer.discriminator import PatchDiscriminator
+from openhart.training.tokenizer.recipe import TokenizerRecipe
 from openhart.transformer.model import HartTransformer
 
 GIB = 2**30
@@ -38,20 +30,20 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Report:
-    """What a step of a recipe takes.
+    """What a step of a recipe needs.
 
     Attributes:
-        parts: parameters of each part.
-        trained: parameters that get a gradient.
-        frozen: parameters beside them that do not, the image tokenizer of a generator among them.
-        tokens: codes of a sample.
-        seen: of these, how many an average step trains on.
-        batch: samples a GPU and pass.
-        passes: gradient accumulation.
+        parts: number of parameters of each part.
+        trained: parameters with a gradient.
+        frozen: parameters of the generator's image tokenizer, which has no gradient.
+        tokens: codes per sample.
+        seen: codes per sample that an average step trains on.
+        batch: samples per GPU and pass.
+        passes: passes per step (gradient accumulation).
         flops: of one pass on one GPU.
         kept: bytes of activations of one pass on one GPU.
-        gpus: how many share a step's samples.
-        gathered: bytes of weights that a GPU holds whole at a time if they are spread (FSDP2), else None.
+        gpus: number of GPUs that share the samples of a step.
+        gathered: bytes of full weights that a GPU holds at a time if they are sharded (FSDP2), else None.
     """
 
     parts: dict[str, int]
@@ -68,7 +60,7 @@ class Report:
 
     @property
     def memory(self) -> dict[str, float]:
-        """GiB a GPU, at most; gradients that are accumulated stay whole."""
+        """GiB per GPU by purpose, at most; accumulated gradients are not sharded."""
         ours, spread = sum(self.parts.values()), self.gpus if self.gathered is not None else 1
         found = {
             "weights": (ours / spread + self.frozen) * FLOAT,
@@ -83,7 +75,7 @@ class Report:
 
     @property
     def samples(self) -> int:
-        """Samples a step on all GPUs."""
+        """Samples per step on all GPUs."""
         return self.batch * self.passes * self.gpus
 
     def row(self) -> str:
@@ -115,17 +107,17 @@ class Report:
 def dry_run(
     path: Path, kind: str, overrides: list[str] | None = None, gpus: int = 1, gpu_memory: float | None = None
 ) -> Report:
-    """Build a recipe's models on the meta device and count what a step takes.
+    """Build a recipe's models on the meta device and count what a step needs.
 
     Args:
         path: the recipe.
         kind: ``tokenizer`` or ``generator``.
         overrides: as :func:`load_recipe`.
-        gpus: how many share a step's samples.
-        gpu_memory: GiB of each; None for any.
+        gpus: number of GPUs that share the samples of a step.
+        gpu_memory: GiB per GPU; None for any.
 
     Raises:
-        UserError: a recipe that cannot be, or one that does not fit the memory.
+        UserError: the recipe is not valid, or it needs more memory.
     """
     if kind == "tokenizer":
         report = _weigh_tokenizer(load_recipe(path, TokenizerRecipe, overrides), gpus)
@@ -223,7 +215,7 @@ def _maker_of(tokenizer: str, path: Path) -> TokenizerRecipe:
         recipe = load_recipe(beside, TokenizerRecipe)
         if f"{recipe.run.output}/image_tokenizer" == tokenizer:
             return recipe
-    raise UserError(f"{tokenizer} is not there, and no tokenizer*.yaml beside {path} makes it")
+    raise UserError(f"{tokenizer} does not exist, and no tokenizer*.yaml beside {path} makes it")
 
 
 def _initial_config(recipe: GeneratorRecipe) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.adamw import adamw
 
-from openhart.training.run.sharding import whole
+from openhart.training.run.distributed import full_tensor
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
@@ -147,7 +147,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         torch._foreach_mul_(trained, 1 - group["lr"] * group["weight_decay"])
         alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         for parameter, direction in zip(trained, ahead, strict=True):
-            alike[parameter.shape].append((parameter, whole(direction).flatten(1).float()))
+            alike[parameter.shape].append((parameter, full_tensor(direction).flatten(1).float()))
         for shape, members in alike.items():
             updates = orthogonalize(torch.stack([direction for _, direction in members]))
             rate = group["lr"] * max(1.0, updates.shape[1] / updates.shape[2]) ** 0.5
@@ -173,7 +173,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
 
 def _placed_as(update: Tensor, parameter: Tensor) -> Tensor:
-    """An update that every process computed whole, sharded as its parameter is."""
+    """An update that every process computed in full, sharded as its parameter is."""
     if isinstance(parameter, DTensor):
         return distribute_tensor(update, parameter.device_mesh, parameter.placements)
     return update

@@ -7,14 +7,14 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from openhart.training.config import OptimizerSettings
 from openhart.training.muon import MuonWithAdamW, split_for_muon
+from openhart.training.run.settings import OptimizerSettings
 
 
 def build_optimizer(modules: Iterable[nn.Module], settings: OptimizerSettings) -> Optimizer:
-    """The optimizer that a recipe asks for, over all trained parameters of some modules.
+    """The optimizer of a recipe for all trainable parameters of some modules.
 
-    Weight decay applies to parameters of two or more dimensions; biases and norms have none.
+    Weight decay applies to parameters of two or more dimensions, not to biases and norms.
     """
     modules = list(modules)
     if settings.kind == "muon":
@@ -37,11 +37,11 @@ def build_optimizer(modules: Iterable[nn.Module], settings: OptimizerSettings) -
 
 
 def rate_factor(step: int, total: int, settings: OptimizerSettings) -> float:
-    """Share of the peak learning rate at a step, counted from 0, of ``total`` steps.
+    """The learning rate at a step, counted from 0, of ``total`` steps, relative to its peak.
 
     Linear warm-up; then a cosine down to ``final_ratio``, or, with ``schedule: wsd`` (warmup, stable, decay:
-    arXiv 2404.06395, section 4), the peak until the last ``decay_share`` of the run and from there a straight
-    line down to ``final_ratio``.
+    arXiv 2404.06395, section 4), the peak until the last ``decay_share`` of the run, followed by a
+    linear decay to ``final_ratio``.
     """
     if step < settings.warmup_steps:
         return (step + 1) / settings.warmup_steps

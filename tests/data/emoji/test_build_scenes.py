@@ -40,7 +40,8 @@ def test_the_folder_is_read_as_images_with_captions_and_facts(tmp_path, packages
     for split, count in (("train", 40), ("unseen", 12)):
         dataset = ImageFolder(tmp_path / "scenes" / split, (32, 32))
         assert len(dataset) == count
-        for image, record in (dataset[index] for index in range(count)):
+        for image, sample in (dataset[index] for index in range(count)):
+            record = sample.fields
             assert image.shape == (3, 32, 32)
             assert record["text"] == record["captions"][0]
             assert record["tag"] in TAGS

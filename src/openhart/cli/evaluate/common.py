@@ -102,7 +102,7 @@ def open_pipeline_and_data(options: Namespace) -> tuple[Any, Any]:
 
     pipeline = HartPipeline.from_pretrained(options.model).to(find_device())
     dataset = open_dataset(options.data, pipeline.image_tokenizer.image_size, only=only)
-    if not hasattr(dataset, "all_records"):
+    if not hasattr(dataset, "all_samples"):
         raise UserError(
             f"{options.kind} chooses its images by their records: give an image folder, not shards"
         )

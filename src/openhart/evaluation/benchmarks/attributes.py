@@ -4,7 +4,7 @@ Both are recognised by classifiers that are fitted on images of the data set. Th
 images, real and reconstructed, is reported beside the scores.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ LEARNED_FROM = 600
 KEPT_ASIDE = 150
 DECAY = 1e-3
 STYLE_FEATURES = "EfficientNet-Lite0, oriented gradients and smoothness, linear classifier"
-Record = dict[str, Any]
+Record = Mapping[str, Any]
 Recognise = Callable[[Images], list[str]]
 
 
@@ -58,9 +58,10 @@ def evaluate_attributes(
         UserError: the records name no styles or no backgrounds.
     """
     random = np.random.default_rng(seed)
-    learned, aside = _two_sets_of_things(dataset.records, random)
+    records = [sample.fields for sample in dataset.samples]
+    learned, aside = _two_sets_of_things(records, random)
     tests = {
-        "style": (learn_styles(dataset, learned), STYLE_FEATURES, _names_style(dataset.records)),
+        "style": (learn_styles(dataset, learned), STYLE_FEATURES, _names_style(records)),
         "background": (learn_backgrounds(dataset, learned), None, names_background),
     }
     figures = []
@@ -70,7 +71,7 @@ def evaluate_attributes(
         truth = [record[field] for record in aside]
         for kind, pictures in (("real ", real), ("reconstructed ", reconstructed)):
             figures.append(_figure(f"{kind}{field}", recognise(pictures), truth, extractor))
-        prompts, wanted = choose_prompts(dataset.records, find_prompt, field, count, random)
+        prompts, wanted = choose_prompts(records, find_prompt, field, count, random)
         made = generate(pipeline, prompts, [seed + number for number in range(len(prompts))], quiet, **call)
         figures.append(_figure(field, recognise(made), wanted, extractor))
     return Result("attributes", tuple(figures), {"seed": seed, "data": str(dataset.path), **call})
@@ -218,7 +219,7 @@ def _balanced(records: list[Record], count: int) -> list[Record]:
 
 
 def _images(dataset: ImageFolder, records: Sequence[Record]) -> Images:
-    places = {record["file_name"]: index for index, record in enumerate(dataset.records)}
+    places = {sample.name: index for index, sample in enumerate(dataset.samples)}
     return to_bytes(torch.stack([dataset[places[record["file_name"]]][0] for record in records]))
 
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from openhart.data import collate
-from openhart.data.records import values_of
+from openhart.data.sample import Sample
 from openhart.generation.logits import sample_codes
 from openhart.pipelines.hart import HartPipeline
 from openhart.randomness import SeededDraws, seeded_generators
@@ -51,9 +51,9 @@ def evaluate_likelihood(
     """
     sums = Sums()
     loader = DataLoader(dataset, batch_size, collate_fn=collate)
-    for images, records in tqdm(loader, desc="likelihood", disable=quiet):
+    for images, samples in tqdm(loader, desc="likelihood", disable=quiet):
         generators = seeded_generators(seed + sums.samples + i for i in range(len(images)))
-        _add(sums, pipeline, images, records, generators)
+        _add(sums, pipeline, images, samples, generators)
     sizes = torch.tensor([h * w for h, w in pipeline.transformer.scales])
     losses, hits = (torch.stack(part).sum(dim=0) / sums.samples for part in (sums.losses, sums.hits))
     report: dict[str, Any] = {
@@ -74,13 +74,14 @@ def _add(
     sums: Sums,
     pipeline: HartPipeline,
     images: Tensor,
-    records: list[dict[str, Any]],
+    samples: list[Sample],
     generators: list[torch.Generator],
 ) -> None:
     tokenizer, transformer = pipeline.image_tokenizer, pipeline.transformer
     quantized = tokenizer.quantize(tokenizer.encode(images.to(tokenizer.device)))
     encoder = pipeline.condition_encoder
-    values: dict[str, Any] = {encoder.argument: values_of(records, encoder.kind)}
+    wanted = [sample.condition(encoder.kind) for sample in samples]
+    values: dict[str, Any] = {encoder.argument: wanted}
     condition = pipeline.encode_condition(**values)
     prepared = transformer.prepare(*condition)
     inputs = tokenizer.quantizer.code_inputs(quantized.codes)

@@ -58,10 +58,10 @@ def evaluate_residual(
     """
     if pipeline.residual_head is None:
         raise UserError("this model has no residual head, so there is nothing to compare")
-    chosen = choose_things(dataset.records, count, seed)
+    chosen = choose_things(dataset.samples, count, seed)
     samples = [dataset[index] for index in chosen]
     real = to_bytes(torch.stack([image for image, _ in samples]))
-    prompts = [record["text"] for _, record in samples]
+    prompts = [sample.main_caption for _, sample in samples]
     seeds = [seed + number for number in range(count)]
     made = {
         kind: generate(pipeline, prompts, seeds, quiet, use_residual=kind == KINDS[0], **call)

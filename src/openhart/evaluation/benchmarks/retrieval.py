@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openhart.data.records import main_caption
+from openhart.data.sample import Sample
 from openhart.errors import UserError
 from openhart.evaluation.images import Images, generate, pairs_sheet, pooled_features, reconstruct
 from openhart.evaluation.metrics.intervals import share_interval
@@ -21,18 +21,18 @@ from openhart.image_io import to_bytes
 from openhart.pipelines.hart import HartPipeline
 
 
-def choose_things(records: Sequence[dict[str, Any]], count: int, seed: int) -> list[int]:
-    """Choose ``count`` records of different things on a white background at random; returns their indices.
+def choose_things(samples: Sequence[Sample], count: int, seed: int) -> list[int]:
+    """Choose ``count`` samples of different things on a white background at random; returns their indices.
 
     Raises:
-        UserError: the data set has too few things, or a record has no caption.
+        UserError: the data set has too few things, or a sample has no caption.
     """
-    order = torch.randperm(len(records), generator=torch.Generator().manual_seed(seed)).tolist()
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed)).tolist()
     chosen: dict[str, int] = {}
     for index in order:
-        record = records[index]
-        if record.get("background", "white") == "white":
-            chosen.setdefault(str(record.get("thing") or main_caption(record)), index)
+        sample = samples[index]
+        if sample.fields.get("background", "white") == "white":
+            chosen.setdefault(str(sample.fields.get("thing") or sample.main_caption), index)
         if len(chosen) == count:
             return list(chosen.values())
     raise UserError(
@@ -68,12 +68,12 @@ def evaluate_retrieval(
     Raises:
         UserError: the data set has no records that can be chosen, or the model takes no prompts.
     """
-    if not hasattr(dataset, "all_records"):
+    if not hasattr(dataset, "all_samples"):
         raise UserError("retrieval chooses images by their records: give an image folder, not shards")
-    chosen = choose_things(list(dataset.all_records()), count, seed)
+    chosen = choose_things(list(dataset.all_samples()), count, seed)
     samples = [dataset[index] for index in chosen]
     real = torch.stack([image for image, _ in samples])
-    prompts = [main_caption(record) for _, record in samples]
+    prompts = [sample.main_caption for _, sample in samples]
     made = generate(pipeline, prompts, [seed + number for number in range(count)], quiet, **call)
     if save_to is not None:
         pairs_sheet(to_bytes(real), made).save(save_to)

@@ -1,7 +1,7 @@
-"""Codes, targets and text states of a data set on disk, so that training a generator runs no encoder.
+"""Caches on disk: codes, targets and text states of a data set, so that training runs no encoder.
 
-A cache is a folder: ``cache.json`` says what it was made of and, once whole, how many samples it has;
-``part-N.safetensors`` and ``part-N.jsonl`` hold them: a shard, or a stretch of a data set read by number.
+A cache is a folder: ``cache.json`` states what it was made from and, once it is complete, the number of
+samples; ``part-N.safetensors`` and ``part-N.jsonl`` hold the samples of a shard or of a range of a data set.
 """
 
 import hashlib
@@ -20,14 +20,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
-from openhart.data.aspect import BUCKET, Size
-from openhart.data.records import CACHE_POSITION
+from openhart.data.aspect import Size
+from openhart.data.sample import Sample
 from openhart.data.shards import Shards
 from openhart.data.skipping import BrokenImages, SkipBrokenDataset
 from openhart.errors import UserError
 from openhart.interrupts import outlive_interrupts
 from openhart.tokenizer.model import HybridTokenizer
-from openhart.training.config import GeneratorRecipe
 from openhart.training.encoding.conditions import Conditions
 from openhart.training.encoding.files import (
     ABOUT,
@@ -40,20 +39,21 @@ from openhart.training.encoding.files import (
     write_part,
 )
 from openhart.training.encoding.memory import encode_images
-from openhart.training.run.batches import plainly
+from openhart.training.generator.recipe import GeneratorRecipe
+from openhart.training.run.batches import reraise_worker_errors
 
 SAMPLES_A_PART = 2048
 
 
 class LatentCache(Dataset[Any]):
-    """A whole cache, its parts mapped into memory as they are touched.
+    """A complete cache; its parts are mapped into memory when they are first used.
 
     Args:
-        folder: where it lies.
-        wanted: what it must have been made of, as :func:`describe` says.
+        folder: of the cache.
+        wanted: what it must have been made from, by :func:`describe`.
 
     Raises:
-        UserError: there is none, it is damaged or not whole, or it was made of something else.
+        UserError: there is none, it is damaged or not complete, or it was made from something else.
     """
 
     def __init__(self, folder: Path, wanted: dict[str, Any]) -> None:
@@ -73,32 +73,33 @@ class LatentCache(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.lines)
 
-    def __getitem__(self, index: int) -> tuple[tuple[Tensor, Tensor], dict[str, Any]]:
+    def __getitem__(self, index: int) -> tuple[tuple[Tensor, Tensor], Sample]:
         number = bisect_right(self.starts, index) - 1
         row = index - self.starts[number]
-        part, record, ending = self.part(number), json.loads(self.lines[index]), ""
+        part, sample = self.part(number), Sample.from_record(json.loads(self.lines[index]))
         if self.rows is not None:
-            record[BUCKET], row = self.rows[index]
-            ending = _ending(record[BUCKET])
-        return (part.row("codes" + ending, row), part.row("targets" + ending, row)), record
+            row = self.rows[index][1]
+        ending = _ending(sample.size)
+        return (part.row("codes" + ending, row), part.row("targets" + ending, row)), sample
 
-    def all_records(self) -> Iterator[dict[str, Any]]:
+    def all_samples(self) -> Iterator[Sample]:
         """What is known of every sample without its tensors."""
-        return map(json.loads, self.lines)
+        return (Sample.from_record(json.loads(line)) for line in self.lines)
 
     def bucket(self, index: int) -> Size | None:
-        """The size of a sample, where there are several."""
+        """The size of a sample, if there are several."""
         return None if self.rows is None else self.rows[index][0]
 
-    def condition(self, record: dict[str, Any], choice: int) -> tuple[Tensor, Tensor]:
-        """Context (T, D) and mask (T,) of one of a record's captions."""
-        number, rows = record[CACHE_POSITION]
+    def condition(self, sample: Sample, choice: int) -> tuple[Tensor, Tensor]:
+        """Context (T, D) and mask (T,) of one of a sample's captions."""
+        assert sample.cache_rows is not None
+        number, rows = sample.cache_rows
         part = self.part(number)
         return part.row("context", rows[choice]), part.row("mask", rows[choice])
 
 
 def describe(recipe: GeneratorRecipe, tokenizer: HybridTokenizer) -> dict[str, Any]:
-    """What a cache for this recipe is made of; two caches of the same description are interchangeable."""
+    """What a cache for this recipe is made from; two caches with equal descriptions are interchangeable."""
     copies = recipe.data.model_dump(mode="json", include={"augment", "copies"}, exclude_defaults=True)
     return {
         "tokenizer": digest(tokenizer),
@@ -109,7 +110,7 @@ def describe(recipe: GeneratorRecipe, tokenizer: HybridTokenizer) -> dict[str, A
 
 
 def check_same(folder: Path, about: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Hold what a cache was made of against what is wanted.
+    """Check that a cache was made from what is wanted.
 
     Raises:
         UserError: they differ.
@@ -144,23 +145,24 @@ def make_cache(
     workers: int,
     quiet: bool = False,
 ) -> int:
-    """Encode a data set into a folder; a cache that was begun is finished. Several processes share the parts.
+    """Encode a data set into a folder; a cache that was begun is completed. Several processes share the
+    parts.
 
     Args:
-        folder: where to.
-        about: what it is made of, as :func:`describe` says.
-        dataset: images and records.
+        folder: of the cache.
+        about: what it is made from, by :func:`describe`.
+        dataset: images and samples.
         tokenizer: the image tokenizer.
-        conditions: encodes captions, or checks labels.
+        conditions: encodes the captions, or checks the labels.
         batch_size: images encoded at a time.
-        workers: processes that read images for each that encodes.
+        workers: reading processes per encoding process.
         quiet: show no progress bar.
 
     Returns:
-        Number of samples.
+        The number of samples.
 
     Raises:
-        UserError: the folder holds a cache of something else, or a record lacks its caption or label.
+        UserError: the folder holds a cache of something else, or a sample has no caption or label.
         OSError: it cannot be written.
     """
     state = PartialState()
@@ -178,10 +180,11 @@ def make_cache(
     rest = [number for number in mine if not tensors_path(folder, number).is_file()]
     with tqdm(desc="encoding", total=_total(parts, rest), disable=quiet or not state.is_main_process) as bar:
         for number in rest:
-            samples = plainly(_one_by_one(parts[number], workers))
-            tensors, records = _encoded(samples, tokenizer, batch_size, bar)
-            broken.note(records)
-            write_part(folder, number, tensors | conditions.store(number, records), records)
+            pairs = reraise_worker_errors(_one_by_one(parts[number], workers))
+            tensors, samples = _encoded(pairs, tokenizer, batch_size, bar)
+            broken.note(samples)
+            contexts, samples = conditions.store(number, samples)
+            write_part(folder, number, tensors | contexts, [sample.to_record() for sample in samples])
     state.wait_for_everyone()
     count = sum(len(records_path(folder, number).read_bytes().splitlines()) for number in range(len(parts)))
     if not count:
@@ -193,12 +196,12 @@ def make_cache(
 
 
 def _one_by_one(part: Any, workers: int) -> DataLoader[Any]:
-    """A part's images and records."""
+    """A part's images and samples."""
     return DataLoader(part, batch_size=None, num_workers=workers, worker_init_fn=outlive_interrupts)
 
 
 def _parts(dataset: Any) -> list[Any]:
-    """A data set cut into what is encoded and kept together."""
+    """The parts of a data set that are encoded and stored together."""
     if isinstance(dataset, Shards):
         return dataset.one_by_one()
     starts = range(0, len(dataset), SAMPLES_A_PART)
@@ -214,10 +217,10 @@ def _total(parts: list[Any], numbers: list[int]) -> int | None:
 
 
 def _encoded(
-    samples: Iterator[Any], tokenizer: HybridTokenizer, batch_size: int, bar: Any
-) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """Codes and targets of a part, those of a size together, and records in their order."""
-    records: list[dict[str, Any]] = []
+    pairs: Iterator[tuple[Tensor, Sample]], tokenizer: HybridTokenizer, batch_size: int, bar: Any
+) -> tuple[dict[str, Tensor], list[Sample]]:
+    """Codes and targets of a part, grouped by size, and the samples in their order."""
+    samples: list[Sample] = []
     waiting: dict[Size | None, list[Tensor]] = {}
     encoded: dict[Size | None, list[tuple[Tensor, Tensor]]] = {}
 
@@ -227,37 +230,32 @@ def _encoded(
         encoded.setdefault(size, []).append((codes.to(torch.int32).cpu(), targets.to(torch.bfloat16).cpu()))
         bar.update(len(images))
 
-    for image, record in samples:
-        records.append(record)
-        size = _size(record)
+    for image, sample in pairs:
+        samples.append(sample)
+        size = sample.size
         waiting.setdefault(size, []).append(image)
         if len(waiting[size]) == batch_size:
             encode(size)
     for size in list(waiting):
         encode(size)
     tensors: dict[str, Tensor] = {}
-    for size, pairs in encoded.items():
-        codes, targets = (torch.cat(column) for column in zip(*pairs, strict=True))
+    for size, rows in encoded.items():
+        codes, targets = (torch.cat(column) for column in zip(*rows, strict=True))
         tensors |= {"codes" + _ending(size): codes, "targets" + _ending(size): targets}
-    return tensors, records
+    return tensors, samples
 
 
 def _rows(lines: list[bytes]) -> list[tuple[Size, int]]:
-    """Size of each of a part's samples, and its row among those of this size."""
+    """Size of each sample of a part, and its row among the samples of this size."""
     found: list[tuple[Size, int]] = []
     rows: Counter[Size] = Counter()
-    for size in (_size(json.loads(line)) for line in lines):
+    for size in (Sample.from_record(json.loads(line)).size for line in lines):
         assert size is not None
         found.append((size, rows[size]))
         rows[size] += 1
     return found
 
 
-def _size(record: dict[str, Any]) -> Size | None:
-    """What an image was cut to, if there were several sizes; JSON and loaders make a list of it."""
-    return (record[BUCKET][0], record[BUCKET][1]) if BUCKET in record else None
-
-
 def _ending(size: Size | None) -> str:
-    """What a tensor's name adds to tell of images of this size, where there are several."""
+    """The end of a tensor's name for images of this size, if there are several."""
     return "" if size is None else f".{size[0]}x{size[1]}"

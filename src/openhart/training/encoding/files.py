@@ -1,7 +1,7 @@
-"""The files of a cache: written whole, with checksums, so that a damaged one is noticed when it is read.
+"""The files of a cache, written completely or not at all, with checksums by which damage is noticed.
 
-``cache.json`` and each part's records have one checksum; tensors have one for each row, compared when the row
-is used, since reading all of a large cache at the start would take long.
+``cache.json`` and the records of each part have one checksum; tensors have one per row, which is compared
+when the row is used, since reading a large cache at the start would take long.
 """
 
 import json
@@ -23,23 +23,23 @@ CHECK = "crc32"
 
 
 def tensors_path(folder: Path, number: int) -> Path:
-    """Where a part's tensors are."""
+    """Path of a part's tensors."""
     return folder / f"part-{number:05d}.safetensors"
 
 
 def records_path(folder: Path, number: int) -> Path:
-    """Where a part's records are, one a line."""
+    """Path of a part's records, one per line."""
     return folder / f"part-{number:05d}.jsonl"
 
 
 def write_about(folder: Path, about: dict[str, Any]) -> None:
-    """Say what a cache is made of and, once whole, how many samples it has."""
+    """Write what a cache is made from and, once it is complete, its number of samples."""
     with written_whole(folder / ABOUT) as path:
         path.write_text(json.dumps(about | {CHECK: _sum_of(about)}, indent=1) + "\n", encoding="utf-8")
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """What :func:`write_about` wrote.
+    """Read what :func:`write_about` wrote.
 
     Raises:
         UserError: it is missing or damaged.
@@ -60,13 +60,13 @@ def read_about(folder: Path) -> dict[str, Any]:
 def write_part(
     folder: Path, number: int, tensors: dict[str, Tensor], records: Sequence[dict[str, Any]]
 ) -> None:
-    """Write a part's records and, last, its tensors, since they say that the part is there.
+    """Write a part's records and, last, its tensors, whose file marks the part as complete.
 
     Args:
         folder: the cache.
         number: of the part.
         tensors: by name, rows first.
-        records: one for each sample.
+        records: one per sample.
     """
     lines = "".join(json.dumps(record) + "\n" for record in records).encode()
     with written_whole(records_path(folder, number)) as path:
@@ -79,10 +79,10 @@ def write_part(
 
 
 def read_records(folder: Path, number: int) -> list[bytes]:
-    """The lines of a part's records; its tensors' file is looked at too, but not read.
+    """The lines of a part's records; of the tensors' file only the header is read.
 
     Raises:
-        UserError: either is missing, cut or damaged.
+        UserError: a file is missing, incomplete or damaged.
     """
     path = tensors_path(folder, number)
     try:
@@ -104,7 +104,7 @@ class PartTensors:
         number: of the part.
 
     Raises:
-        UserError: the file is cut or damaged.
+        UserError: the file is incomplete or damaged.
     """
 
     def __init__(self, folder: Path, number: int) -> None:
@@ -118,7 +118,7 @@ class PartTensors:
         """One row of a tensor.
 
         Raises:
-            UserError: it is not as it was written.
+            UserError: its checksum differs.
         """
         row = self.tensors[name][index]
         if row_sum(row) != int(self.tensors[f"{CHECK}.{name}"][index]):

@@ -1,52 +1,77 @@
-"""A generator's batch: codes, what the transformer sees of them, and one condition a sample."""
+"""Batches of the generator: codes, the transformer's context, and one condition per sample."""
 
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from openhart.data.aspect import BUCKET
+from openhart.data.sample import Sample
 from openhart.randomness import stack_random
 from openhart.scales import split_by_scale
-from openhart.training.config import Thinning
+from openhart.tokenizer.model import HybridTokenizer
+from openhart.training.encoding.conditions import Conditions
 from openhart.training.generator.losses import Batch
-from openhart.training.generator.noisy_context import clean_context, noisy_context
-from openhart.training.generator.stage import Stage
+from openhart.training.generator.noisy_context import Exchange, clean_context, noisy_context
+from openhart.training.generator.settings import Thinning
 
 
-@torch.no_grad()
-def make_batch(
-    stage: Stage,
-    codes: Tensor,
-    last_target: Tensor,
-    records: list[dict[str, Any]],
-    generators: list[torch.Generator],
-    common: torch.Generator,
-    progress: float,
-) -> Batch:
-    """What the losses take, of codes (B, L) and the last scale's targets (B, P², z); ``generators`` draw for
-    each sample, ``common`` what is the same for all on every process; ``progress`` is the share of the run's
-    steps that is done.
+@dataclass(frozen=True)
+class BatchMaker:
+    """Makes what the losses take of encoded samples.
+
+    Attributes:
+        tokenizer: encoded the samples.
+        conditions: draws the condition of each sample.
+        exchange: draws wrong codes for a noisy context, or None.
+        thinning: share of the last scale's tokens that is left out, or None.
     """
-    quantizer = stage.tokenizer.quantizer
-    scales = stage.tokenizer.scales_for_image(records[0].get(BUCKET, stage.tokenizer.image_size))
-    size, by_scale = scales[-1], split_by_scale(codes, scales)
-    condition = stage.conditions.draw(records, generators)
-    strength = stage.exchange.settings.strength_at(progress) if stage.exchange else 0.0
-    if stage.exchange is None or not strength:
-        seen = clean_context(quantizer, by_scale, last_target, size)
-    else:
-        seen = noisy_context(quantizer, by_scale, last_target, stage.exchange, strength, generators, size)
-    return Batch(
-        codes=seen.codes,
-        scale_inputs=seen.inputs,
-        last_target=seen.last_target,
-        condition=tuple(part.to(codes.device) for part in condition),
-        keep=_choose_kept(codes, size, stage.recipe.thinning, generators, common),
-        codebook=quantizer.codebook.weight,
-        scales=scales,
-        generators=generators,
-    )
+
+    tokenizer: HybridTokenizer
+    conditions: Conditions
+    exchange: Exchange | None
+    thinning: Thinning | None
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        codes: Tensor,
+        continuous_target: Tensor,
+        samples: list[Sample],
+        generators: list[torch.Generator],
+        common: torch.Generator,
+        progress: float,
+    ) -> Batch:
+        """One batch of B samples.
+
+        Args:
+            codes: (B, L), of all scales.
+            continuous_target: (B, P², z), the features minus all scales but the last.
+            samples: what is known of them; all are of one size.
+            generators: one per sample.
+            common: draws what all samples on every process share.
+            progress: share of the run's steps that is done.
+        """
+        quantizer = self.tokenizer.quantizer
+        scales = self.tokenizer.scales_for_image(samples[0].size or self.tokenizer.image_size)
+        size, by_scale = scales[-1], split_by_scale(codes, scales)
+        condition = self.conditions.draw(samples, generators)
+        strength = self.exchange.settings.strength_at(progress) if self.exchange else 0.0
+        if self.exchange is None or not strength:
+            seen = clean_context(quantizer, by_scale, continuous_target, size)
+        else:
+            seen = noisy_context(
+                quantizer, by_scale, continuous_target, self.exchange, strength, generators, size
+            )
+        return Batch(
+            codes=seen.codes,
+            scale_inputs=seen.inputs,
+            continuous_target=seen.continuous_target,
+            condition=tuple(part.to(codes.device) for part in condition),
+            keep=_choose_kept(codes, size, self.thinning, generators, common),
+            codebook=quantizer.codebook.weight,
+            scales=scales,
+            generators=generators,
+        )
 
 
 def _choose_kept(
@@ -56,7 +81,7 @@ def _choose_kept(
     generators: list[torch.Generator],
     common: torch.Generator,
 ) -> Tensor | None:
-    """Which tokens of the last scale stay, as many in each sample, (B, P²); None for all."""
+    """Which tokens of the last scale are kept, equally many in each sample, (B, P²) bool; None for all."""
     if thinning is None:
         return None
     count = size[0] * size[1]

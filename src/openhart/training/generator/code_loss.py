@@ -1,4 +1,4 @@
-"""Cross-entropy of codes: how scales are weighed, and targets that spread over near codes."""
+"""Cross-entropy of codes: weights of scales, and targets that are smoothed over near codes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ LEAST_DISTANCE = 1e-12
 
 @dataclass(frozen=True)
 class SoftTargets:
-    """Targets that give near codes a share.
+    """Target distributions over near codes.
 
     Attributes:
-        codes: (V, m), each code and its nearest ones.
-        shares: (V, m), what each of them gets; a row adds up to 1.
+        codes: (V, m), each code and its nearest codes.
+        shares: (V, m), their probabilities; each row adds up to 1.
     """
 
     codes: Tensor
@@ -28,10 +28,10 @@ class SoftTargets:
 
 
 def soft_targets(codebook: Tensor, settings: CodeLoss) -> SoftTargets | None:
-    """Targets softened by code distance, or None for one-hot ones.
+    """Targets smoothed by code distance, or None for one-hot targets.
 
-    A code's share is ε·softmax(−‖E_i − E_j‖²/τ), cut off after the 64 nearest codes, and 1 − ε more for the
-    code itself. A near code is a small error in the picture, which the index alone does not tell
+    The probability of code j is ε·softmax(−‖E_i − E_j‖²/τ) over the 64 nearest codes, plus 1 − ε for the code
+    itself. A near code is a small error in the image, which a one-hot target ignores
     (reAR, arXiv 2510.04450, section 3; IAR, arXiv 2501.00880, trains on clusters of near codes).
 
     Args:
@@ -49,19 +49,19 @@ def soft_targets(codebook: Tensor, settings: CodeLoss) -> SoftTargets | None:
 
 
 def nearest_codes(codebook: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Squared distances and indices of each code's nearest ones (V, count), itself first."""
+    """Squared distances and indices of each code's nearest codes, (V, count) each, with itself first."""
     squared = torch.cdist(codebook.float(), codebook.float()).square().fill_diagonal_(-1.0)
     found = squared.topk(count, largest=False)
     return found.values.clamp_min(0.0), found.indices
 
 
 def cross_entropies(logits: Tensor, wanted: Tensor, soft: SoftTargets | None) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of each token with its code, and with its target.
+    """Cross-entropy of each token with its code, and with its smoothed target.
 
     Args:
         logits: (B, N, V).
         wanted: codes (B, N).
-        soft: targets, or None: then both are the same.
+        soft: targets; with None both results are equal.
 
     Returns:
         (B, N) and (B, N).
@@ -75,7 +75,7 @@ def cross_entropies(logits: Tensor, wanted: Tensor, soft: SoftTargets | None) ->
 
 
 def token_weights(sizes: Sequence[int], settings: CodeLoss) -> Tensor:
-    """How much each token counts, (Σ sizes,), adding up to 1.
+    """Weight of each token, (Σ sizes,); the weights add up to 1.
 
     Args:
         sizes: tokens of each scale.
@@ -89,10 +89,10 @@ def token_weights(sizes: Sequence[int], settings: CodeLoss) -> Tensor:
 
 
 def check_weights(settings: CodeLoss, scales: int) -> None:
-    """Compare a recipe's weights with the tokenizer's scales.
+    """Check that a recipe has as many weights as the tokenizer has scales.
 
     Raises:
-        UserError: there are not as many.
+        UserError: it has another number.
     """
     if settings.scale_weights and len(settings.scale_weights) != scales:
         raise UserError(

@@ -1,25 +1,28 @@
-"""What a generator learns from: its frozen tokenizer, its samples, and what encodes their captions."""
+"""The data of a generator's recipe: its frozen tokenizer, its samples and their cache."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from openhart.data import collate, open_dataset
-from openhart.data.aspect import BUCKET
 from openhart.data.augment import AugmentedCopies
+from openhart.data.sample import check_samples
+from openhart.data.skipping import some_samples
 from openhart.errors import UserError
 from openhart.model_files import loading
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.training.build import width_of
-from openhart.training.config import Data, GeneratorRecipe, load_recipe
-from openhart.training.encoding.conditions import Conditions, open_conditions
+from openhart.training.encoding.captions import TextConditions
+from openhart.training.encoding.conditions import Conditions
 from openhart.training.encoding.disk import LatentCache, describe, make_cache
-from openhart.training.encoding.memory import Latents, check_data, encode_images, some_samples
+from openhart.training.encoding.labels import LabelConditions
+from openhart.training.encoding.source import ImageSource, MemorySource, Source, StoredSource
+from openhart.training.generator.recipe import NO_CACHE, GeneratorRecipe
+from openhart.training.generator.settings import Conditioning
+from openhart.training.recipes import load_recipe
 
 RESIDUAL_SHARE_KEPT = 0.995
 MEASURED_SAMPLES = 512
@@ -28,7 +31,7 @@ LEAST_DEVIATION = 1e-4
 
 
 def load_tokenizer(recipe: GeneratorRecipe) -> HybridTokenizer:
-    """The recipe's tokenizer, frozen, at the recipe's scales."""
+    """The recipe's tokenizer, frozen, with the recipe's scales."""
     folder = Path(recipe.tokenizer)
     if not (folder / "config.json").is_file():
         raise UserError(f"no image tokenizer in {folder}: train or convert one first")
@@ -40,32 +43,73 @@ def load_tokenizer(recipe: GeneratorRecipe) -> HybridTokenizer:
     return tokenizer
 
 
-def open_data(recipe: GeneratorRecipe, tokenizer: HybridTokenizer) -> tuple[Any, Conditions]:
-    """The recipe's samples and what encodes their captions, both from its cache if it names one."""
-    settings = recipe.conditioning
-    conditions = open_conditions(settings, width_of(recipe))
-    if isinstance(recipe.cache, str):
-        cache = LatentCache(Path(recipe.cache), describe(recipe, tokenizer))
-        check_data(cache, settings.kind, settings.num_classes)
-        return cache, conditions.from_cache(cache)
-    sizes = recipe.data.buckets or [tokenizer.image_size]
-    dataset = _copies(open_dataset(recipe.data.train, *sizes, only=recipe.data.only), recipe.data)
-    check_data(dataset, settings.kind, settings.num_classes)
-    return dataset, conditions
+def open_conditions(settings: Conditioning, width: int) -> Conditions:
+    """The conditions of a recipe.
 
-
-def _copies(dataset: Any, data: Data) -> Any:
-    """A data set with the changed copies of its pictures, if the recipe wants them.
+    Args:
+        settings: the recipe's ``conditioning``.
+        width: the transformer's width C, which is that of a label's context token.
 
     Raises:
-        UserError: it is a stream, which has no numbers to tell copies by.
+        UserError: class labels without their number of classes.
     """
-    if data.augment is None:
-        return dataset
-    if isinstance(dataset, IterableDataset):
-        raise UserError("data.augment: shards are read in a stream, augment a folder or Hugging Face data")
-    augment = data.augment
-    return AugmentedCopies(dataset, data.copies, augment.mirror, augment.shift, augment.scale)
+    if settings.kind == "label":
+        return LabelConditions(settings, width)
+    return TextConditions(settings)
+
+
+def open_source(recipe: GeneratorRecipe, tokenizer: HybridTokenizer, quiet: bool = False) -> Source:
+    """The samples that a recipe trains on, encoded in the way that its ``cache`` names.
+
+    Shards, which are read as a stream, are encoded in each step, unless a cache on disk holds them.
+
+    Args:
+        recipe: of the run.
+        tokenizer: the recipe's.
+        quiet: show no progress bar while images are encoded into memory.
+
+    Raises:
+        UserError: the data or the cache cannot be used.
+    """
+    settings, data = recipe.conditioning, recipe.data
+    folder, conditions = recipe.cache_folder, open_conditions(settings, width_of(recipe))
+    if folder is not None:
+        cache = LatentCache(folder, describe(recipe, tokenizer))
+        _check(cache, recipe)
+        return StoredSource(tokenizer, cache, conditions.from_cache(cache))
+    images = open_images(recipe, tokenizer)
+    if recipe.cache == NO_CACHE or isinstance(images, IterableDataset):
+        return ImageSource(tokenizer, images, conditions)
+    return MemorySource(tokenizer, images, conditions, data.batch_size, data.workers, quiet)
+
+
+def open_images(recipe: GeneratorRecipe, tokenizer: HybridTokenizer) -> Any:
+    """The images of a recipe, with their changed copies if it names any.
+
+    Raises:
+        UserError: they cannot be read, a caption or label is missing, or shards are to be augmented.
+    """
+    data = recipe.data
+    sizes = data.buckets or [tokenizer.image_size]
+    images = open_dataset(data.train, *sizes, only=data.only)
+    if data.augment is not None:
+        if isinstance(images, IterableDataset):
+            raise UserError(
+                "data.augment changes images of a folder or of Hugging Face data, not those of shards"
+            )
+        augment = data.augment
+        images = AugmentedCopies(images, data.copies, augment.mirror, augment.shift, augment.scale)
+    _check(images, recipe)
+    return images
+
+
+def _check(dataset: Any, recipe: GeneratorRecipe) -> None:
+    """Check the condition of every sample that is known before reading, and read one sample."""
+    settings = recipe.conditioning
+    if not isinstance(dataset, IterableDataset):
+        check_samples(dataset.all_samples(), settings.kind, settings.num_classes)
+    first = [sample for _, sample in some_samples(dataset, 1)]
+    check_samples(first, settings.kind, settings.num_classes)
 
 
 def fill_cache(path: Path, overrides: list[str] | None = None, quiet: bool = False) -> tuple[Path, int]:
@@ -84,51 +128,36 @@ def fill_cache(path: Path, overrides: list[str] | None = None, quiet: bool = Fal
             cache.
     """
     recipe = load_recipe(path, GeneratorRecipe, overrides)
-    if not isinstance(recipe.cache, str):
+    folder = recipe.cache_folder
+    if folder is None:
         raise UserError(f"{path} names no cache: give it a folder, as in cache=runs/cache")
     tokenizer = load_tokenizer(recipe)
-    about, folder = describe(recipe, tokenizer), Path(recipe.cache)
-    dataset, conditions = open_data(recipe.model_copy(update={"cache": False}), tokenizer)
+    about, images = describe(recipe, tokenizer), open_images(recipe, tokenizer)
+    conditions = open_conditions(recipe.conditioning, width_of(recipe))
     device = PartialState(cpu=not torch.accelerator.is_available()).device
     tokenizer.to(device)
     conditions.device = device
     data = recipe.data
     return folder, make_cache(
-        folder, about, dataset, tokenizer, conditions, data.batch_size, data.workers, quiet
+        folder, about, images, tokenizer, conditions, data.batch_size, data.workers, quiet
     )
 
 
-def residual_scale(tokenizer: HybridTokenizer, dataset: Any, scaling: str) -> float | list[float]:
-    """What residuals are divided by.
+def residual_scale(tokenizer: HybridTokenizer, source: Source, scaling: str) -> float | list[float]:
+    """The units of the residual head, by which residuals are divided.
 
     Args:
-        tokenizer: of the data.
-        dataset: images, or their latents.
-        scaling: ``quantile``, one number so that nearly all lie in [−1, 1]; or ``variance``, each channel's
-            standard deviation.
+        tokenizer: its codebook is that of the source.
+        source: of the encoded samples; some are read.
+        scaling: ``quantile``, one number, so that 99.5 % of the residuals are in [−1, 1]; or ``variance``,
+            the standard deviation of each channel.
     """
-    samples = some_samples(dataset, MEASURED_SAMPLES)
-    bucket = samples[0][1].get(BUCKET)
-    values, _ = collate([sample for sample in samples if sample[1].get(BUCKET) == bucket])
-    if isinstance(dataset, Latents | LatentCache):
-        codes, targets = values[0].long(), values[1].float()
-    else:
-        codes, targets = encode_images(tokenizer, values.to(tokenizer.device))
-    last = codes[:, -targets.shape[1] :].to(tokenizer.device)
-    residual = targets.to(tokenizer.device) - tokenizer.quantizer.lookup(last).float()
+    samples = some_samples(source.dataset, MEASURED_SAMPLES)
+    size = samples[0][1].size
+    values, _ = collate([pair for pair in samples if pair[1].size == size])
+    codes, targets = source.encoded(values)
+    residual = targets - tokenizer.quantizer.lookup(codes[:, -targets.shape[1] :]).float()
     if scaling == "variance":
         deviations: list[float] = residual.flatten(0, 1).std(dim=0).clamp_min(LEAST_DEVIATION).tolist()
         return deviations
     return float(residual.abs().flatten()[:LARGEST_QUANTILE].quantile(RESIDUAL_SHARE_KEPT))
-
-
-def encoded(
-    tokenizer: HybridTokenizer, dataset: Any, batches: Iterator[Any]
-) -> Iterator[tuple[Tensor, Tensor, list[dict[str, Any]]]]:
-    """Codes (B, L), last targets (B, P², z) and records."""
-    for values, records in batches:
-        if isinstance(dataset, Latents | LatentCache):
-            codes, targets = (part.to(tokenizer.device) for part in values)
-            yield codes.long(), targets.float(), records
-        else:
-            yield *encode_images(tokenizer, values.to(tokenizer.device)), records

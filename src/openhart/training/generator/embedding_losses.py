@@ -1,4 +1,4 @@
-"""Hidden states that know the codes' embeddings (reAR, arXiv 2510.04450)."""
+"""Losses that align hidden states with the embeddings of codes (reAR, arXiv 2510.04450)."""
 
 from typing import Any
 
@@ -11,17 +11,17 @@ from openhart.training.generator.settings import EmbeddingLosses
 
 
 class EmbeddingAlignment(nn.Module):
-    """Two MLPs that read embeddings of codes off hidden states; they serve training alone.
+    """Two MLPs that predict embeddings of codes from hidden states; they are used in training only.
 
-    What leaves the first block must give the code of the scale before at each place, and what leaves a later
-    one the code to be predicted; the loss is 1 − cosine. A code whose index is wrong but whose embedding is
-    near then costs little, as it does in the picture.
+    From the output of the first block, the code of the previous scale at each position is predicted; from the
+    output of a later block, the code to be generated. The loss is 1 − cosine similarity. A wrong code with a
+    near embedding therefore costs little, as its error in the image is small.
 
     Args:
         width: C, channels of the hidden states.
         code_dim: z.
         depth: number of the transformer's blocks.
-        settings: weights, which block, and the MLPs' width.
+        settings: the recipe's ``embedding_losses``.
     """
 
     def __init__(self, width: int, code_dim: int, depth: int, settings: EmbeddingLosses) -> None:
@@ -32,7 +32,7 @@ class EmbeddingAlignment(nn.Module):
         self.target = _mlp(width, settings.hidden, code_dim) if settings.target else None
 
     def observer(self) -> "Observed":
-        """Keeps what these losses need of one pass of the transformer."""
+        """Keeps the hidden states of one forward pass that the losses need."""
         return Observed((0, self.late))
 
     def forward(
@@ -41,8 +41,8 @@ class EmbeddingAlignment(nn.Module):
         """The losses, unweighted, by name.
 
         Args:
-            observed: what left the blocks.
-            current: codes (B, n) of the scale before, at each of the last n positions.
+            observed: outputs of the blocks.
+            current: codes (B, n) of the previous scale at each of the last n positions.
             target: codes (B, m) to be predicted at the last m positions.
             codebook: (V, z).
         """
@@ -56,13 +56,13 @@ class EmbeddingAlignment(nn.Module):
         return found
 
     def weighted(self, losses: dict[str, Tensor]) -> Tensor:
-        """Their sum under the settings' weights."""
+        """The weighted sum of the losses."""
         weights = {"current": self.settings.current, "target": self.settings.target}
         return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
 
 
 def build_alignment(settings: EmbeddingLosses | None, transformer: Any) -> EmbeddingAlignment | None:
-    """The MLPs that a recipe's ``embedding_losses`` ask for, fitting a transformer."""
+    """The MLPs of a recipe's ``embedding_losses`` for a transformer; None for None."""
     if settings is None:
         return None
     shape = transformer.config
@@ -70,7 +70,7 @@ def build_alignment(settings: EmbeddingLosses | None, transformer: Any) -> Embed
 
 
 class Observed:
-    """What left some of a transformer's blocks, by their index."""
+    """Outputs of some of a transformer's blocks, by their index."""
 
     def __init__(self, blocks: tuple[int, ...]) -> None:
         self.blocks = blocks
@@ -83,7 +83,7 @@ class Observed:
 
 
 def codes_before(codes: list[Tensor], scales: Scales) -> list[Tensor]:
-    """At each place of scales 2 … K the code that the scale before has there, (B, h_k·w_k) each."""
+    """For scales 2 … K the code of the previous scale at each position, (B, h_k·w_k) each."""
     found = []
     for before, (h, w), (height, width) in zip(codes, scales, scales[1:], strict=False):
         rows = torch.arange(height, device=before.device) * h // height

@@ -1,4 +1,4 @@
-"""What the generator learns by: cross-entropy of codes and diffusion of the residual (HART, section 3.2)."""
+"""Losses of the generator: cross-entropy of codes and diffusion of the residual (HART, section 3.2)."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -12,21 +12,21 @@ from openhart.residual.diffusion import diffusion_loss
 from openhart.residual.heads import TokenResidualHead
 from openhart.residual.schedule import cosine_schedule
 from openhart.scales import Scales
-from openhart.training.config import GeneratorRecipe
 from openhart.training.generator.code_loss import SoftTargets, cross_entropies, token_weights
 from openhart.training.generator.embedding_losses import build_alignment, codes_before
+from openhart.training.generator.recipe import GeneratorRecipe
 from openhart.transformer.model import HartTransformer
 
 
 class GeneratorLosses(nn.Module):
-    """The generator's losses as one forward, for any wrapper.
+    """The generator's losses as one module that DDP or FSDP can wrap.
 
     Args:
         transformer: predicts codes.
         residual_head: predicts the residual, or None.
-        encoder: turns a batch's condition into context and mask.
-        recipe: how the losses are made.
-        soft: targets that spread over near codes, or None for the codes themselves.
+        encoder: turns the condition of a batch into context and mask.
+        recipe: states the losses and their weights.
+        soft: smoothed targets, or None for one-hot targets.
     """
 
     def __init__(
@@ -49,7 +49,8 @@ class GeneratorLosses(nn.Module):
         """Losses of one batch; its generators draw codes, noise and times.
 
         Returns:
-            ``loss`` and its parts: cross-entropy over all tokens and of each scale, diffusion, embeddings.
+            scalars: ``loss``, with gradient, and its parts: cross-entropy over all tokens and of each scale,
+            diffusion, embeddings.
         """
         transformer = self.transformer
         condition = self.encoder(*batch.condition)
@@ -78,7 +79,7 @@ class GeneratorLosses(nn.Module):
         return report | {"loss": loss}
 
     def _codes(self, batch: "Batch", logits: Tensor, wanted: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """What is trained on, and the plain cross-entropies that are reported."""
+        """The code loss, and the plain cross-entropies that are reported."""
         hard, soft = cross_entropies(logits, wanted, self.soft)
         sizes = [*batch.sizes[:-1], wanted.shape[1] - sum(batch.sizes[:-1])]
         loss = (soft * token_weights(sizes, self.code_loss).to(soft.device)).sum(dim=1).mean()
@@ -98,7 +99,7 @@ class GeneratorLosses(nn.Module):
             top_p=settings.condition_top_p,
         )
         embedding = batch.codebook[codes]
-        target = head.to_units(_kept(batch.last_target, batch.keep) - embedding)
+        target = head.to_units(_kept(batch.continuous_target, batch.keep) - embedding)
         if settings.clip is not None:
             target = target.clamp(-settings.clip, settings.clip)
         condition = self.transformer.residual_condition(hidden, embedding)
@@ -117,22 +118,22 @@ class GeneratorLosses(nn.Module):
 
 @dataclass(frozen=True)
 class Batch:
-    """What the losses look at.
+    """A batch as the losses take it.
 
     Attributes:
-        codes: one tensor a scale, (B, h_k·w_k).
+        codes: one tensor per scale, (B, h_k·w_k).
         scale_inputs: (B, Σ_{k≥2} h_k·w_k, z).
-        last_target: (B, P², z), the features minus all scales but the last.
-        condition: what the encoder takes: context (B, T, D) and mask (B, T) bool, or class labels (B,).
-        keep: (B, P²) bool, tokens of the last scale that stay, or None for all.
+        continuous_target: (B, P², z), the features minus all scales but the last.
+        condition: inputs of the encoder: context (B, T, D) and mask (B, T) bool, or class labels (B,).
+        keep: (B, P²) bool, tokens of the last scale that are kept, or None for all.
         codebook: (V, z), frozen.
         scales: height and width of each.
-        generators: a source of random choices a sample.
+        generators: one per sample.
     """
 
     codes: list[Tensor]
     scale_inputs: Tensor
-    last_target: Tensor
+    continuous_target: Tensor
     condition: tuple[Tensor, ...]
     keep: Tensor | None
     codebook: Tensor
@@ -141,10 +142,10 @@ class Batch:
 
     @property
     def sizes(self) -> list[int]:
-        """Tokens of each scale."""
+        """Number of tokens of each scale."""
         return [codes.shape[1] for codes in self.codes]
 
 
 def _kept(tokens: Tensor, keep: Tensor | None) -> Tensor:
-    """Rows of (B, P², …) that stay, (B, n, …)."""
+    """Kept rows of (B, P², …), (B, n, …)."""
     return tokens if keep is None else tokens[keep].unflatten(0, (len(tokens), -1))

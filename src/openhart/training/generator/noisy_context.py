@@ -1,8 +1,9 @@
-"""Noisy context: what the transformer sees is partly wrong, and what it learns is how to go on from there.
+"""Noisy context: the transformer is given partly wrong codes and learns to correct them at later scales.
 
-At use, every scale stands on codes that the model drew itself. Training shows it wrong codes of the coarser
-scales; the codes that are right after them, and the residual's target, are quantized anew from what the wrong
-ones leave over (Infinity, arXiv 2412.04431, section 3.3). Without that, exchanges hardly help there.
+In generation, every scale depends on codes that the model drew itself. Training therefore exchanges codes of
+the coarser scales; the codes to predict at later scales, and the residual's target, are quantized anew from
+the remaining features (Infinity, arXiv 2412.04431, section 3.3). Without new targets, exchanges hardly help
+there.
 """
 
 from collections.abc import Sequence
@@ -19,25 +20,25 @@ from openhart.training.generator.settings import NoisyContext
 
 @dataclass(frozen=True)
 class Seen:
-    """What a generator sees of a sample, and what it learns to predict from it.
+    """The generator's inputs of a batch, and what it learns to predict from them.
 
     Attributes:
-        codes: one tensor a scale, (B, h_k·w_k): the codes to predict.
-        inputs: (B, Σ_{k≥2} h_k·w_k, z), features so far at scales 2 … K.
-        last_target: (B, P², z), the features minus all scales but the last.
+        codes: one tensor per scale, (B, h_k·w_k): the codes to predict.
+        inputs: (B, Σ_{k≥2} h_k·w_k, z), accumulated features at scales 2 … K.
+        continuous_target: (B, P², z), the features minus all scales but the last.
     """
 
     codes: list[Tensor]
     inputs: Tensor
-    last_target: Tensor
+    continuous_target: Tensor
 
 
 class Exchange:
-    """Draws which codes are exchanged, and for which; each sample from its own generator.
+    """Draws which codes are exchanged and their replacements, with one generator per sample.
 
     Args:
         codebook: (V, z).
-        settings: which codes may take a code's place, and at which scales.
+        settings: the recipe's ``noise``.
     """
 
     def __init__(self, codebook: Tensor, settings: NoisyContext) -> None:
@@ -49,7 +50,16 @@ class Exchange:
     def __call__(
         self, codes: Tensor, strength: Tensor, generators: Sequence[torch.Generator]
     ) -> tuple[Tensor, Tensor]:
-        """Exchange each code of (B, n) with probability ``strength`` (B,); and say which samples changed."""
+        """Exchange codes.
+
+        Args:
+            codes: (B, n).
+            strength: (B,), probability with which each code of a sample is exchanged.
+            generators: one per sample.
+
+        Returns:
+            codes (B, n), and whether a sample was changed, (B,) bool.
+        """
         count = codes.shape[1:]
         chosen = stack_random(torch.rand, count, generators) < strength[:, None]
         picks = stack_random(torch.rand, count, generators).to(codes.device)
@@ -65,58 +75,58 @@ class Exchange:
 def clean_context(
     quantizer: MultiScaleQuantizer,
     codes: list[Tensor],
-    last_target: Tensor,
+    continuous_target: Tensor,
     size: tuple[int, int] | None = None,
 ) -> Seen:
-    """What is seen and predicted under plain teacher forcing."""
-    return Seen(codes, quantizer.code_inputs(codes, size), last_target)
+    """Inputs and targets of plain teacher forcing."""
+    return Seen(codes, quantizer.code_inputs(codes, size), continuous_target)
 
 
 def features_of(
     quantizer: MultiScaleQuantizer,
     codes: Sequence[Tensor],
-    last_target: Tensor,
+    continuous_target: Tensor,
     size: tuple[int, int] | None = None,
 ) -> Tensor:
-    """The continuous features that codes and last target were made of, (B, z, P, P).
+    """The continuous features (B, z, P, P) of codes and continuous target.
 
     Args:
         quantizer: made the codes.
-        codes: one tensor a scale, (B, h_k·w_k).
-        last_target: (B, P², z), the features minus all scales but the last.
+        codes: one tensor per scale, (B, h_k·w_k).
+        continuous_target: (B, P², z), the features minus all scales but the last.
         size: height and width of the feature map; None for the size that the quantizer is configured for.
     """
     size = size or quantizer.size
-    f_hat = quantizer.empty(len(last_target), last_target.device, size)
+    f_hat = quantizer.empty(len(continuous_target), continuous_target.device, size)
     for index, found in enumerate(codes[:-1]):
         f_hat = quantizer.add_scale(f_hat, quantizer.lookup(found), index)
-    features: Tensor = f_hat + last_target.transpose(1, 2).unflatten(2, size)
+    features: Tensor = f_hat + continuous_target.transpose(1, 2).unflatten(2, size)
     return features
 
 
 def noisy_context(
     quantizer: MultiScaleQuantizer,
     codes: list[Tensor],
-    last_target: Tensor,
+    continuous_target: Tensor,
     exchange: Exchange,
     strength: float,
     generators: Sequence[torch.Generator],
     size: tuple[int, int] | None = None,
 ) -> Seen:
-    """Exchange codes of the coarser scales and quantize what is left over anew, scale by scale.
+    """Exchange codes of the coarser scales and quantize the remaining features anew, scale by scale.
 
-    A sample's scales up to its first exchange stay what they were to the bit.
+    The scales of a sample up to its first exchange are not changed, to the bit.
 
     Args:
         quantizer: made the codes.
-        codes: one tensor a scale, (B, h_k·w_k).
-        last_target: (B, P², z).
-        exchange: which codes become which.
+        codes: one tensor per scale, (B, h_k·w_k).
+        continuous_target: (B, P², z).
+        exchange: draws the exchanged codes.
         strength: s; a sample's codes are exchanged with probability p ~ U(0, s).
-        generators: a source of random choices a sample.
+        generators: one per sample.
         size: height and width of the feature map; None for the size that the quantizer is configured for.
     """
-    features = features_of(quantizer, codes, last_target, size)
+    features = features_of(quantizer, codes, continuous_target, size)
     shares = strength * stack_random(torch.rand, (1,), generators)[:, 0]
     touched = torch.zeros(len(shares), dtype=torch.bool, device=features.device)
     last = len(codes) - 1
@@ -134,4 +144,4 @@ def noisy_context(
         inputs.append(quantizer.next_input(f_hat, index + 1))
     left = (features - f_hat).flatten(2).transpose(1, 2)
     context = torch.cat(inputs, dim=1) if inputs else features.new_zeros(len(features), 0, features.shape[1])
-    return Seen(wanted, context, torch.where(touched[:, None, None], left, last_target))
+    return Seen(wanted, context, torch.where(touched[:, None, None], left, continuous_target))

@@ -1,32 +1,105 @@
-"""Settings of a generator's training beyond HART's own; each is off unless the recipe names it."""
+"""The sections of a generator's recipe."""
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    PositiveFloat,
-    PositiveInt,
-    model_validator,
-)
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from openhart.checks import Below1, Count, Depth, Number, PathText, Positive, Share, Text, Weight, Width
+from openhart.training.run.settings import Section
+
+ENCODING_SETTINGS = {"text": ("text_encoder", "max_tokens", "instruction"), "label": ()}
 
 
-class Section(BaseModel):
-    """A part of a recipe: unknown names are errors."""
+class Conditioning(Section):
+    """The condition, which takes the position of scale 1: text (by default encoded by the packaged MiniLM),
+    or a class label.
 
-    model_config = ConfigDict(extra="forbid")
+    ``drop`` is the probability with which a sample gets the empty condition, for classifier-free guidance.
+
+    ``word_drop`` is the probability with which each filler word of a caption, such as an article, is omitted
+    (:func:`openhart.data.words.drop_words`). The captions that result are encoded while training.
+    """
+
+    kind: Literal["text", "label"] = "text"
+    text_encoder: PathText = "all-MiniLM-L6-v2"
+    max_tokens: Width = 24
+    instruction: Text = ""
+    num_classes: Count | None = None
+    drop: Below1 = 0.1
+    word_drop: Below1 = 0.0
+
+    def identity(self) -> dict[str, Any]:
+        """The settings on which encoded conditions depend."""
+        return self.model_dump(include={"kind", *ENCODING_SETTINGS[self.kind]})
+
+
+class ResidualHead(Section):
+    """``kind: token`` processes each token independently; ``wide`` also its neighbours on the map.
+
+    ``scaling`` sets the head's units: ``quantile``, one number, so that 99.5 % of all residuals lie in
+    [−1, 1]; or ``variance``, so that each channel has variance 1. ``clip`` clamps targets to ± that many of
+    these units, since the residuals of the model's own codes may be large. The sampler clamps to the same
+    limit; without ``clip`` to 1, with ``variance`` to 4.
+    """
+
+    kind: Literal["token", "wide"] = "token"
+    width: Width = 384
+    depth: Depth = 4
+    repeats: Depth = 4
+    weight: Weight = 1.0
+    condition_top_k: Count = 600
+    condition_top_p: Annotated[Share, Field(gt=0)] = 0.96
+    scaling: Literal["quantile", "variance"] = "quantile"
+    clip: Positive | None = None
+
+    @property
+    def limit(self) -> float:
+        """The sampler clamps to ± this, in the head's units."""
+        return self.clip or {"quantile": 1.0, "variance": 4.0}[self.scaling]
+
+
+class Thinning(Section):
+    """Token dropping: the fraction of the last scale's tokens that a step omits, drawn from a truncated
+    normal distribution on ``least`` … 1 (HART, section 3.3). With the default values it is about 80 % on
+    average."""
+
+    mean: Number = 1.0
+    deviation: Annotated[Number, Field(ge=0.01, le=10)] = 0.25
+    least: Below1 = 0.5
+
+    @model_validator(mode="after")
+    def _some_of_the_normal_lies_inside(self) -> "Thinning":
+        reach = 4 * self.deviation
+        if not self.least - reach <= self.mean <= 1 + reach:
+            raise ValueError(
+                f"mean {self.mean} is more than 4 deviations outside of the range {self.least} to 1"
+            )
+        return self
+
+
+class Lora(Section):
+    """Low-rank adapters (LoRA, arXiv 2106.09685) beside the transformer's linear maps; everything else is
+    frozen.
+
+    ``targets`` are ends of module names, such as ``qkv`` or ``blocks.0.mlp.up``; ``alpha / rank`` scales
+    what an adapter adds.
+    """
+
+    rank: Width = 16
+    alpha: Positive = 16.0
+    targets: list[Text] = Field(default=["qkv", "proj", "gate", "up", "down"], min_length=1)
 
 
 class NoisyContext(Section):
-    """Codes of the coarser scales are exchanged before the transformer sees them, and all later codes and the
-    residual's target follow from what is left (Infinity, arXiv 2412.04431, section 3.3).
+    """Codes of the coarser scales are exchanged in the transformer's inputs, and all later codes and the
+    residual's target are computed from the remaining features (Infinity, arXiv 2412.04431, section 3.3).
 
     Attributes:
         strength: s. Each sample draws p ~ U(0, s), and each of its codes is exchanged with probability p.
         anneal: share of the run over which s falls linearly to zero (reAR, arXiv 2510.04450: 0.75); null
             keeps it.
-        neighbours: a code is exchanged for one of this many nearest ones; null for any other code. A model's
-            own wrong codes lie near the right ones (``docs/training.md``).
+        neighbours: a code is exchanged for one of this many nearest ones; null for any other code. The
+            errors of a model are near the right codes (``docs/training.md``).
         scales: how many of the first scales are exchanged; null for all but the last.
     """
 
@@ -36,19 +109,19 @@ class NoisyContext(Section):
     scales: PositiveInt | None = None
 
     def strength_at(self, progress: float) -> float:
-        """s when this share of the run's steps is done."""
+        """s after this fraction of the run's steps."""
         return self.strength if self.anneal is None else self.strength * max(0.0, 1 - progress / self.anneal)
 
 
 class EmbeddingLosses(Section):
-    """Hidden states learn the codes' embeddings through small MLPs that are not part of the saved model
+    """Small MLPs, which are not part of the saved model, predict embeddings of codes from hidden states
     (reAR, arXiv 2510.04450, codebook embedding regularization).
 
     Attributes:
-        current: weight of the loss by which what leaves the first block gives the code of the scale before,
-            at each place.
-        target: weight of the loss by which a later block gives the code to be predicted.
-        depth: share of the blocks before the later one's output.
+        current: weight of the loss for the code of the previous scale at each position, predicted from the
+            output of the first block.
+        target: weight of the loss for the code to be generated, predicted from the output of a later block.
+        depth: position of the later block, as a fraction of all blocks.
         hidden: width of the MLPs' hidden layer.
     """
 
@@ -68,16 +141,16 @@ class CodeLoss(Section):
     """How the cross-entropy of codes is averaged, and over which targets.
 
     Attributes:
-        scale_balance: 0 averages over tokens, so that a scale counts by its size, 1 over scales; between
-            them a scale of n tokens counts as n^(1 − balance).
-        scale_weights: further weights, one for each scale, coarse to fine; empty for none.
-        smoothing: share ε of the target that is spread over near codes.
+        scale_balance: 0 averages over tokens, so that larger scales have more weight; 1 averages over scales;
+            in general, a scale of n tokens has the weight n^(1 − balance).
+        scale_weights: further weights, one per scale, coarse to fine; empty for none.
+        smoothing: fraction ε of the target that is distributed over near codes.
         temperature: τ of that share, softmax(−‖E_i − E_j‖²/τ) over codes j, in units of the mean squared
             distance from a code to its nearest other one.
     """
 
     scale_balance: float = Field(default=0.0, ge=0, le=1)
-    scale_weights: list[NonNegativeFloat] = []
+    scale_weights: list[NonNegativeFloat] = Field(default=[])
     smoothing: float = Field(default=0.0, ge=0, le=1)
     temperature: PositiveFloat = 1.0
 
@@ -85,25 +158,4 @@ class CodeLoss(Section):
     def _something_counts(self) -> "CodeLoss":
         if self.scale_weights and not any(self.scale_weights):
             raise ValueError("scale_weights must not all be zero")
-        return self
-
-
-class Augment(Section):
-    """How copies of a picture differ from it.
-
-    Attributes:
-        mirror: mirror half of the copies, but not those of a record that says ``mirror: false`` or has a
-            caption with left or right in it.
-        shift: largest shift up, down and sideways, as a share of the side.
-        scale: smallest and largest factor of size.
-    """
-
-    mirror: bool = False
-    shift: float = Field(default=0.0, ge=0, le=0.5)
-    scale: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
-
-    @model_validator(mode="after")
-    def _a_range_is_ordered(self) -> "Augment":
-        if self.scale[0] > self.scale[1]:
-            raise ValueError(f"scale is smallest and largest factor, got {self.scale[0]}, {self.scale[1]}")
         return self

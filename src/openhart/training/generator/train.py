@@ -1,46 +1,44 @@
 """Training the generator: codes by cross-entropy, the residual by diffusion (HART, section 3.2)."""
 
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
 from diffusers.training_utils import EMAModel
 from torch import nn
-from torch.utils.data import IterableDataset
 
 from openhart.conditioning.encoder import EncodedContext
-from openhart.interrupts import PendingStop
 from openhart.lora import add_lora
 from openhart.pipelines.hart import HartPipeline
-from openhart.randomness import sample_generators, seed_dropout, step_generator
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.training.build import (
     build_head,
+    build_model,
     check_generator_fits,
     check_same_shape,
     transformer_settings,
 )
-from openhart.training.config import GeneratorRecipe, build_model, load_recipe
-from openhart.training.costs import Counter, generator_cost, kept_shares
 from openhart.training.encoding.conditions import Conditions
-from openhart.training.encoding.memory import Latents
-from openhart.training.generator.batch import make_batch
+from openhart.training.encoding.source import Source
+from openhart.training.generator.batch import BatchMaker
 from openhart.training.generator.code_loss import check_weights, soft_targets
-from openhart.training.generator.data import encoded, load_tokenizer, open_data, residual_scale
-from openhart.training.generator.export import fresh, log_samples, save_result
+from openhart.training.generator.cost import generator_cost, kept_shares
+from openhart.training.generator.data import load_tokenizer, open_source, residual_scale
+from openhart.training.generator.export import Export, new_like
 from openhart.training.generator.losses import GeneratorLosses
 from openhart.training.generator.noisy_context import Exchange
-from openhart.training.generator.stage import Stage
-from openhart.training.optimizer import build_optimizer, rate_factor, set_rates
-from openhart.training.run.batches import names_of, open_batches, place_in
-from openhart.training.run.checkpoint import Checkpoints
-from openhart.training.run.distributed import Skips, syncing
-from openhart.training.run.loop import close_run, log_metrics, open_run, steps_with_progress
-from openhart.training.run.sharding import ShardedState, WholeAverages, shard, whole
-from openhart.training.run.throughput import Pace
+from openhart.training.generator.recipe import GeneratorRecipe
+from openhart.training.generator.stage import GeneratorStage
+from openhart.training.optimizer import build_optimizer
+from openhart.training.recipes import load_recipe
+from openhart.training.run.checkpoint import Saved
+from openhart.training.run.distributed import FullTensorEMA, ShardedState, shard
+from openhart.training.run.flops import Counter
+from openhart.training.run.loop import run_stage
+from openhart.training.run.nonfinite import NonFiniteGuard
+from openhart.training.run.opening import open_run
 from openhart.transformer.model import HartTransformer
 from openhart.transformer.resize import with_scales
 
@@ -60,51 +58,29 @@ def train(path: Path, overrides: list[str] | None = None, quiet: bool = False) -
     Raises:
         UserError: a recipe, a tokenizer, a data set or an output folder that cannot be used.
     """
-    accelerator, folder = _run(load_recipe(path, GeneratorRecipe, overrides), quiet)
-    close_run(accelerator)
-    return folder
+    recipe = load_recipe(path, GeneratorRecipe, overrides)
+    return run_stage(recipe, partial(prepare, recipe, quiet), quiet)
 
 
-def _run(recipe: GeneratorRecipe, quiet: bool) -> tuple[Accelerator, Path]:
-    set_seed(recipe.run.seed)
+def prepare(recipe: GeneratorRecipe, quiet: bool) -> GeneratorStage:
+    """Read the data of a recipe, open its run and build what is trained.
+
+    Raises:
+        UserError: as :func:`train`; if the recipe or its data is wrong, before the output folder is made.
+    """
     tokenizer = load_tokenizer(recipe)
     check_weights(recipe.code_loss, len(tokenizer.quantizer.scales))
-    dataset, conditions = open_data(recipe, tokenizer)
-    start = _load_initial(recipe, tokenizer, conditions)
-    model = start.transformer if start else None
-    if model is None:
-        context = conditions.shape()
-        with torch.device("meta"):  # says now if the recipe's model cannot be
-            model = build_model(HartTransformer, transformer_settings(recipe, tokenizer, context))
-    check_generator_fits(recipe, model)
-    for size in recipe.data.buckets:
-        model.check_scales(tokenizer.scales_for_image(size))
+    source = open_source(recipe, tokenizer, quiet)
+    start = _load_initial(recipe, tokenizer, source.conditions)
+    _check(recipe, tokenizer, source.conditions, start)
     has_head = recipe.residual is not None and (start is None or start.residual_head is not None)
-    accelerator, output = open_run(recipe, all_used=has_head)
-    tokenizer.to(accelerator.device)
-    if recipe.cache is True and not isinstance(dataset, IterableDataset):
-        dataset = Latents(tokenizer, dataset, recipe.data.batch_size, recipe.data.workers, quiet)
-    scale: float | list[float] = 1.0
+    accelerator = open_run(recipe, all_used=has_head)
+    source.start(accelerator.device)
+    units: float | list[float] = 1.0
     if start is None and recipe.residual is not None:
-        scale = residual_scale(tokenizer, dataset, recipe.residual.scaling)
-    stage = _prepare(recipe, accelerator, tokenizer, conditions, start, scale)
-    opened = open_batches(dataset, recipe.data, recipe.run.seed, accelerator)
-    checkpoints = Checkpoints(accelerator, recipe.run, stage.saved | place_in(opened), stage.weights)
-    first = checkpoints.resume()
-    stage.ema.to(accelerator.device)
-    batches = encoded(tokenizer, dataset, opened.after(first * recipe.run.accumulation))
-    pace = _open_pace(stage)
-    with PendingStop(quiet) as stop:
-        for step, bar in steps_with_progress(accelerator, first, recipe.steps, "generator", quiet):
-            with pace.step():
-                metrics = _train_step(stage, step, batches)
-            if step % recipe.run.log_every == 0:
-                metrics |= pace.since_last_asked()
-                log_metrics(accelerator, metrics, step, bar, ("cross_entropy", "diffusion"))
-            if (step + 1) % recipe.run.sample_every == 0:
-                log_samples(stage, step)
-            checkpoints.after_step(step + 1, recipe.steps, stop)
-    return accelerator, save_result(stage, output)
+        units = residual_scale(tokenizer, source, recipe.residual.scaling)
+    losses = _build(recipe, tokenizer, source.conditions, start, units)
+    return _assemble(recipe, accelerator, tokenizer, source, losses)
 
 
 def _load_initial(
@@ -135,15 +111,29 @@ def _load_initial(
     return start
 
 
-def _prepare(
+def _check(
+    recipe: GeneratorRecipe, tokenizer: HybridTokenizer, conditions: Conditions, start: HartPipeline | None
+) -> None:
+    """Refuse a generator that cannot be, does not fit the device or cannot make the recipe's sizes."""
+    if start is not None:
+        model = start.transformer
+    else:
+        shape = conditions.shape()
+        with torch.device("meta"):
+            model = build_model(HartTransformer, transformer_settings(recipe, tokenizer, shape))
+    check_generator_fits(recipe, model)
+    for size in recipe.data.buckets:
+        model.check_scales(tokenizer.scales_for_image(size))
+
+
+def _build(
     recipe: GeneratorRecipe,
-    accelerator: Accelerator,
     tokenizer: HybridTokenizer,
     conditions: Conditions,
     start: HartPipeline | None,
-    residual_scale: float | list[float],
-) -> Stage:
-    conditions.device = accelerator.device
+    residual_units: float | list[float],
+) -> GeneratorLosses:
+    """The trained modules, new or those of ``start``, and their losses."""
     if start is not None:
         transformer, head = start.transformer.train(), start.residual_head
         encoder: nn.Module = start.label_encoder or EncodedContext()
@@ -151,73 +141,62 @@ def _prepare(
         shape = conditions.shape()
         transformer = build_model(HartTransformer, transformer_settings(recipe, tokenizer, shape))
         encoder = conditions.build_encoder(transformer.config.context_dim)
-        head = build_head(recipe.residual, transformer, residual_scale)
+        head = build_head(recipe.residual, transformer, residual_units)
     if recipe.run.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     if recipe.run.compile:
         for block in transformer.blocks:
             block.compile()
-    codebook = tokenizer.quantizer.codebook.weight
-    soft = soft_targets(codebook, recipe.code_loss)
-    losses = GeneratorLosses(transformer, head, encoder, recipe, soft)
-    spread = recipe.run.parallel == "fsdp" and accelerator.num_processes > 1
-    if spread:
+    soft = soft_targets(tokenizer.quantizer.codebook.weight, recipe.code_loss)
+    return GeneratorLosses(transformer, head, encoder, recipe, soft)
+
+
+def _assemble(
+    recipe: GeneratorRecipe,
+    accelerator: Accelerator,
+    tokenizer: HybridTokenizer,
+    source: Source,
+    losses: GeneratorLosses,
+) -> GeneratorStage:
+    """Share the modules among processes, and put optimizer and averages beside them.
+
+    A sharded model is sharded first, since its optimizer holds shards.
+    """
+    sharded = recipe.run.parallel == "fsdp" and accelerator.num_processes > 1
+    if sharded:
         shard(accelerator, losses.to(accelerator.device))
-    optimizer = build_optimizer([losses], recipe.optimizer)
     model: nn.Module = losses
-    prepared: Any = optimizer
-    if not spread:
-        model, prepared = accelerator.prepare(losses, optimizer)
-    ema = EMAModel(losses.parameters(), decay=recipe.run.ema_decay, use_ema_warmup=True, foreach=not spread)
-    skips = Skips(recipe.run.max_skipped)
-    saved = (
-        {"sharded": ShardedState(losses, optimizer)} if spread else {"model": losses, "optimizer": prepared}
-    )
-    saved |= {"averages": WholeAverages(ema), "skips": skips}
+    optimizer: Any = build_optimizer([losses], recipe.optimizer)
+    saved: dict[str, Saved] = {"sharded": ShardedState(losses, optimizer)}
+    if not sharded:
+        model, optimizer = accelerator.prepare(losses, optimizer)
+        saved = {"model": losses, "optimizer": optimizer}
+    ema = EMAModel(losses.parameters(), decay=recipe.run.ema_decay, use_ema_warmup=True, foreach=not sharded)
+    guard = NonFiniteGuard(recipe.run.max_skipped)
+    saved |= {"averages": FullTensorEMA(ema), "skips": guard}
     if accelerator.scaler is not None:
         saved["scaler"] = accelerator.scaler
-    exchange = Exchange(codebook, recipe.noise) if recipe.noise else None
-    return Stage(
-        recipe, accelerator, tokenizer, losses, model, prepared, ema, skips, conditions, saved, exchange
+    exchange = Exchange(tokenizer.quantizer.codebook.weight, recipe.noise) if recipe.noise else None
+    return GeneratorStage(
+        recipe=recipe,
+        accelerator=accelerator,
+        source=source,
+        losses=losses,
+        model=model,
+        optimizer=optimizer,
+        ema=ema,
+        make_batch=BatchMaker(tokenizer, source.conditions, exchange, recipe.thinning),
+        guard=guard,
+        result=Export(recipe, accelerator, tokenizer, source.conditions, losses, ema),
+        saved=saved,
+        average_flops=_flops(recipe, losses),
     )
 
 
-def _train_step(stage: Stage, step: int, batches: Iterator[Any]) -> dict[str, Any]:
-    recipe, accelerator = stage.recipe, stage.accelerator
-    factor = rate_factor(step, recipe.steps, recipe.optimizer)
-    set_rates(stage.optimizer, factor, recipe.optimizer)
-    common = step_generator(recipe.run.seed, step)
-    metrics: dict[str, Any] = {}
-    names: list[str] = []
-    for part in range(recipe.run.accumulation):
-        codes, last_target, records = next(batches)
-        names += names_of(records)
-        place = step * recipe.run.accumulation + part
-        place = place * accelerator.num_processes + accelerator.process_index
-        seed_dropout(recipe.run.seed, place)
-        generators = sample_generators(recipe.run.seed, place * len(codes), len(codes))
-        batch = make_batch(stage, codes, last_target, records, generators, common, step / recipe.steps)
-        with syncing(accelerator, stage.model, part + 1 == recipe.run.accumulation):
-            with accelerator.autocast():
-                metrics = stage.model(batch)
-            accelerator.backward(metrics["loss"] / recipe.run.accumulation)
-    norm = accelerator.clip_grad_norm_(stage.losses.parameters(), recipe.optimizer.max_gradient_norm)
-    metrics["gradient_norm"] = whole(norm)
-    if stage.skips.allows(accelerator, step, metrics["loss"], metrics["gradient_norm"], names):
-        stage.optimizer.step()
-        stage.ema.step(stage.losses.parameters())
-    stage.optimizer.zero_grad()
-    return metrics | {
-        "learning_rate": recipe.optimizer.learning_rate * factor,
-        "skipped": stage.skips.total,
-    }
-
-
-def _open_pace(stage: Stage) -> Pace:
-    """A clock that knows the FLOPs of an average step; blocks worked out again are not counted twice."""
-    recipe, parts = stage.recipe, stage.losses
+def _flops(recipe: GeneratorRecipe, losses: GeneratorLosses) -> int:
+    """FLOPs of an average pass; blocks that gradient checkpointing recomputes are counted once."""
     with torch.device("meta"):
-        transformer, head = fresh(parts.transformer), fresh(parts.residual_head)
+        transformer, head = new_like(losses.transformer), new_like(losses.residual_head)
         if recipe.lora is not None:
             for part in (transformer, head):
                 if part is not None:
@@ -226,6 +205,4 @@ def _open_pace(stage: Stage) -> Pace:
     plain = recipe.model_copy(update={"run": recipe.run.model_copy(update={"gradient_checkpointing": False})})
     height, width = transformer.scales[-1]
     last = round(height * width * kept_shares(recipe.thinning)[0])
-    cost = generator_cost(Counter(recipe.run.precision), plain, transformer, head, last)
-    passes = recipe.run.accumulation
-    return Pace(stage.accelerator, passes * recipe.data.batch_size, passes * cost.flops)
+    return generator_cost(Counter(recipe.run.precision), plain, transformer, head, last).flops

@@ -1,4 +1,4 @@
-"""Batches in an order that depends only on seed and step, so that a resumed run sees the same ones."""
+"""Batches in an order that depends only on seed and step, so that a resumed run gets the same ones."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -12,25 +12,26 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from openhart.data import collate
 from openhart.data.buckets import BucketedStream
+from openhart.data.sample import Dataset, Sample
 from openhart.data.shards import Shards, ShardStream
 from openhart.data.skipping import BrokenImages, SkipBrokenDataset
 from openhart.errors import UserError, require
 from openhart.interrupts import outlive_interrupts
 from openhart.randomness import mixed_generator
-from openhart.training.config import Data
+from openhart.training.run.settings import Data
 
 Batch = TypeVar("Batch")
 
 
 class EndlessBatches:
-    """Index lists of shuffled epochs, one after the other, from any step on.
+    """An infinite sequence of index lists from shuffled epochs, from any step on.
 
     Args:
-        buckets: of each sample; those of a global batch are of one bucket, which a few fill up by being taken
-            twice in an epoch.
-        batch_size: samples a step and process.
-        seed: fixes every epoch's order.
-        first: step to begin with.
+        buckets: size of each sample. A global batch has one size; to fill the last batch of a size, a few of
+            its samples occur twice in an epoch.
+        batch_size: samples per pass and process.
+        seed: determines the order of every epoch.
+        first: number of the first batch.
         rank: this process.
         world: number of processes; each takes its own part of the global batch.
     """
@@ -53,7 +54,7 @@ class EndlessBatches:
         self.length = len(self._order(0))
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Yield index lists without end."""
+        """Yield index lists for ever."""
         epochs: dict[int, list[int]] = {}
         step = self.first
         while True:
@@ -81,26 +82,26 @@ def _filled(order: Tensor, multiple: int) -> Tensor:
 
 
 class IndexedBatches:
-    """Batches of a data set that is read by number; what cannot be read is named once and replaced.
+    """Batches of a data set that is read by index; unreadable images are replaced, with one warning each.
 
     Args:
-        dataset: map-style, of values and records.
-        batch_size: samples a step and process.
-        seed: fixes every epoch's order.
+        dataset: values and samples.
+        batch_size: samples per pass and process.
+        seed: determines the order of every epoch.
         workers: processes that read.
         rank: this process.
         world: number of processes.
     """
 
     def __init__(
-        self, dataset: Any, batch_size: int, seed: int, workers: int, rank: int = 0, world: int = 1
+        self, dataset: Dataset[Any], batch_size: int, seed: int, workers: int, rank: int = 0, world: int = 1
     ) -> None:
         self.dataset, self.workers = SkipBrokenDataset(dataset), workers
         buckets = [self.dataset.bucket(index) for index in range(len(dataset))]
         self.order = partial(EndlessBatches, buckets, batch_size, seed, rank=rank, world=world)
 
-    def after(self, done: int) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
-        """Stacked values and their records, without end, when ``done`` batches have been seen."""
+    def after(self, done: int) -> Iterator[tuple[Any, list[Sample]]]:
+        """An infinite iterator over stacked values and their samples, from batch ``done`` on."""
         broken = BrokenImages()
         loader = DataLoader(
             self.dataset,
@@ -109,20 +110,20 @@ class IndexedBatches:
             collate_fn=collate,
             worker_init_fn=outlive_interrupts,
         )
-        for batch in plainly(loader):
+        for batch in reraise_worker_errors(loader):
             broken.note(batch[1])
             yield batch
 
 
 class StreamedBatches:
-    """Batches of shards, by torchdata's loader, which knows its place in each reader's stream.
+    """Batches of shards, by torchdata's loader, which can save the position of each reader.
 
-    Of images of several sizes, a process's batch has one; another process's may have another.
+    If there are several sizes, a batch has one; batches of other processes may have other sizes.
 
     Args:
-        shards: what to read.
-        batch_size: samples a step and process.
-        seed: fixes every pass's order.
+        shards: of the data set.
+        batch_size: samples per pass and process.
+        seed: determines the order of every epoch.
         workers: processes that read.
         rank: this process.
         world: number of processes.
@@ -150,27 +151,31 @@ class StreamedBatches:
             worker_init_fn=outlive_interrupts,
         )
 
-    def after(self, done: int) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
-        """Stacked values and their records, without end, from where the state says."""
+    def after(self, done: int) -> Iterator[tuple[Any, list[Sample]]]:
+        """An infinite iterator over stacked values and their samples, from the restored position on.
+
+        Args:
+            done: not used, since the restored state holds the position.
+        """
         broken = BrokenImages()
-        for batch in plainly(self.loader):
+        for batch in reraise_worker_errors(self.loader):
             broken.note(batch[1])
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """The place of every process's readers; every process must ask."""
+        """The positions of every process's readers. Collective."""
         return {"workers": self.loader.num_workers, "places": gather_object([self.loader.state_dict()])}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on at a place.
+        """Restore the position.
 
         Raises:
-            UserError: it is that of another number of processes or workers.
+            UserError: it was saved by another number of processes or workers.
         """
         before, now = (len(state["places"]), state["workers"]), (self.world, self.loader.num_workers)
         if before != now:
             raise UserError(
-                f"this run read its shards with {before[0]} processes of {before[1]} workers, now they are "
+                f"this run read its shards with {before[0]} processes of {before[1]} workers, not with "
                 f"{now[0]} of {now[1]}: resume it with as many (data.workers={before[1]})"
             )
         self.loader.load_state_dict(state["places"][self.rank])
@@ -187,18 +192,13 @@ def open_batches(
 
 
 def place_in(batches: IndexedBatches | StreamedBatches) -> dict[str, Any]:
-    """What a checkpoint keeps of where a stream is; the place in a data set read by number is the step's."""
+    """The position that a checkpoint must hold: that of a stream; otherwise it follows from the step."""
     return {"place": batches} if isinstance(batches, StreamedBatches) else {}
 
 
-def plainly(loader: Iterable[Batch]) -> Iterator[Batch]:
-    """A loader's batches; a worker's :class:`UserError` is raised without the worker's traceback."""
+def reraise_worker_errors(loader: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches of a loader; a :class:`UserError` of a worker is raised without the worker's traceback."""
     try:
         yield from loader
     except UserError as error:
         raise UserError(str(error).rpartition(f"{UserError.__name__}: ")[2].strip()) from error
-
-
-def names_of(records: Sequence[dict[str, Any]]) -> list[str]:
-    """File names of records, for messages."""
-    return [str(record.get("file_name", "a sample")) for record in records]

@@ -1,7 +1,7 @@
-"""Saving a run so that it resumes as if it had never stopped.
+"""Saving and resuming a run, so that a resumed run equals one that never stopped, to the bit.
 
-A checkpoint is a folder of data: a safetensors file for each part of the run and for each process's random
-states, and ``manifest.json`` with their sizes and checksums.
+A checkpoint is a folder: a safetensors file for each part of the run and for each process's random states,
+and ``manifest.json`` with their sizes and checksums.
 """
 
 import json
@@ -20,11 +20,11 @@ from torch import Tensor
 from openhart.checksums import changed_files, record_of
 from openhart.errors import UserError, reason
 from openhart.interrupts import PendingStop, Stopped
-from openhart.training.config import Run
 from openhart.training.run import history
 from openhart.training.run.distributed import on_every_process, signal_on_any_process
 from openhart.training.run.plain_state import load_state, save_state
 from openhart.training.run.random_states import RandomStates
+from openhart.training.run.settings import Run
 
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
@@ -36,7 +36,7 @@ class Saved(Protocol):
     """A part of a run that a checkpoint keeps."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What must survive a restart; every process asks at the same time."""
+        """What a checkpoint stores. Collective."""
 
     def load_state_dict(self, state: dict[str, Any]) -> Any:
         """Restore it."""
@@ -47,9 +47,9 @@ class Checkpoints:
 
     Args:
         accelerator: of the run.
-        run: where they go, how often they are saved and how many are kept.
-        parts: by name, what a checkpoint keeps; models first.
-        weights: gives the weights that must be finite to be saved.
+        run: states their folder, how often they are saved and how many are kept.
+        parts: what a checkpoint keeps, by name; models first.
+        weights: returns the weights, which must be finite to be saved.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Checkpoints:
         self.random = RandomStates(accelerator.device)
 
     def after_step(self, done: int, total: int, stop: PendingStop) -> None:
-        """Save when it is time to, at the end, and when any process is asked to stop.
+        """Save every ``run.save_every`` steps, at the end, and when a stop is requested. Collective.
 
         Args:
             done: steps taken so far.
@@ -72,7 +72,7 @@ class Checkpoints:
             stop: the request.
 
         Raises:
-            Stopped: the run was asked to stop before its end.
+            Stopped: the run was requested to stop before its end.
             UserError: the weights are not finite.
         """
         number = signal_on_any_process(self.accelerator, stop)
@@ -85,9 +85,10 @@ class Checkpoints:
             raise Stopped(f"stopped after step {done} of {total}, {kept}: the same command goes on", number)
 
     def save(self, step: int) -> bool:
-        """Write ``step-N`` whole or not at all, and drop all but the last ``run.keep_checkpoints``.
+        """Write ``step-N`` completely or not at all, and delete all but the last ``run.keep_checkpoints``.
+        Collective.
 
-        A full disk or an unwritable folder costs this checkpoint and a warning, not the run.
+        If the disk is full or the folder cannot be written, a warning is shown and the run continues.
 
         Args:
             step: steps taken so far.
@@ -96,7 +97,7 @@ class Checkpoints:
             whether it was written.
 
         Raises:
-            UserError: the weights are not finite; the checkpoints before stay.
+            UserError: the weights are not finite; earlier checkpoints are kept.
         """
         self._check_finite(step)
         final = self.output / FOLDER / f"step-{step:08d}"
@@ -104,7 +105,7 @@ class Checkpoints:
         failure = self._on_main(_make_anew, partial)
         self.accelerator.wait_for_everyone()
         for name, part in self.parts.items():
-            state = part.state_dict()  # asked of every process, whatever failed before
+            state = part.state_dict()  # collective, also if a part failed before
             failure = failure or self._on_main(save_state, state, partial / f"{name}.safetensors")
         random = partial / _random_file(self.accelerator.process_index)
         failure = failure or _failure(save_state, self.random.state_dict(), random)
@@ -121,10 +122,13 @@ class Checkpoints:
         return written
 
     def resume(self) -> int:
-        """Load the last whole checkpoint, if there is one; returns the number of steps already done.
+        """Load the last complete checkpoint, if there is one. Collective.
+
+        Returns:
+            number of steps that are done.
 
         Raises:
-            UserError: it is damaged, or that of another model or kind of run.
+            UserError: it is damaged, or belongs to another model or kind of run.
         """
         checkpoints = _checkpoints(self.output)
         done = 0
@@ -174,7 +178,7 @@ class Checkpoints:
         (partial / MANIFEST).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
     def _settle(self, partial: Path, final: Path | None) -> None:
-        """Give a whole checkpoint its name and drop old ones; drop one that failed."""
+        """Give a complete checkpoint its name and delete old ones; delete one that failed."""
         if final is None:
             shutil.rmtree(partial, ignore_errors=True)
             return
@@ -185,7 +189,7 @@ class Checkpoints:
 
 
 def _check_manifest(folder: Path, parts: list[str]) -> int:
-    """Hold a checkpoint's files against its manifest; returns the number of processes it was saved by.
+    """Check a checkpoint's files against its manifest; returns the number of processes that saved it.
 
     Raises:
         UserError: files are missing or damaged, or of another kind of run.

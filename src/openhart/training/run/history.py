@@ -1,4 +1,4 @@
-"""What a run measured, one line a logged step in ``metrics.jsonl``, and curves of it."""
+"""The metrics of a run, one line per logged step in ``metrics.jsonl``, and their curves."""
 
 import json
 from collections.abc import Iterator
@@ -13,64 +13,68 @@ PANELS = {  # title: beginnings of the metrics' names
     "loss": ("loss", "cross_entropy", "diffusion", "embedding/", "likeness", "quantization", "discriminator"),
     "loss of each scale": ("cross_entropy/",),
     "PSNR": ("psnr",),
-    "share of codes used, each scale": ("codes_used/", "codes_alive"),
+    "fraction of codes used, each scale": ("codes_used/", "codes_alive"),
     "perplexity of each scale": ("perplexity/",),
     "gradient norm": ("gradient_norm",),
     "learning rate": ("learning_rate",),
-    "samples a second": ("samples_per_second",),
-    "share of the machine's matmul rate": ("mfu",),
-    "most memory held, GiB": ("peak_gib",),
+    "samples per second": ("samples_per_second",),
+    "fraction of the machine's matmul rate": ("mfu",),
+    "peak memory, GiB": ("peak_gib",),
 }
 SMOOTHED_OVER = 40
 
 
 def append(output: Path, step: int, values: dict[str, float]) -> None:
-    """Add a step's numbers to a run's history."""
+    """Append the metrics of a step."""
     with (output / FILE).open("a") as file:
         file.write(json.dumps({"step": step} | values) + "\n")
 
 
 def forget_from(output: Path, step: int) -> None:
-    """Drop what a run measured from ``step`` on, since it will measure it again."""
+    """Remove the metrics from ``step`` on, since the resumed run measures them again."""
     path = output / FILE
     if not path.exists():
         return
-    kept = [line for line, told in _lines(path) if told["step"] < step]
+    kept = [line for line, metrics in _lines(path) if metrics["step"] < step]
     with written_whole(path) as whole:
         whole.write_text("".join(line + "\n" for line in kept))
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The lines that tell of a step, as text and as what they say; a killed run's last may be cut."""
+    """The valid lines, as text and as metrics; the last line of a killed run may be incomplete."""
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            told = json.loads(line)
+            metrics = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(told, dict) and type(told.get("step")) is int:
-            yield line, {name: value for name, value in told.items() if type(value) in (int, float)}
+        if isinstance(metrics, dict) and type(metrics.get("step")) is int:
+            yield line, {name: value for name, value in metrics.items() if type(value) in (int, float)}
 
 
 def read(output: Path) -> list[dict[str, Any]]:
-    """A run's history, step by step.
+    """The metrics of a run, step by step.
 
     Raises:
         UserError: there is none.
     """
     path = output / FILE
     if not path.is_file():
-        raise UserError(f"{output} has no {FILE}: no run has measured anything there")
-    lines = [told for _, told in _lines(path)]
+        raise UserError(f"{output} has no {FILE}: no run has logged anything there")
+    lines = [metrics for _, metrics in _lines(path)]
     if not lines:
         raise UserError(f"{path} is empty: the run has not logged a step yet")
     return lines
 
 
 def plot(output: Path, path: Path) -> None:
-    """Draw a run's curves, a panel a kind of number.
+    """Draw the curves of a run, one panel per kind of metric.
+
+    Args:
+        output: the run's folder.
+        path: of the image.
 
     Raises:
-        UserError: nothing was measured, or matplotlib is missing.
+        UserError: nothing was logged, or matplotlib is missing.
     """
     history = read(output)
     require("matplotlib", extra="train")

@@ -1,105 +1,142 @@
-"""What both stages share: opening a run and its log."""
+"""The sequence of every training run, whatever it trains.
 
-from collections.abc import Iterable, Iterator
+The order is part of the result, since a resumed run must equal one that never stopped, to the bit:
+
+1. **Seed**, so that initial weights depend on the recipe alone.
+2. **Prepare** the stage: read its data and models and check that they fit, then make the output folder, then
+   build what is trained. A mistake in a recipe therefore ends the command before anything is written.
+3. **Resume**, when all that a checkpoint restores exists. The random states come last, so that nothing draws
+   from them in between. The averages move to the device afterwards, because loading leaves them on the CPU.
+4. **Open the batches** at the restored position: that of a stream is part of the checkpoint, that of a data
+   set read by index follows from the number of steps done.
+5. Per step: **begin** (work that is not clocked, such as a k-means start), **step** (clocked), **log**,
+   **sample**, **save**. Saving comes last, so that a saved step has been logged: resuming drops the log's
+   lines from the restored step on and measures them again. A request to stop (Ctrl-C, SIGTERM) is obeyed
+   after saving.
+6. **Export** the averaged weights as a model.
+7. **Close** trackers and processes when the stage no longer exists.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import ProjectConfiguration
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from diffusers.training_utils import EMAModel
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from openhart.errors import UserError, reason, require
-from openhart.image_io import to_bytes
-from openhart.training.config import GeneratorRecipe, TokenizerRecipe
-from openhart.training.run import history
-from openhart.training.run.distributed import mean_over_processes
+from openhart.interrupts import PendingStop
+from openhart.training.generator.recipe import GeneratorRecipe
+from openhart.training.run.batches import open_batches, place_in
+from openhart.training.run.checkpoint import Checkpoints, Saved
+from openhart.training.run.logs import log_metrics
+from openhart.training.run.opening import close_run
+from openhart.training.run.throughput import Pace
+from openhart.training.tokenizer.recipe import TokenizerRecipe
 
-PROJECT = "openhart"
+Recipe = TokenizerRecipe | GeneratorRecipe
 
 
-def open_run(recipe: GeneratorRecipe | TokenizerRecipe, all_used: bool) -> tuple[Accelerator, Path]:
-    """Start accelerate and its trackers for a run and make its folder.
+class Stage(Protocol):
+    """A stage of training, prepared to take steps.
+
+    Attributes:
+        name: shown by the progress bar.
+        shown: metrics that the progress bar shows.
+        accelerator: of the run.
+        saved: what a checkpoint keeps, by name; models first.
+        ema: averages of the trained weights.
+    """
+
+    name: str
+    shown: Sequence[str]
+    accelerator: Accelerator
+    saved: Mapping[str, Saved]
+    ema: EMAModel
+
+    @property
+    def dataset(self) -> Any:
+        """What batches are read from: a :class:`~openhart.data.sample.Dataset` or a stream."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """What is trained, and how."""
+
+    def weights(self) -> Iterator[Tensor]:
+        """The trained weights and their averages, which must be finite to be saved; of sharded ones, this
+        process's shards."""
+
+    def flops(self, number: int) -> float:
+        """FLOPs of one pass of step ``number`` on one process."""
+
+    def begin(self, number: int) -> None:
+        """What precedes step ``number`` and is not clocked, such as the start of a phase."""
+
+    def step(self, number: int, batches: Iterator[Any]) -> dict[str, Any]:
+        """Take step ``number``, counted from 0.
+
+        Args:
+            number: of the step.
+            batches: values and records; a step takes ``run.accumulation`` of them.
+
+        Returns:
+            metrics by name: scalars of this process.
+        """
+
+    def samples(self, number: int) -> None:
+        """Log images that the averaged weights make after step ``number``. Collective."""
+
+    def export(self) -> Path:
+        """Save the averaged weights as a model and return its folder. Collective."""
+
+
+def run_stage(recipe: Recipe, prepare: Callable[[], Stage], quiet: bool) -> Path:
+    """Run or resume a recipe in the order that this module describes.
 
     Args:
-        recipe: what is to run.
-        all_used: whether every step gives every weight a gradient, so that processes need not look.
+        recipe: what is trained, and how.
+        prepare: makes the stage; it must hold no reference to what it makes.
+        quiet: show no progress bar.
+
+    Returns:
+        The folder of the exported model.
 
     Raises:
-        UserError: the output folder cannot be made, or a tracker cannot be used.
+        UserError: the recipe cannot be run or resumed, or its losses stay infinite.
+        Stopped: the run was requested to stop; it is saved.
     """
-    run, output = recipe.run, Path(recipe.run.output)
-    require(*run.trackers)
-    if run.precision == "fp16" and not torch.accelerator.is_available():
-        raise UserError("run.precision: fp16 needs a GPU, use bf16 or no")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make output folder {output}: {error.strerror}") from error
-    ddp = DistributedDataParallelKwargs(
-        find_unused_parameters=not all_used, gradient_as_bucket_view=True, broadcast_buffers=False
-    )
-    accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),  # else several processes on CPUs are not seen
-        mixed_precision=run.precision,
-        log_with=list(run.trackers),
-        project_config=ProjectConfiguration(str(output), logging_dir=str(output / "log")),
-        kwargs_handlers=[ddp],
-    )
-    wandb = {
-        "name": output.name,
-        "dir": str(output),
-        "resume": "auto",
-        "config": recipe.model_dump(mode="json"),
-    }
-    try:
-        accelerator.init_trackers(PROJECT, init_kwargs={"wandb": wandb})
-    except Exception as error:
-        if "wandb" not in type(error).__module__:
-            raise
-        raise UserError(f"run.trackers: wandb failed: {reason(error)}") from error
-    return accelerator, output
+    accelerator, folder = _run(recipe, prepare, quiet)
+    close_run(accelerator)
+    return folder
 
 
-def close_run(accelerator: Accelerator) -> None:
-    """End trackers and processes, once the caller has let go of the run's models.
-
-    A model under DDP that outlives its processes' group takes it down with the interpreter locked, and that
-    waits forever if a thread of gloo still lets go of a tensor (github.com/pytorch/pytorch/issues/56297).
-    """
-    accelerator.wait_for_everyone()
-    accelerator.free_memory()
-    accelerator.end_training()
-
-
-def steps_with_progress(
-    accelerator: Accelerator, first: int, total: int, name: str, quiet: bool
-) -> Iterator[tuple[int, Any]]:
-    """Yield each step and the progress bar that shows it."""
+def _run(recipe: Recipe, prepare: Callable[[], Stage], quiet: bool) -> tuple[Accelerator, Path]:
+    """The whole run; its models are gone when it returns."""
+    run = recipe.run
+    set_seed(run.seed)
+    stage = prepare()
+    accelerator = stage.accelerator
+    opened = open_batches(stage.dataset, recipe.data, run.seed, accelerator)
+    checkpoints = Checkpoints(accelerator, run, {**stage.saved, **place_in(opened)}, stage.weights)
+    first = checkpoints.resume()
+    stage.ema.to(accelerator.device)
+    batches = opened.after(first * run.accumulation)
+    pace = Pace(accelerator, run.accumulation * recipe.data.batch_size)
     hidden = quiet or not accelerator.is_main_process
-    with tqdm(total=total, initial=first, desc=name, disable=hidden) as bar:
-        for step in range(first, total):
-            yield step, bar
+    with (
+        PendingStop(quiet) as stop,
+        tqdm(total=recipe.steps, initial=first, desc=stage.name, disable=hidden) as bar,
+    ):
+        for number in range(first, recipe.steps):
+            stage.begin(number)
+            with pace.step(run.accumulation * stage.flops(number)):
+                metrics = stage.step(number, batches)
+            if number % run.log_every == 0:
+                log_metrics(accelerator, metrics | pace.since_last_call(), number, bar, stage.shown)
+            if (number + 1) % run.sample_every == 0:
+                stage.samples(number)
+            checkpoints.after_step(number + 1, recipe.steps, stop)
             bar.update()
-
-
-def log_metrics(
-    accelerator: Accelerator, metrics: dict[str, Any], step: int, bar: Any, shown: Iterable[str]
-) -> None:
-    """Send numbers, averaged over processes, to the trackers and the history; some to the progress bar."""
-    numbers = [float(torch.as_tensor(value).detach()) for value in metrics.values()]
-    means = mean_over_processes(accelerator, torch.tensor(numbers, device=accelerator.device)).tolist()
-    values = dict(zip(metrics, means, strict=True))
-    accelerator.log(values, step=step)
-    if accelerator.is_main_process:
-        history.append(Path(accelerator.project_dir), step, values)
-    bar.set_postfix({name: f"{values[name]:.4g}" for name in shown if name in values})
-
-
-def log_images(accelerator: Accelerator, name: str, images: Tensor, step: int) -> None:
-    """Send a batch of images (B, 3, H, W) in [−1, 1] to the trackers."""
-    pixels = to_bytes(images)
-    for tracker in accelerator.trackers:
-        layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-        tracker.log_images({name: pixels}, step=step, **layout)
+    return accelerator, stage.export()

@@ -1,6 +1,6 @@
-"""States of a run as data: nested dicts, lists and numbers with tensors in them, in one safetensors file.
+"""States of a run as data: nested dicts, lists, numbers and tensors in one safetensors file.
 
-Tensors are the file's; the nest around them is JSON in its metadata. Nothing that is read can run.
+The structure around the tensors is JSON in the file's metadata. Reading executes no code.
 """
 
 import json
@@ -17,14 +17,14 @@ PLAIN = (str, bool, int, float, type(None))
 
 
 def save_state(state: Any, path: Path) -> None:
-    """Write a nest of dicts (keys of text or whole numbers), lists, tuples, numbers, texts and tensors.
+    """Write nested dicts (with texts or whole numbers as keys), lists, tuples, numbers, texts and tensors.
 
     Args:
-        state: what :func:`load_state` gives back; equal to the last bit.
-        path: the file.
+        state: :func:`load_state` returns it, equal to the bit.
+        path: of the file.
 
     Raises:
-        TypeError: it holds something else.
+        TypeError: the state holds something else.
         OSError, SafetensorError: the file cannot be written.
     """
     tensors: dict[str, Tensor] = {}
@@ -33,7 +33,7 @@ def save_state(state: Any, path: Path) -> None:
 
 
 def load_state(path: Path) -> Any:
-    """Read what :func:`save_state` wrote; tensors come into memory, on the CPU.
+    """Read what :func:`save_state` wrote; tensors are read into memory, on the CPU.
 
     Raises:
         OSError, SafetensorError, ValueError, KeyError: the file is missing or damaged.
@@ -45,7 +45,7 @@ def load_state(path: Path) -> Any:
 
 
 def _outline(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
-    """A value as JSON knows it; tensors are put aside and named by their place."""
+    """The structure of a value as JSON; its tensors are added to ``tensors``, named by their places."""
     if isinstance(value, Tensor):
         name = place or "value"
         while name in tensors:
@@ -81,7 +81,7 @@ def _filled(structure: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors, contiguous, on the CPU, no two in the same memory, as safetensors wants them."""
+    """The tensors on the CPU, contiguous and each in memory of its own, as safetensors requires."""
     apart, taken = {}, set()
     for name, tensor in tensors.items():
         ready = tensor.cpu().contiguous()

@@ -1,4 +1,4 @@
-"""Where the random number generators of Python, numpy, torch and the device stand."""
+"""States of the random number generators of Python, numpy, torch and the device."""
 
 import random
 from typing import Any
@@ -8,17 +8,17 @@ import torch
 
 
 class RandomStates:
-    """A process's generators, as a checkpoint keeps them.
+    """The generators of a process, as a checkpoint keeps them.
 
     Args:
-        device: whose own generator is kept too.
+        device: its generator is kept too.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
     def state_dict(self) -> dict[str, Any]:
-        """What must survive a restart."""
+        """What a checkpoint stores."""
         kind, keys, *rest = np.random.get_state()
         states: dict[str, Any] = {
             "python": random.getstate(),
@@ -30,7 +30,7 @@ class RandomStates:
         return states
 
     def load_state_dict(self, states: dict[str, Any]) -> None:
-        """Go on as when they were kept; a device of another kind goes on from the run's seed."""
+        """Restore the states; the generator of a device of another kind keeps its state."""
         kind, keys, *rest = states["numpy"]
         random.setstate(states["python"])
         np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))

@@ -1,4 +1,4 @@
-"""How fast a run goes: samples a second, and achieved FLOP/s against the machine's own matrix product."""
+"""Throughput of a run: samples per second, and achieved FLOP/s relative to the machine's matrix product."""
 
 import resource
 import time
@@ -12,33 +12,37 @@ from openhart.arithmetic import matmul_rate
 
 
 class Pace:
-    """Clocks steps, their wait for data included, and saving and sample pictures not.
+    """Clocks steps, including their wait for data, but neither saving nor sample images.
 
     Args:
-        accelerator: says how many processes there are, on what.
+        accelerator: of the run.
         samples: of a step, on one process.
-        flops: of a step, on one process; may change from step to step.
     """
 
-    def __init__(self, accelerator: Accelerator, samples: int, flops: float) -> None:
-        self.processes, self.samples, self.flops = accelerator.num_processes, samples, flops
+    def __init__(self, accelerator: Accelerator, samples: int) -> None:
+        self.processes, self.samples = accelerator.num_processes, samples
         self.device = accelerator.device
         lower = {"bf16": torch.bfloat16, "fp16": torch.float16}
         self.peak = matmul_rate(self.device, lower.get(accelerator.mixed_precision, torch.float32))
         self.done, self.worked, self.seconds = 0, 0.0, 0.0
 
     @contextmanager
-    def step(self) -> Iterator[None]:
-        """Clock one step."""
+    def step(self, flops: float) -> Iterator[None]:
+        """Clock one step of as many FLOPs on one process."""
         start = time.perf_counter()
         yield
         self.seconds += time.perf_counter() - start
         self.done += 1
-        self.worked += self.flops
+        self.worked += flops
 
-    def since_last_asked(self) -> dict[str, float]:
-        """Samples and achieved FLOPs a second of all processes; ``mfu``: these over what products reach;
-        ``peak_gib``: most memory this process has held so far, of its accelerator if it has one."""
+    def since_last_call(self) -> dict[str, float]:
+        """Figures of the steps since the last call.
+
+        Returns:
+            ``samples_per_second`` and ``teraflops_per_second`` of all processes; ``mfu``, the ratio of the
+            FLOP/s to those of a large matrix product on this machine; ``peak_gib``, the most memory that this
+            process has held so far, of its accelerator if it has one.
+        """
         rate = self.worked / self.seconds
         found = {
             "samples_per_second": self.done * self.samples / self.seconds * self.processes,

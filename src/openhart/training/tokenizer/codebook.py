@@ -1,7 +1,8 @@
-"""Keeping codes alive: a k-means start and the revival of codes nobody takes.
+"""Against unused codebook entries (collapse): a k-means start and the revival of unused codes.
 
-Left to the gradient alone, most codes die early and the coarse scales collapse onto a few. Both cures are
-common in the field (Jukebox, arXiv 2005.00341, section 3.1; SoundStream, arXiv 2107.03312, section III-C).
+If codes change by gradients alone, most of them become unused early, and the coarse scales use only a few.
+Both remedies are common (Jukebox, arXiv 2005.00341, section 3.1; SoundStream, arXiv 2107.03312, section
+III-C).
 """
 
 from collections.abc import Sequence
@@ -16,14 +17,14 @@ from openhart.tokenizer.quantizer import MultiScaleQuantizer
 def start_with_kmeans(
     quantizer: MultiScaleQuantizer, features: Tensor, generator: torch.Generator, rounds: int = 10
 ) -> None:
-    """Set the codebook to the k-means centres of the vectors that its scales look up.
+    """Set the codebook to the k-means centres of the vectors that all scales quantize.
 
     Residuals depend on the codes before them, so rounds of assignment run over all scales at once.
 
     Args:
         quantizer: changed in place.
-        features: (B, z, P, P), many enough to give every code some vectors.
-        generator: draws the first centres.
+        features: (B, z, P, P); there should be several vectors per code.
+        generator: draws the initial centres.
         rounds: Lloyd iterations.
     """
     table = quantizer.codebook.weight
@@ -43,13 +44,13 @@ def start_with_kmeans(
 
 
 class CodeRevival:
-    """Counts how often each code is taken and moves idle ones onto vectors in use.
+    """Counts how often each code is used and replaces unused codes by vectors of the data.
 
     Args:
         codebook_size: V.
         every: steps between revivals.
-        decay: memory of the running count, a step.
-        threshold: share of the average use below which a code counts as idle.
+        decay: of the running count, per step.
+        threshold: fraction of the average use below which a code counts as unused.
     """
 
     def __init__(self, codebook_size: int, every: int, decay: float = 0.98, threshold: float = 0.03) -> None:
@@ -59,7 +60,7 @@ class CodeRevival:
         self.threshold = threshold
 
     def count(self, codes: Sequence[Tensor]) -> None:
-        """Take one step's codes, of all processes, into the running count (1 is the average use)."""
+        """Add the codes of one step, of all processes, to the running count; 1 is the average use."""
         flat = torch.cat([found.flatten() for found in codes]).cpu()
         share = torch.bincount(flat, minlength=len(self.use)) * (len(self.use) / len(flat))
         self.use.lerp_(share.float(), 1 - self.decay)
@@ -68,15 +69,15 @@ class CodeRevival:
     def revive(
         self, quantizer: MultiScaleQuantizer, searched: Sequence[Tensor], generator: torch.Generator
     ) -> int:
-        """Move each idle code onto a random vector of a random scale.
+        """Set each unused code to a random vector of a random scale.
 
         Args:
             quantizer: changed in place.
-            searched: vectors that each scale looked up, of all processes, (B, n_k, z).
-            generator: the same on all processes.
+            searched: vectors that each scale quantized, of all processes, (B, n_k, z).
+            generator: equal on all processes.
 
         Returns:
-            how many moved.
+            number of codes that were set.
         """
         idle = (self.use < self.threshold).nonzero().flatten()
         table = quantizer.codebook.weight
@@ -89,9 +90,29 @@ class CodeRevival:
         return len(idle)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What must survive a restart."""
+        """What a checkpoint stores."""
         return {"use": self.use}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore the running count."""
         self.use = state["use"]
+
+
+def code_use(quantizer: MultiScaleQuantizer, codes: list[Tensor]) -> dict[str, float]:
+    """Fraction of the codebook that each scale uses in a batch, and the perplexity of its codes.
+
+    Args:
+        quantizer: made the codes.
+        codes: of each scale, (B, h_k·w_k).
+
+    Returns:
+        ``codes_used/HxW`` from 0 to 1, and ``perplexity/HxW`` from 1 to V, for each scale.
+    """
+    size = quantizer.codebook.num_embeddings
+    report = {}
+    for (height, width), found in zip(quantizer.scales, codes, strict=True):
+        share = torch.bincount(found.flatten(), minlength=size).float() / found.numel()
+        entropy = -(share * share.clamp_min(1e-10).log()).sum()
+        report[f"codes_used/{height}x{width}"] = float((share > 0).float().mean())
+        report[f"perplexity/{height}x{width}"] = float(entropy.exp())
+    return report

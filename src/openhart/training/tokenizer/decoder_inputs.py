@@ -1,8 +1,9 @@
-"""What the decoder is given in training: codes, complete features, and what a generator will get wrong.
+"""The decoder's inputs in training: codes, complete features, and errors like those of a generator.
 
-A decoder that has only met the codes of real pictures breaks on wrong ones. Exchanging a few codes for near
-ones after the quantizer's losses makes it forgiving (RobusTok, arXiv 2503.08354), as does a residual of
-random strength; leaving out the finest scales is the quantizer dropout of SoundStream (arXiv 2107.03312).
+A decoder that was trained on the codes of real images only is not robust to wrong ones. Exchanging a few
+codes for near ones after the quantizer's losses makes it robust (RobusTok, arXiv 2503.08354), and so does a
+residual of random strength. Omitting the finest scales is the quantizer dropout of SoundStream (arXiv
+2107.03312).
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from torch import Tensor
 from openhart.scales import count_tokens, split_by_scale
 from openhart.tokenizer.exchange import exchange_codes
 from openhart.tokenizer.quantizer import MultiScaleQuantizer, Quantized
-from openhart.training.config import Exchange, Phase
+from openhart.training.tokenizer.recipe import Exchange, Phase
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,10 @@ class DecoderInputs:
     """Random choices for a batch of B samples with L codes each.
 
     Attributes:
-        residual_share: (B,), λ in f̂ + λ·r: 0 decodes the codes alone, 1 the complete features.
-        ranks: (B, L) int, which nearest neighbour of its code takes a position, 0 keeps the code; None keeps
-            all codes.
-        scales: (B,) int, number of scales, from the coarsest on, that the decoder is given.
+        residual_share: (B,), λ in f̂ + λ·r: with 0 the codes alone are decoded, with 1 the complete features.
+        ranks: (B, L) int, which nearest neighbour replaces the code of a position; 0 keeps the code. None
+            keeps all codes.
+        scales: (B,) int, number of scales, from the coarsest on, that are decoded.
     """
 
     residual_share: Tensor
@@ -40,9 +41,9 @@ class DecoderInputs:
 def draw_decoder_inputs(
     phase: Phase, quantizer: MultiScaleQuantizer, batch: int, generator: torch.Generator
 ) -> DecoderInputs:
-    """Draw what each of ``batch`` samples is decoded from, as a phase of a recipe sets it.
+    """Draw the inputs of ``batch`` samples according to a phase of a recipe.
 
-    The share of samples decoded from codes alone is exact up to one sample, which is drawn.
+    The fraction of samples decoded from codes alone is exact up to one sample, which is drawn.
     """
     wanted = phase.discrete_share * batch
     count = int(wanted) + int(torch.rand((), generator=generator) < wanted % 1)

@@ -1,4 +1,4 @@
-"""The tokenizer as training calls it: one forward pass from image to reconstruction."""
+"""The tokenizer's training forward pass, from image to reconstruction."""
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from openhart.training.tokenizer.decoder_inputs import DecoderInputs, decoder_fe
 
 
 class Reconstruction(nn.Module):
-    """Image → reconstruction from codes, complete features or between; one forward for any wrapper."""
+    """Image → reconstruction from codes, complete features or between, as one module that DDP can wrap."""
 
     def __init__(self, tokenizer: HybridTokenizer) -> None:
         super().__init__()
@@ -23,11 +23,11 @@ class Reconstruction(nn.Module):
         Args:
             image: (B, 3, H, W) in [−1, 1].
             inputs: what each sample is decoded from.
-            frozen: encoder, codes and φ get no gradient.
-            learns_codes: codes and φ get one.
+            frozen: encoder, codes and φ have no gradient.
+            learns_codes: codes and φ have a gradient.
 
         Returns:
-            reconstruction (B, 3, H, W), features (B, z, P, P), and what the codes keep of them.
+            reconstruction (B, 3, H, W), features (B, z, P, P), and their quantization.
         """
         with torch.set_grad_enabled(not frozen and torch.is_grad_enabled()):
             features = self.tokenizer.encode(image)

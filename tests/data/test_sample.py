@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from openhart.data import open_dataset
-from openhart.data.records import captions_of, check_records, label_of
+from openhart.data.sample import Sample, check_samples
 from openhart.errors import UserError
 
 BAD_CAPTIONS = [
@@ -24,22 +24,35 @@ BAD_LABELS = [
 ]
 
 
+def samples(*records):
+    return [Sample({"file_name": "b.png"} | record) for record in records]
+
+
 @pytest.mark.parametrize("record", BAD_CAPTIONS, ids=str)
 def test_bad_captions(record):
     with pytest.raises(UserError, match=r"a\.png"):
-        check_records([{"file_name": "b.png", "text": "b"}, {"file_name": "a.png"} | record], "text", None)
+        check_samples(samples({"text": "b"}, {"file_name": "a.png"} | record), "text", None)
 
 
 @pytest.mark.parametrize("record", BAD_LABELS, ids=str)
 def test_bad_labels(record):
     with pytest.raises(UserError, match=r"a\.png"):
-        check_records([{"file_name": "b.png", "label": 4}, {"file_name": "a.png"} | record], "label", 5)
+        check_samples(samples({"label": 4}, {"file_name": "a.png"} | record), "label", 5)
 
 
 def test_good_ones():
-    assert captions_of({"text": "a"}) == ["a"]
-    assert captions_of({"text": "a", "captions": ["b", "c"]}) == ["b", "c"]
-    assert label_of({"label": 0}, 1) == 0
+    assert Sample({"text": "a"}).captions == ["a"]
+    several = Sample({"text": "a", "captions": ["b", "c"]})
+    assert (several.captions, several.main_caption) == (["b", "c"], "a")
+    assert Sample({"label": 0}).label(1) == 0
+
+
+@pytest.mark.parametrize("size", [None, (16, 24)])
+@pytest.mark.parametrize("errors", [(), ("cannot read b.png",)])
+@pytest.mark.parametrize("rows", [None, (3, (0, 4))])
+def test_a_record_holds_all_of_a_sample(size, errors, rows):
+    sample = Sample({"file_name": "a.png", "text": "a", "style": "flat"}, size, errors, rows)
+    assert Sample.from_record(json.loads(json.dumps(sample.to_record()))) == sample
 
 
 def test_names_that_data_sets_use_themselves_are_left_out(tmp_path):
@@ -48,7 +61,7 @@ def test_names_that_data_sets_use_themselves_are_left_out(tmp_path):
     (tmp_path / "metadata.jsonl").write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8-sig")
     image, found = open_dataset(str(tmp_path), (16, 24))[0]
     assert image.shape == (3, 16, 24)
-    assert found == {"file_name": "a.png", "text": "a\u2028b"}
+    assert found == Sample({"file_name": "a.png", "text": "a\u2028b"})
 
 
 @pytest.mark.parametrize(

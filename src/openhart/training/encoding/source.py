@@ -1,0 +1,115 @@
+"""Where a generator's encoded samples come from: images encoded in each step, memory, or a cache on disk."""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from openhart.data.sample import Dataset, Stream
+from openhart.tokenizer.model import HybridTokenizer
+from openhart.training.encoding.conditions import Conditions
+from openhart.training.encoding.memory import Latents, encode_images
+
+Encoded = tuple[Tensor, Tensor]
+
+
+class Source(Protocol):
+    """Samples whose values become codes and continuous targets.
+
+    Attributes:
+        dataset: batches of values and samples are read from it, also by other processes.
+        conditions: encodes the samples' captions, or reads their labels.
+    """
+
+    dataset: Dataset[Any] | Stream[Any]
+    conditions: Conditions
+
+    def start(self, device: torch.device) -> None:
+        """Move the encoders to a device and do what precedes the first batch."""
+
+    def encoded(self, values: Any) -> Encoded:
+        """The encoding of a batch of values, on the device.
+
+        Returns:
+            codes of all scales (B, L) int64, and the continuous target (B, P², z) float32: the features minus
+            all scales but the last.
+        """
+
+
+class ImageSource:
+    """Images that are encoded in each step (``cache: none``).
+
+    Args:
+        tokenizer: the trained image tokenizer.
+        dataset: images (3, H, W) in [−1, 1].
+        conditions: of the samples.
+    """
+
+    def __init__(
+        self, tokenizer: HybridTokenizer, dataset: Dataset[Tensor] | Stream[Tensor], conditions: Conditions
+    ) -> None:
+        self.tokenizer, self.conditions = tokenizer, conditions
+        self.dataset: Dataset[Any] | Stream[Any] = dataset
+
+    def start(self, device: torch.device) -> None:
+        """Move the encoders."""
+        self.tokenizer.to(device)
+        self.conditions.device = device
+
+    def encoded(self, values: Tensor) -> Encoded:
+        """Codes and targets of images (B, 3, H, W)."""
+        return encode_images(self.tokenizer, values.to(self.tokenizer.device))
+
+
+class StoredSource:
+    """Encodings that are stored (``cache: FOLDER``, a :class:`openhart.training.encoding.disk.LatentCache`).
+
+    Args:
+        tokenizer: the image tokenizer that encoded them.
+        dataset: codes (L,) and targets (P², z).
+        conditions: of the samples.
+    """
+
+    def __init__(self, tokenizer: HybridTokenizer, dataset: Dataset[Any], conditions: Conditions) -> None:
+        self.tokenizer, self.conditions = tokenizer, conditions
+        self.dataset: Dataset[Any] | Stream[Any] = dataset
+
+    def start(self, device: torch.device) -> None:
+        """Move the encoders, which sample images need."""
+        self.tokenizer.to(device)
+        self.conditions.device = device
+
+    def encoded(self, values: Encoded) -> Encoded:
+        """Codes and targets as they were stored."""
+        codes, target = (part.to(self.tokenizer.device) for part in values)
+        return codes.long(), target.float()
+
+
+class MemorySource(StoredSource):
+    """Images that are encoded once, before the first step, and stored in memory (``cache: memory``).
+
+    Args:
+        tokenizer: the trained image tokenizer.
+        images: (3, H, W) in [−1, 1].
+        conditions: of the samples.
+        batch_size: images encoded at a time.
+        workers: processes that read images.
+        quiet: show no progress bar.
+    """
+
+    def __init__(
+        self,
+        tokenizer: HybridTokenizer,
+        images: Dataset[Tensor],
+        conditions: Conditions,
+        batch_size: int,
+        workers: int,
+        quiet: bool,
+    ) -> None:
+        super().__init__(tokenizer, images, conditions)
+        self.images, self.batch_size, self.workers, self.quiet = images, batch_size, workers, quiet
+
+    def start(self, device: torch.device) -> None:
+        """Move the encoders and encode all images."""
+        super().start(device)
+        self.dataset = Latents(self.tokenizer, self.images, self.batch_size, self.workers, self.quiet)

@@ -1,0 +1,142 @@
+"""What a training step of the generator costs."""
+
+import math
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from openhart.residual.heads import TokenResidualHead
+from openhart.scales import count_tokens
+from openhart.training.generator.embedding_losses import build_alignment
+from openhart.training.generator.recipe import GeneratorRecipe
+from openhart.training.generator.settings import EmbeddingLosses, ResidualHead, Thinning
+from openhart.training.run.flops import FLOAT, Cost, Counter
+from openhart.transformer.attention import block_causal
+from openhart.transformer.model import HartTransformer
+from openhart.transformer.modulation import LinearModulation
+
+
+def generator_cost(
+    counter: Counter, recipe: GeneratorRecipe, transformer: HartTransformer, head: Any, last_scale: int
+) -> Cost:
+    """One pass of a generator recipe with ``last_scale`` tokens of the last scale."""
+    batch, depth = recipe.data.batch_size, len(transformer.blocks)
+    block = block_cost(counter, transformer, batch, last_scale)
+    cost = ends_cost(counter, transformer, batch, last_scale)
+    if head is not None and recipe.residual is not None:
+        cost += head_cost(counter, head, recipe.residual, batch, (1, last_scale))
+    if recipe.embedding_losses is not None:
+        predicted = 1 + count_tokens(transformer.scales[1:-1]) + last_scale
+        cost += alignment_cost(counter, recipe.embedding_losses, transformer, batch, predicted)
+    if not recipe.run.gradient_checkpointing:
+        return cost + block * depth
+    positions = count_tokens(transformer.scales[1:-1]) + transformer.config.context_tokens + last_scale
+    entrances = depth * batch * positions * transformer.config.width * FLOAT
+    return cost + Cost(block.flops * depth + block.flops * depth // 3, block.kept + entrances)
+
+
+def block_cost(counter: Counter, transformer: HartTransformer, batch: int, last_scale: int) -> Cost:
+    """One block of the transformer on context, coarser scales and ``last_scale`` tokens of the last."""
+    lengths = _lengths(transformer, last_scale)
+    width, heads = transformer.config.width, transformer.config.num_heads
+    attend = block_causal(lengths, torch.device("cpu"))
+    x = counter.tensor(batch, sum(lengths), width)
+    rotation, modulation, part = None, None, nn.ModuleList([transformer.blocks[0]])
+    if transformer.position_embed is None:
+        angles = counter.tensor(batch, 1, sum(lengths), width // heads, needs_gradient=False)
+        rotation = (angles, angles)
+    if transformer.modulations is not None:
+        part.append(transformer.modulations[0])
+        shape = (batch, width) if transformer.shared_modulation is None else (batch, 6, width)
+        pooled = counter.tensor(*shape)
+
+    def run() -> Tensor:
+        nonlocal modulation
+        if transformer.modulations is not None:
+            modulation = transformer.modulations[0](pooled)
+        out: Tensor = transformer.blocks[0](x, modulation, rotation, attend)
+        return out
+
+    return counter.count(part, run)
+
+
+def ends_cost(counter: Counter, transformer: HartTransformer, batch: int, last_scale: int) -> Cost:
+    """All outside the blocks: embedding of context and codes, logits, cross-entropy."""
+    config, lengths = transformer.config, _lengths(transformer, last_scale)
+    predicted = 1 + sum(lengths[1:])
+    context = counter.tensor(batch, config.context_tokens, config.context_dim)
+    words = counter.tensor(batch, sum(h * w for h, w in transformer.scales[1:]), config.code_dim)
+    hidden = counter.tensor(batch, predicted, config.width)
+    wanted = counter.tensor(batch, predicted, needs_gradient=False, dtype=torch.long)
+    parts = nn.ModuleList(
+        [transformer.context_rms, transformer.context_embed, transformer.word_embed, transformer.head]
+    )
+
+    def run() -> Tensor:
+        embedded = transformer.context_embed(transformer.context_rms(context)).sum()
+        logits = transformer.head(hidden).float()
+        loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten())
+        out: Tensor = embedded + transformer.word_embed(words.detach()).sum() + loss
+        return out
+
+    cost = counter.count(parts, run)
+    single = [module for module in transformer.children() if isinstance(module, LinearModulation)]
+    for module in single:
+        cost += counter.count(module, partial(module, counter.tensor(batch, config.width)))
+    return cost
+
+
+def head_cost(
+    counter: Counter, head: TokenResidualHead, settings: ResidualHead, batch: int, size: tuple[int, int]
+) -> Cost:
+    """The residual head on a map of ``size``, each token repeated with its own noise."""
+    rows, tokens = batch * settings.repeats, size[0] * size[1]
+    noisy = counter.tensor(rows, tokens, head.config.code_dim, needs_gradient=False)
+    condition = counter.tensor(batch, tokens, head.config.condition_dim)
+    times = counter.tensor(rows, tokens if settings.kind == "token" else 1, needs_gradient=False)
+
+    def run() -> Tensor:
+        embedded = head.embed_condition(condition).repeat(settings.repeats, 1, 1)
+        prediction: Tensor = head(noisy, times, embedded, size).prediction
+        return prediction
+
+    return counter.count(head, run)
+
+
+def alignment_cost(
+    counter: Counter, settings: EmbeddingLosses, transformer: HartTransformer, batch: int, predicted: int
+) -> Cost:
+    """The MLPs that predict embeddings of codes from ``predicted`` hidden states per sample."""
+    with torch.device("meta"):
+        alignment = build_alignment(settings, transformer)
+    assert alignment is not None
+    config = transformer.config
+    first, late = (counter.tensor(batch, predicted, config.width) for _ in range(2))
+    codes = counter.tensor(batch, predicted, needs_gradient=False, dtype=torch.long)
+    codebook = counter.tensor(config.codebook_size, config.code_dim, needs_gradient=False)
+    observed = alignment.observer()
+    observed.states = {0: first, alignment.late: late}
+
+    def run() -> Tensor:
+        return alignment.weighted(alignment(observed, codes[:, 1:], codes, codebook))
+
+    return counter.count(alignment, run)
+
+
+def kept_shares(thinning: Thinning | None) -> tuple[float, float]:
+    """Fraction of the last scale's tokens that are kept, on average and at most."""
+    if thinning is None:
+        return 1.0, 1.0
+    low, high = ((edge - thinning.mean) / thinning.deviation for edge in (thinning.least, 1.0))
+    bell = [math.exp(-edge * edge / 2) / math.sqrt(2 * math.pi) for edge in (low, high)]
+    area = [(1 + math.erf(edge / math.sqrt(2))) / 2 for edge in (low, high)]
+    dropped = thinning.mean + thinning.deviation * (bell[0] - bell[1]) / (area[1] - area[0])
+    return 1 - dropped, 1 - thinning.least
+
+
+def _lengths(transformer: HartTransformer, last_scale: int) -> list[int]:
+    between = [h * w for h, w in transformer.scales[1:-1]]
+    return [transformer.config.context_tokens, *between, last_scale]

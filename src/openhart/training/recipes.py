@@ -1,0 +1,77 @@
+"""Reading recipes: one YAML file, with values that overrides replace."""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from openhart.checks import parse_values
+from openhart.errors import UserError, reason
+from openhart.reading import read_text
+from openhart.training.generator.recipe import GeneratorRecipe
+from openhart.training.tokenizer.recipe import TokenizerRecipe
+
+Recipe = TypeVar("Recipe", TokenizerRecipe, GeneratorRecipe)
+
+
+def load_recipe(path: Path, kind: type[Recipe], overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe and check it.
+
+    Args:
+        path: the YAML file.
+        kind: :class:`TokenizerRecipe` or :class:`GeneratorRecipe`.
+        overrides: ``section.name=value`` strings; values are read as YAML.
+
+    Raises:
+        UserError: there is no such file, it is not YAML, or a name, type or value is not valid.
+    """
+    values = _parse_yaml(read_text(path), str(path))
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must hold the sections of a recipe, such as run and data")
+    for override in overrides or []:
+        _override(values, override)
+    return parse_values(kind, values, str(path))
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UserError(f"{where} is not valid YAML: {error.problem}{place}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"{where} is not valid YAML: {reason(error)}") from error
+    except ValueError as error:
+        raise UserError(f"{where} is not valid YAML: a date or a tagged value is none") from error
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    if not equals or not all(name.split(".")):
+        raise UserError(f"an override is written section.name=value, got {override!r}")
+    *sections, last = name.split(".")
+    place: Any = values
+    for section in sections:
+        place = _step_into(place, section, name)
+    value = _parse_yaml(text, f"the value of {name}")
+    if isinstance(place, list):
+        place[_index(place, last, name)] = value
+    elif isinstance(place, dict):
+        place[last] = value
+    else:
+        raise UserError(f"{name} names nothing in the recipe")
+
+
+def _step_into(place: Any, section: str, name: str) -> Any:
+    if isinstance(place, list):
+        return place[_index(place, section, name)]
+    if not isinstance(place, dict):
+        raise UserError(f"{name} names nothing in the recipe: {section!r} has no parts")
+    return place.setdefault(section, {})
+
+
+def _index(place: list[Any], text: str, name: str) -> int:
+    if not text.isdecimal() or int(text) >= len(place):
+        raise UserError(f"{name}: {text!r} must be a number below {len(place)}")
+    return int(text)

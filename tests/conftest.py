@@ -10,7 +10,15 @@ import torch
 from openhart.conditioning.label import LabelEncoder
 from openhart.conditioning.text import DEFAULT_TEXT_ENCODER, load_text_encoder
 from openhart.pipelines.hart import HartPipeline
-from tests.tiny import shaken, tiny_head, tiny_tokenizer, tiny_transformer
+from openhart.pipelines.mar import MarPipeline
+from tests.tiny import (
+    shaken,
+    tiny_head,
+    tiny_kl,
+    tiny_masked_transformer,
+    tiny_tokenizer,
+    tiny_transformer,
+)
 
 torch.set_num_threads(1)
 TOKENS = 8
@@ -41,6 +49,19 @@ def label_pipeline() -> HartPipeline:
             context_dim=32, context_tokens=1, context_norm=False, context_projection=False
         ),
         label_encoder=shaken(LabelEncoder(num_classes=5, dim=32)),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="session")
+def mar_pipeline() -> MarPipeline:
+    pipeline = MarPipeline(
+        image_tokenizer=tiny_kl(),
+        transformer=tiny_masked_transformer(),
+        diffusion_head=tiny_head(code_dim=4, residual_scale=1.0, limit=4.0),
+        label_encoder=shaken(LabelEncoder(num_classes=5, dim=32)),
+        sampling={"num_inference_steps": 5, "diffusion_steps": 6},
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

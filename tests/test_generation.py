@@ -12,7 +12,7 @@ from openhart.generation.logits import guide, truncate
 from openhart.generation.next_scale import generate, most_distinct
 from openhart.generation.saved import present_index
 from openhart.generation.settings import RESIDUAL_SOLVERS, SamplingOptions, SamplingSettings
-from openhart.generation.table import with_table
+from openhart.generation.table import PAGES, with_table
 from openhart.randomness import SeededDraws, draw_codes
 from openhart.residual.solvers import SOLVERS
 from tests.tiny import SCALES, random_context, tiny_head, tiny_tokenizer, tiny_transformer
@@ -238,9 +238,10 @@ def test_every_setting_is_a_keyword_argument_too():
     assert set(RESIDUAL_SOLVERS) == set(SOLVERS)
 
 
-def test_the_documented_table_is_the_present_one():
-    page = Path(__file__).parents[1] / "docs" / "generation.md"
-    assert page.read_text(encoding="utf-8") == with_table(page.read_text(encoding="utf-8"))
+@pytest.mark.parametrize("name", PAGES)
+def test_the_documented_table_is_the_present_one(name):
+    page = (Path(__file__).parents[1] / "docs" / name).read_text(encoding="utf-8")
+    assert page == with_table(page, PAGES[name])
 
 
 def test_guidance_grows_linearly_and_is_that_of_diffusers(parts):

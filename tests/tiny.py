@@ -3,7 +3,9 @@
 import torch
 
 from openhart.residual.heads import TokenResidualHead
+from openhart.tokenizer.kl import KLAutoencoder
 from openhart.tokenizer.model import HybridTokenizer
+from openhart.transformer.masked import MaskedTransformer
 from openhart.transformer.model import HartTransformer
 
 SCALES = [1, 2, 3, 4]
@@ -60,3 +62,31 @@ def random_context(batch: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tenso
     lengths = torch.arange(batch) % CONTEXT[0] + 1
     mask = torch.arange(CONTEXT[0]) < lengths[:, None]
     return torch.randn(batch, *CONTEXT, generator=generator), mask
+
+
+def tiny_kl(**settings) -> KLAutoencoder:
+    torch.manual_seed(0)
+    defaults = {
+        "base_channels": 32,
+        "channel_multipliers": (1, 1, 1),
+        "encoder_blocks": 1,
+        "decoder_blocks": 1,
+        "latent_channels": 4,
+        "latent_scale": 0.5,
+    }
+    return KLAutoencoder(**{**defaults, **settings}).eval()
+
+
+def tiny_masked_transformer(**settings) -> MaskedTransformer:
+    torch.manual_seed(0)
+    defaults = {
+        "encoder_depth": 1,
+        "decoder_depth": 2,
+        "width": 32,
+        "num_heads": 2,
+        "size": (4, 6),
+        "latent_channels": 4,
+        "buffer_tokens": 3,
+        "context_dim": 32,
+    }
+    return shaken(MaskedTransformer(**{**defaults, **settings}))

@@ -9,8 +9,11 @@ if TYPE_CHECKING:
     from openhart.conditioning.label import LabelEncoder
     from openhart.errors import UserError
     from openhart.pipelines.hart import HartPipeline
+    from openhart.pipelines.mar import MarPipeline
     from openhart.residual.heads import TokenResidualHead, WideResidualHead
+    from openhart.tokenizer.kl import KLAutoencoder
     from openhart.tokenizer.model import HybridTokenizer
+    from openhart.transformer.masked import MaskedTransformer
     from openhart.transformer.model import HartTransformer
 
 __version__ = "0.1.0"
@@ -19,7 +22,10 @@ __all__ = [
     "HartPipeline",
     "HartTransformer",
     "HybridTokenizer",
+    "KLAutoencoder",
     "LabelEncoder",
+    "MarPipeline",
+    "MaskedTransformer",
     "TokenResidualHead",
     "UserError",
     "WideResidualHead",
@@ -32,7 +38,10 @@ _HOMES = {
     "HartPipeline": "pipelines.hart",
     "HartTransformer": "transformer.model",
     "HybridTokenizer": "tokenizer.model",
+    "KLAutoencoder": "tokenizer.kl",
     "LabelEncoder": "conditioning.label",
+    "MarPipeline": "pipelines.mar",
+    "MaskedTransformer": "transformer.masked",
     "TokenResidualHead": "residual.heads",
     "UserError": "errors",
     "WideResidualHead": "residual.heads",

@@ -137,6 +137,19 @@ def expand_generators(generator: Generators, count: int, device: torch.device) -
     return [_seeded_from(each, device) for each in generator]
 
 
+def choose_draws(draws: Draws | None, generator: Generators, count: int, device: torch.device) -> Draws:
+    """The draws of a call: those that are given, or chance from its generators for ``count`` images.
+
+    Raises:
+        UserError: if both are given, or as :func:`expand_generators`.
+    """
+    if draws is None:
+        return SeededDraws(expand_generators(generator, count, device))
+    if generator is not None:
+        raise UserError("give generator or draws, not both")
+    return draws
+
+
 def _seeded_from(parent: torch.Generator, device: torch.device) -> torch.Generator:
     seed = torch.randint(2**63 - 1, (), generator=parent, device=parent.device)
     return torch.Generator(device).manual_seed(int(seed))

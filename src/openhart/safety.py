@@ -10,15 +10,25 @@ from openhart.errors import UserError
 from openhart.reading import parse_any_json, read_text
 
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
+LABEL_ENCODER = {("openhart.conditioning.label", "LabelEncoder")}
 OWN_CLASSES = {
-    "image_tokenizer": {("openhart.tokenizer.model", "HybridTokenizer")},
-    "transformer": {("openhart.transformer.model", "HartTransformer")},
-    "residual_head": {
-        ("openhart.residual.heads", "TokenResidualHead"),
-        ("openhart.residual.heads", "WideResidualHead"),
+    "HartPipeline": {
+        "image_tokenizer": {("openhart.tokenizer.model", "HybridTokenizer")},
+        "transformer": {("openhart.transformer.model", "HartTransformer")},
+        "residual_head": {
+            ("openhart.residual.heads", "TokenResidualHead"),
+            ("openhart.residual.heads", "WideResidualHead"),
+        },
+        "label_encoder": LABEL_ENCODER,
     },
-    "label_encoder": {("openhart.conditioning.label", "LabelEncoder")},
+    "MarPipeline": {
+        "image_tokenizer": {("openhart.tokenizer.kl", "KLAutoencoder")},
+        "transformer": {("openhart.transformer.masked", "MaskedTransformer")},
+        "diffusion_head": {("openhart.residual.heads", "TokenResidualHead")},
+        "label_encoder": LABEL_ENCODER,
+    },
 }
+"""Per pipeline and part, the modules and classes of ours that its ``model_index.json`` may name."""
 TEXT_PARTS = ("text_encoder", "text_tokenizer")
 LIBRARIES = ("transformers", "diffusers")
 CODE_SETTINGS = ("auto_map", "custom_pipelines", "trust_remote_code")
@@ -48,16 +58,18 @@ def check_index(folder: Path, index: Mapping[str, Any]) -> None:
             would run code.
     """
     path = folder / "model_index.json"
-    if (kind := index.get("_class_name")) != "HartPipeline":
-        raise UserError(f"{path} must be of the class HartPipeline, not {kind!r}")
+    kind = index.get("_class_name")
+    if not isinstance(kind, str) or kind not in OWN_CLASSES:
+        raise UserError(f"{path} must be of the class {' or '.join(OWN_CLASSES)}, not {kind!r}")
+    own = OWN_CLASSES[kind]
     for name, value in index.items():
-        if name not in OWN_CLASSES and name not in TEXT_PARTS:
+        if name not in own and name not in TEXT_PARTS:
             continue
         if not isinstance(value, list) or len(value) != 2:
             raise UserError(f"{path}: {name} must name a library and a class, got {value!r}")
         if value == [None, None]:
             continue
-        if not _is_allowed(name, value):
+        if not (tuple(value) in own[name] if name in own else _is_allowed_for_text(value)):
             raise UserError(
                 f"{path}: {name} may not be {value[1]!r} of {value[0]!r}; only openhart's own classes and "
                 f"those of {' and '.join(LIBRARIES)} are loaded"
@@ -68,9 +80,7 @@ def check_index(folder: Path, index: Mapping[str, Any]) -> None:
             check_part_folder(folder / name)
 
 
-def _is_allowed(name: str, value: list[Any]) -> bool:
-    if name in OWN_CLASSES:
-        return tuple(value) in OWN_CLASSES[name]
+def _is_allowed_for_text(value: list[Any]) -> bool:
     library, kind = value
     return library in LIBRARIES and isinstance(kind, str) and re.fullmatch(r"[A-Za-z]\w*", kind) is not None
 

@@ -11,6 +11,7 @@ from openhart.pipelines.hart import HartPipeline
 RECORDED = Path(__file__).parent
 HART = RECORDED / "hart-t2i-tiny"
 VAR = RECORDED / "var-c2i-tiny"
+MAR = RECORDED / "mar-tiny"
 
 
 @pytest.fixture(scope="package")

@@ -23,13 +23,18 @@ class ChunkedBlock(Block):
         self.train(block.training)
 
     def forward(
-        self, x: Tensor, modulation: Tensor | None, rotation: Rotation | None, attend: Attend
+        self,
+        x: Tensor,
+        modulation: Tensor | None,
+        rotation: Rotation | None,
+        attend: Attend,
+        wanted: Tensor | None = None,
     ) -> Tensor:
-        """(B, N, C) → (B, N, C)."""
+        """(B, N, C) → (B, N, C), or, for wanted positions (B, n) only, (B, n, C)."""
         batch, tokens, _ = x.shape
         step = max(ROWS // batch, 1)
-        if tokens <= step:
-            return super().forward(x, modulation, rotation, attend)
+        if tokens <= step or wanted is not None:
+            return super().forward(x, modulation, rotation, attend, wanted)
         chunks = [slice(start, start + step) for start in range(0, tokens, step)]
         heads = [
             self.pre_attention(

@@ -30,10 +30,18 @@ class FusedBlock(Block):
         self.register_buffer("bias", block.attention.qkv_bias.detach(), persistent=False)
 
     def forward(
-        self, x: Tensor, modulation: Tensor | None, rotation: Rotation | None, attend: Attend
+        self,
+        x: Tensor,
+        modulation: Tensor | None,
+        rotation: Rotation | None,
+        attend: Attend,
+        wanted: Tensor | None = None,
     ) -> Tensor:
-        """(B, N, C) → (B, N, C)."""
+        """(B, N, C) → (B, N, C), or, for wanted positions (B, n) only, (B, n, C)."""
         q, k, v = self.pre_attention(x, modulation, rotation)
+        if wanted is not None:
+            q = q.take_along_dim(wanted[:, None, :, None], dim=2)
+            x = x.take_along_dim(wanted[..., None], dim=1)
         return self.post_attention(x, attend(q, k, v, self.attention.scale), modulation)
 
     def pre_attention(

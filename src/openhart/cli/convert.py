@@ -12,9 +12,10 @@ TARGET = "Folder of the converted model; it must be new or empty."
 def add_convert(commands: Any) -> None:
     """Add the options, one sub-command per kind of weights."""
     parser = add_command(commands, "convert", "Convert released weights to a model folder.")
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="hart|var|clip")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="hart|var|mar|clip")
     _add_hart(kinds)
     _add_var(kinds)
+    _add_mar(kinds)
     _add_clip(kinds)
 
 
@@ -59,6 +60,26 @@ def _add_var(kinds: Any) -> None:
     var.set_defaults(run=convert_var_weights)
 
 
+def _add_mar(kinds: Any) -> None:
+    mar = add_command(
+        kinds, "mar", "Convert released MAR weights.",
+        "openhart convert mar kl16.ckpt mar_base/checkpoint-last.pth models/mar-b",
+    )  # fmt: skip
+    add = mar.add_argument
+    add("autoencoder", type=place, help="File of the image tokenizer, kl16.ckpt.")
+    add("transformer", type=place, help="File of transformer and diffusion head, checkpoint-last.pth.")
+    add("target", type=place, help=TARGET)
+    add(
+        "--weights", choices=["ema", "raw"], default="ema",
+        help="Weights to take: ema, their moving average, or raw (default: ema).",
+    )  # fmt: skip
+    add(
+        "--heads", type=whole(1, 1024), metavar="N",
+        help="Number of attention heads (default: that of the released model of the same width).",
+    )  # fmt: skip
+    mar.set_defaults(run=convert_mar_weights)
+
+
 def _add_clip(kinds: Any) -> None:
     clip = add_command(
         kinds, "clip", "Convert CLIP weights of open_clip, such as HPSv2, for openhart evaluate.",
@@ -97,6 +118,21 @@ def convert_var_weights(options: Namespace) -> None:
     from openhart.conversion.var import convert_var
 
     convert_var(options.vae, options.transformer, options.target, scales=options.scales)
+    print(options.target)
+
+
+def convert_mar_weights(options: Namespace) -> None:
+    """Convert released MAR weights."""
+    check_writable(options.target)
+    from openhart.conversion.mar import convert_mar
+
+    convert_mar(
+        options.autoencoder,
+        options.transformer,
+        options.target,
+        weights=options.weights,
+        num_heads=options.heads,
+    )
     print(options.target)
 
 

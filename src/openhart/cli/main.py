@@ -88,7 +88,7 @@ def _show_warnings_plainly() -> None:
         _complain(f"warning: {message}")
 
     warnings.filterwarnings("ignore")
-    shown = "the prompt was cut|cannot save|skipped an image|.* has been changed since"
+    shown = "the prompt was cut|cannot save|skipped an image|.* has been changed since|.* has no model_ema"
     warnings.filterwarnings("always", message=shown)
     warnings.showwarning = show
 

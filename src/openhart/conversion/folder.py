@@ -13,6 +13,7 @@ from openhart.conversion.keys import Rules
 from openhart.conversion.weights import Checkpoint
 from openhart.errors import UserError, reason
 from openhart.model_files import loading
+from openhart.pipelines.files import PipelineFiles
 
 Model = TypeVar("Model", bound=nn.Module)
 SHARD_SIZE = "1GB"
@@ -59,19 +60,18 @@ def check_destination(folder: Path) -> None:
         raise UserError(f"{folder} exists already: give a new or an empty folder")
 
 
-def save(folder: Path, **parts: Any) -> None:
+def save(folder: Path, kind: type[PipelineFiles], **parts: Any) -> None:
     """Write a pipeline folder.
 
     Args:
         folder: a new or empty folder.
-        parts: arguments of :class:`openhart.pipelines.hart.HartPipeline`.
+        kind: class of the pipeline.
+        parts: arguments of the pipeline.
 
     Raises:
         UserError: if the parts do not fit each other, if the folder is not empty, or if it cannot be written.
     """
-    from openhart.pipelines.hart import HartPipeline
-
-    pipeline = HartPipeline(**parts)
+    pipeline = kind(**parts)
     with appearing_whole(folder) as partial:
         pipeline.save_pretrained(partial, max_shard_size=SHARD_SIZE)
 

@@ -17,6 +17,7 @@ from openhart.conversion.tokenizer import IGNORED as IGNORED_IN_TOKENIZER
 from openhart.conversion.tokenizer import build_tokenizer
 from openhart.conversion.weights import Checkpoint, read_folder, read_tensors
 from openhart.errors import UserError
+from openhart.pipelines.hart import HartPipeline
 from openhart.reading import read_json
 from openhart.residual.heads import TokenResidualHead
 from openhart.scales import ScaleList
@@ -112,6 +113,7 @@ def convert_hart(
     transformer, head = _build_generator(tensors, f"the llm in {src}", settings, head_settings)
     save(
         dst,
+        HartPipeline,
         image_tokenizer=tokenizer,
         transformer=transformer,
         residual_head=head,

@@ -40,6 +40,19 @@ RESIDUAL_HEAD: Rules = (
     (r"output\.", r"diffloss.net.final_layer.linear."),
 )
 
+MASKED_TRANSFORMER: Rules = (
+    (r"token_embed\.", r"z_proj."),
+    (r"token_norm\.", r"z_proj_ln."),
+    (r"(encoder|decoder)_positions", r"\1_pos_embed_learned"),
+    (r"output_positions", r"diffusion_pos_embed_learned"),
+    (r"(\w+_blocks\.\d+)\.norm\.", r"\1.norm1."),
+    (r"(\w+_blocks\.\d+)\.mlp_norm\.", r"\1.norm2."),
+    (r"(\w+_blocks\.\d+)\.attention\.", r"\1.attn."),
+    (r"(\w+_blocks\.\d+)\.mlp\.0\.", r"\1.mlp.fc1."),
+    (r"(\w+_blocks\.\d+)\.mlp\.2\.", r"\1.mlp.fc2."),
+)
+"""MAR's encoder and decoder."""
+
 LABEL_ENCODER: Rules = ((r"embedding\.weight", r"class_emb.weight"),)
 
 

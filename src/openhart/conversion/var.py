@@ -18,6 +18,7 @@ from openhart.conversion.tokenizer import IGNORED as IGNORED_IN_TOKENIZER
 from openhart.conversion.tokenizer import build_tokenizer
 from openhart.conversion.weights import Checkpoint, read_tensors
 from openhart.errors import UserError
+from openhart.pipelines.hart import HartPipeline
 from openhart.presets import PUBLISHED_SCALES
 from openhart.scales import count_tokens, parse_scales
 from openhart.transformer.model import HartTransformer
@@ -65,6 +66,7 @@ def convert_var(vae_path: Path, var_path: Path, dst: Path, scales: Sequence[int]
     checkpoint.check_all_used()
     save(
         dst,
+        HartPipeline,
         image_tokenizer=tokenizer,
         transformer=transformer,
         label_encoder=labels,

@@ -6,7 +6,7 @@ torch, so that the command line starts quickly.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypedDict, TypeVar
 
@@ -86,6 +86,30 @@ def setting(text: str, **declared: Any) -> dict[str, Setting]:
 def declarations(kind: type) -> dict[str, Setting]:
     """The settings that the fields of a dataclass declare, by name."""
     return {field.name: field.metadata["setting"] for field in dataclasses.fields(kind)}
+
+
+def values_of(kind: type, sampling: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete settings by name, or defaults if ``sampling`` is None.
+
+    Raises:
+        UserError: if ``sampling`` is no object of ``kind``.
+    """
+    if sampling is None:
+        return dict(defaults)
+    if not isinstance(sampling, kind):
+        raise UserError(f"sampling must be {kind.__name__}, got {sampling!r:.60}")
+    return dataclasses.asdict(sampling)  # type: ignore[call-overload, no-any-return]
+
+
+def given_overrides(overrides: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """The settings among keyword arguments that are not None.
+
+    Raises:
+        UserError: if there is no such setting.
+    """
+    if unknown := [name for name in overrides if name not in known]:
+        raise UserError(f"there is no argument {unknown[0]}; sampling has {', '.join(known)}")
+    return {name: value for name, value in overrides.items() if value is not None}
 
 
 def with_documented_fields(kind: type[T]) -> type[T]:

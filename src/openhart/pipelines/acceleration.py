@@ -1,6 +1,5 @@
 """The part of a pipeline that makes it faster or smaller: levels of optimization, and quantized weights."""
 
-from dataclasses import asdict
 from typing import Any, Self, Unpack
 
 import torch
@@ -10,7 +9,13 @@ from openhart.acceleration.levels import find_level, speed_up
 from openhart.acceleration.quantized import quantize_weights
 from openhart.arithmetic import fastest_dtype
 from openhart.errors import UserError
-from openhart.generation.settings import SAMPLING, SamplingOptions, SamplingSettings
+from openhart.generation.settings import (
+    SAMPLING,
+    SamplingOptions,
+    SamplingSettings,
+    given_overrides,
+    values_of,
+)
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.transformer.model import HartTransformer
 
@@ -86,15 +91,8 @@ class AcceleratedPipeline(DiffusionPipeline):
         Raises:
             UserError: there is no such setting, or a value is outside its range.
         """
-        if sampling is None:
-            values = {**self.config.sampling, **self._level_sampling}
-        elif isinstance(sampling, SamplingSettings):
-            values = asdict(sampling)
-        else:
-            raise UserError(f"sampling must be SamplingSettings, got {sampling!r:.60}")
-        if unknown := [name for name in overrides if name not in SAMPLING]:
-            raise UserError(f"there is no argument {unknown[0]}; sampling has {', '.join(SAMPLING)}")
-        given = {name: value for name, value in overrides.items() if value is not None}
+        defaults = {**self.config.sampling, **self._level_sampling}
+        values, given = values_of(SamplingSettings, sampling, defaults), given_overrides(overrides, SAMPLING)
         if "top_k" in given:
             values.pop("late_top_k", None)
         return SamplingSettings(**(values | given))

@@ -43,19 +43,25 @@ class Callbacks:
                 f"got {unknown[0]!r}"
             )
 
-    def call(self, pipeline: Any, state: ScaleState, scales: int) -> bool:
-        """Call them after a scale; features that one returns are written into the state.
+    def call(self, pipeline: Any, state: Any, index: int, steps: int, latents: Tensor) -> bool:
+        """Call them after a step; latents that one returns are written into those of the state.
+
+        Args:
+            pipeline: what runs.
+            state: of generation after the step.
+            index: of the step, from 0.
+            steps: number of steps.
+            latents: of the state.
 
         Returns:
             whether generation goes on.
         """
         if self.on_step_end is not None:
             names = getattr(self.on_step_end, "tensor_inputs", self.tensor_inputs)
-            tensors = dict.fromkeys(names, state.f_hat)
-            remaining = scales - 1 - state.scale_index
-            latents = (self.on_step_end(pipeline, state.scale_index, remaining, tensors) or {}).get("latents")
-            if latents is not None and latents is not state.f_hat:
-                state.f_hat.copy_(latents)
+            tensors = dict.fromkeys(names, latents)
+            returned = (self.on_step_end(pipeline, index, steps - 1 - index, tensors) or {}).get("latents")
+            if returned is not None and returned is not latents:
+                latents.copy_(returned)
         if self.on_scale_end is None:
             return True
-        return self.on_scale_end(pipeline, state.scale_index, state) is not False
+        return self.on_scale_end(pipeline, index, state) is not False

@@ -1,5 +1,6 @@
 """The settings of a pipeline, and the checks of its settings, its parts and its index file."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,46 @@ from transformers import PreTrainedModel
 from openhart.checks import PathText, Text, Width, parse_values
 from openhart.conditioning.label import LabelEncoder
 from openhart.errors import UserError
+from openhart.generation.masked_settings import MaskedSamplingSettings
 from openhart.generation.saved import present_index
 from openhart.generation.settings import SamplingSettings
 from openhart.residual.heads import TokenResidualHead
+from openhart.tokenizer.kl import KLAutoencoder
 from openhart.tokenizer.model import HybridTokenizer
+from openhart.transformer.masked import MaskedTransformer
 from openhart.transformer.model import HartTransformer
 
-NEEDED_PARTS = ("image_tokenizer", "transformer")
-OPTIONAL_PARTS = ("residual_head", "label_encoder", "text_encoder", "text_tokenizer")
+
+@dataclass(frozen=True)
+class Layout:
+    """What the ``model_index.json`` of a kind of pipeline holds.
+
+    Attributes:
+        needed: names of parts.
+        optional: names of parts that may be missing or null.
+        sampling: the dataclass of its sampling settings.
+    """
+
+    needed: tuple[str, ...]
+    optional: tuple[str, ...]
+    sampling: type
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of all parts."""
+        return (*self.needed, *self.optional)
+
+
+CONDITION_PARTS = ("label_encoder", "text_encoder", "text_tokenizer")
+LAYOUTS = {
+    "HartPipeline": Layout(
+        ("image_tokenizer", "transformer"), ("residual_head", *CONDITION_PARTS), SamplingSettings
+    ),
+    "MarPipeline": Layout(
+        ("image_tokenizer", "transformer", "diffusion_head"), CONDITION_PARTS, MaskedSamplingSettings
+    ),
+}
+"""The layout of each pipeline by the name of its class."""
 
 
 class PipelineSettings(BaseModel):
@@ -32,26 +65,26 @@ def check_index_settings(index: dict[str, Any], path: Path) -> None:
     """Check the names and values in a ``model_index.json``.
 
     Args:
-        index: the content of the file.
+        index: the content of the file, whose class is one of :data:`LAYOUTS`.
         path: the file, which messages name.
 
     Raises:
-        UserError: a name that no pipeline has, or a value that a pipeline cannot take.
+        UserError: a name that the pipeline does not have, or a value that it cannot take.
     """
-    settings = PipelineSettings.model_fields
-    known = {*settings, *NEEDED_PARTS, *OPTIONAL_PARTS}
+    layout, settings = LAYOUTS[index["_class_name"]], PipelineSettings.model_fields
+    known = {*settings, *layout.parts}
     for name, value in index.items():
         if name.startswith("_"):
             continue
         if name not in known:
             raise UserError(f"{path} has an unknown setting {name}")
-        if name not in settings and not _is_part(value, name not in NEEDED_PARTS):
+        if name not in settings and not _is_part(value, name not in layout.needed):
             raise UserError(f"{path}: {name} must name a module and a class, got {value!r:.60}")
-    if missing := [name for name in NEEDED_PARTS if name not in index]:
+    if missing := [name for name in layout.needed if name not in index]:
         raise UserError(f"{path}: {missing[0]} is missing")
     given = parse_values(PipelineSettings, {n: index[n] for n in settings if n in index}, str(path))
     try:
-        SamplingSettings(**(present_index(index | {"sampling": given.sampling})["sampling"] or {}))
+        layout.sampling(**(present_index(index | {"sampling": given.sampling})["sampling"] or {}))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
@@ -93,8 +126,26 @@ def check_fit(
     _check_equal(sides)
 
 
+def check_mar_fit(
+    image_tokenizer: KLAutoencoder, transformer: MaskedTransformer, diffusion_head: TokenResidualHead
+) -> None:
+    """Check that the parts of a MAR agree in channels and widths.
+
+    Raises:
+        UserError: they differ.
+    """
+    latents, config = image_tokenizer.config.latent_channels, transformer.config
+    _check_equal(
+        [
+            ("transformer's latent_channels", latents, config.latent_channels),
+            ("diffusion head's code_dim", transformer.token_channels, diffusion_head.config.code_dim),
+            ("diffusion head's condition_dim", config.width, diffusion_head.config.condition_dim),
+        ]
+    )
+
+
 def check_condition(
-    transformer: HartTransformer,
+    transformer: HartTransformer | MaskedTransformer,
     label_encoder: LabelEncoder | None,
     text_encoder: PreTrainedModel | None,
     max_tokens: int,

@@ -10,6 +10,7 @@ from openhart.conditioning.encoder import Condition, ConditionEncoder, check_emb
 from openhart.conditioning.label import LabelEncoder
 from openhart.conditioning.text import TextConditionEncoder
 from openhart.errors import UserError
+from openhart.transformer.masked import MaskedTransformer
 from openhart.transformer.model import HartTransformer
 
 CONDITIONED = {"text": "text-conditional", "label": "class-conditional"}
@@ -18,7 +19,7 @@ CONDITIONED = {"text": "text-conditional", "label": "class-conditional"}
 class ConditionedPipeline(DiffusionPipeline):
     """Turns the arguments of a call into the context of the images and the context that guidance avoids."""
 
-    transformer: HartTransformer
+    transformer: HartTransformer | MaskedTransformer
     label_encoder: LabelEncoder | None
     text_encoder: Any
     text_tokenizer: Any
@@ -128,6 +129,24 @@ class ConditionedPipeline(DiffusionPipeline):
     def _placed(self, condition: Condition) -> Condition:
         device = self._execution_device
         return condition[0].to(device), condition[1].to(device)
+
+
+def check_count(num_images_per_prompt: Any) -> int:
+    """Number of images per condition.
+
+    Raises:
+        UserError: if it is no positive whole number.
+    """
+    if type(num_images_per_prompt) is not int or num_images_per_prompt < 1:
+        raise UserError(f"num_images_per_prompt must be at least 1, got {num_images_per_prompt!r}")
+    return num_images_per_prompt
+
+
+def repeat_each(condition: Condition, negative: Condition, times: int) -> tuple[Condition, Condition]:
+    """Each condition several times in a row; a single negative one stays single, and is broadcast later."""
+    if len(negative[0]) > 1:
+        negative = repeat_condition(negative, times)
+    return repeat_condition(condition, times), negative
 
 
 def repeat_condition(condition: Condition, times: int) -> Condition:

@@ -1,7 +1,7 @@
 """Loading a pipeline from a folder or the hub, and saving it."""
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import diffusers.utils
 import torch
@@ -24,13 +24,7 @@ from openhart.loading import (
     parse_dtype,
 )
 from openhart.model_files import find_model, loading, read_index
-from openhart.pipelines.checks import (
-    NEEDED_PARTS,
-    OPTIONAL_PARTS,
-    PipelineSettings,
-    check_index_settings,
-    names_part,
-)
+from openhart.pipelines.checks import Layout, PipelineSettings, check_index_settings, names_part
 from openhart.safety import OWN_CLASSES, TEXT_PARTS, refuse_code
 
 SAVING_OPTIONS = ("safe_serialization", "variant", "max_shard_size")
@@ -40,16 +34,23 @@ LOADER = '''"""Opens this model with diffusers alone; it needs `pip install open
 DiffusionPipeline.from_pretrained(FOLDER, custom_pipeline="pipeline", trust_remote_code=True)
 """
 
-from openhart.pipelines.generic import HartPipeline
+from openhart.pipelines.generic import {0}
 
-__all__ = ["HartPipeline"]
+__all__ = ["{0}"]
 '''
 
 
 class PipelineFiles(DiffusionPipeline):
-    """The part of a pipeline that reads and writes model folders."""
+    """The part of a pipeline that reads and writes model folders.
 
-    _quantized: bool
+    Attributes:
+        family: name of the class in ``model_index.json``.
+        layout: parts and settings of the pipeline.
+    """
+
+    family: ClassVar[str]
+    layout: ClassVar[Layout]
+    _quantized: bool = False
 
     @classmethod
     def from_pretrained(
@@ -75,17 +76,18 @@ class PipelineFiles(DiffusionPipeline):
                 config does not fit them.
         """
         refuse_code(kwargs)
-        parts = (*NEEDED_PARTS, *OPTIONAL_PARTS)
-        known = (*HUB_OPTIONS, *LOADING_OPTIONS, "dtype", "torch_dtype", *parts)
-        check_options("HartPipeline.from_pretrained", kwargs, (*known, *PipelineSettings.model_fields))
+        known = (*HUB_OPTIONS, *LOADING_OPTIONS, "dtype", "torch_dtype", *cls.layout.parts)
+        check_options(f"{cls.family}.from_pretrained", kwargs, (*known, *PipelineSettings.model_fields))
         check_files(kwargs)
-        for name in NEEDED_PARTS:
+        for name in cls.layout.needed:
             if name in kwargs and not isinstance(kwargs[name], nn.Module):
                 raise UserError(f"{name} must be a model, got {kwargs[name]!r:.60}")
         hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
-        dtype = _parse_dtypes(kwargs.pop("dtype", kwargs.pop("torch_dtype", None)))
+        dtype = _parse_dtypes(kwargs.pop("dtype", kwargs.pop("torch_dtype", None)), cls.layout.parts)
         folder = find_model(pretrained_model_name_or_path, hub)
         index = read_index(folder)
+        if index["_class_name"] != cls.family:
+            raise UserError(f"{folder} is a model of {index['_class_name']}: load it with that class")
         check_index_settings(index, folder / "model_index.json")
         encoder_name = index.get("text_encoder_name")
         with loading(pretrained_model_name_or_path or folder), loading_parts():
@@ -93,7 +95,7 @@ class PipelineFiles(DiffusionPipeline):
                 tokenizer, encoder = load_text_encoder(encoder_name, hub | {"revision": None})
                 kwargs |= {"text_encoder": encoder.to(_dtype_of(dtype)), "text_tokenizer": tokenizer}
             kwargs.setdefault("low_cpu_mem_usage", diffusers.utils.is_accelerate_available())
-            changed = check_checksums(folder, excluded_parts=OWN_CLASSES)
+            changed = check_checksums(folder, excluded_parts=OWN_CLASSES[cls.family])
             kwargs |= {"use_safetensors": True, DTYPE_ARGUMENT: dtype}
             pipeline = cast(PipelineFiles, super().from_pretrained(str(folder), **kwargs))
             if pipeline.text_encoder is not None:
@@ -123,13 +125,13 @@ class PipelineFiles(DiffusionPipeline):
             UserError: the weights are quantized, or an argument has no effect.
             OSError: the folder cannot be written.
         """
-        check_options("HartPipeline.save_pretrained", kwargs, SAVING_OPTIONS)
+        check_options(f"{self.family}.save_pretrained", kwargs, SAVING_OPTIONS)
         check_files(kwargs)
         if self._quantized:
             raise UserError("quantized weights cannot be saved: save the model before it is quantized")
         with folder_filled_whole(Path(save_directory)) as folder:
             DiffusionPipeline.save_pretrained(self._without_named(), str(folder), **kwargs)
-            (folder / LOADER_FILE).write_text(LOADER, encoding="utf-8")
+            (folder / LOADER_FILE).write_text(LOADER.format(self.family), encoding="utf-8")
             write_checksums(folder)
 
     def _without_named(self) -> DiffusionPipeline:
@@ -140,10 +142,10 @@ class PipelineFiles(DiffusionPipeline):
         return type(self)(**{**self.components, **dict.fromkeys(TEXT_PARTS)}, **settings)
 
 
-def _parse_dtypes(value: Any) -> Any:
+def _parse_dtypes(value: Any, parts: tuple[str, ...]) -> Any:
     """A dtype, or a dtype per part and ``default``, as diffusers takes them."""
     if isinstance(value, dict):
-        check_options("dtype", value, (*NEEDED_PARTS, *OPTIONAL_PARTS, "default"))
+        check_options("dtype", value, (*parts, "default"))
         return {name: parse_dtype(part) for name, part in value.items()}
     return parse_dtype(value)
 

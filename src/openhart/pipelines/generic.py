@@ -11,7 +11,7 @@ from typing import Any
 import diffusers
 
 from openhart.conditioning.text import load_text_encoder
-from openhart.pipelines import hart
+from openhart.pipelines import hart, mar
 
 
 class HartPipeline(hart.HartPipeline):
@@ -19,13 +19,27 @@ class HartPipeline(hart.HartPipeline):
 
     @functools.wraps(hart.HartPipeline.__init__)  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        if kwargs.get("text_encoder_name") and kwargs.get("text_encoder") is None:
-            tokenizer, encoder = load_text_encoder(kwargs["text_encoder_name"])
-            encoder.to(kwargs["transformer"].dtype)
-            kwargs |= {"text_encoder": encoder, "text_tokenizer": tokenizer}
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **_with_text_encoder(kwargs))
+
+
+class MarPipeline(mar.MarPipeline):
+    """As :class:`openhart.MarPipeline`; a text encoder that the model only names is loaded as well."""
+
+    @functools.wraps(mar.MarPipeline.__init__)  # type: ignore[misc]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **_with_text_encoder(kwargs))
+
+
+def _with_text_encoder(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a pipeline, with the text encoder that they only name."""
+    if not arguments.get("text_encoder_name") or arguments.get("text_encoder") is not None:
+        return arguments
+    tokenizer, encoder = load_text_encoder(arguments["text_encoder_name"])
+    encoder.to(arguments["transformer"].dtype)
+    return arguments | {"text_encoder": encoder, "text_tokenizer": tokenizer}
 
 
 def register() -> None:
-    """Let diffusers' generic loader find the class (tried with diffusers 0.38 to 0.42)."""
+    """Let diffusers' generic loader find the classes (tried with diffusers 0.38 to 0.42)."""
     diffusers.HartPipeline = HartPipeline
+    diffusers.MarPipeline = MarPipeline

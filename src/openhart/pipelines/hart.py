@@ -11,7 +11,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from openhart.checks import parse_values
 from openhart.conditioning.encoder import Condition
 from openhart.conditioning.label import LabelEncoder
-from openhart.errors import UserError
 from openhart.generation.next_scale import generate
 from openhart.generation.saved import VERSION, VERSION_KEY
 from openhart.generation.settings import SamplingOptions, SamplingSettings
@@ -19,12 +18,12 @@ from openhart.generation.states import KnownCodes, ScaleState
 from openhart.memory import ImageMemory, check_images
 from openhart.pipelines.acceleration import AcceleratedPipeline
 from openhart.pipelines.callbacks import TENSOR_INPUTS, Callbacks, ScaleCallback, StepCallback
-from openhart.pipelines.checks import OPTIONAL_PARTS, PipelineSettings, check_condition, check_fit
-from openhart.pipelines.conditions import ConditionedPipeline, repeat_condition
+from openhart.pipelines.checks import LAYOUTS, PipelineSettings, check_condition, check_fit
+from openhart.pipelines.conditions import ConditionedPipeline, check_count, repeat_each
 from openhart.pipelines.files import PipelineFiles
-from openhart.pipelines.images import OUTPUT_TYPES, DecodingPipeline
+from openhart.pipelines.images import DecodingPipeline, check_output_type
 from openhart.pipelines.lora import LoraPipeline
-from openhart.randomness import Draws, Generators, SeededDraws, expand_generators
+from openhart.randomness import Draws, Generators, choose_draws
 from openhart.residual.heads import TokenResidualHead
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.transformer.model import HartTransformer
@@ -52,7 +51,9 @@ class HartPipeline(ConditionedPipeline, AcceleratedPipeline, DecodingPipeline, L
     """
 
     model_cpu_offload_seq = "text_encoder->transformer"
-    _optional_components = list(OPTIONAL_PARTS)  # noqa: RUF012
+    family = "HartPipeline"
+    layout = LAYOUTS["HartPipeline"]
+    _optional_components = list(layout.optional)  # noqa: RUF012
     _exclude_from_cpu_offload = ["image_tokenizer", "residual_head", "label_encoder"]  # noqa: RUF012
     _callback_tensor_inputs = TENSOR_INPUTS
 
@@ -161,8 +162,7 @@ class HartPipeline(ConditionedPipeline, AcceleratedPipeline, DecodingPipeline, L
         Raises:
             UserError: an argument is invalid or does not suit the model.
         """
-        if output_type not in OUTPUT_TYPES:
-            raise UserError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}")
+        check_output_type(output_type)
         callbacks = Callbacks(callback_on_scale_end, callback_on_step_end, callback_on_step_end_tensor_inputs)
         states = self.stream(
             prompt, class_labels=class_labels, prompt_embeds=prompt_embeds,
@@ -176,7 +176,7 @@ class HartPipeline(ConditionedPipeline, AcceleratedPipeline, DecodingPipeline, L
         with self.progress_bar(total=self.num_timesteps) as bar:
             for state in states:
                 bar.update()
-                if not callbacks.call(self, state, self.num_timesteps):
+                if not callbacks.call(self, state, state.scale_index, self.num_timesteps, state.f_hat):
                     states.close()
         images = self._finish(state.f_hat, output_type)
         self.maybe_free_model_hooks()
@@ -233,15 +233,13 @@ class HartPipeline(ConditionedPipeline, AcceleratedPipeline, DecodingPipeline, L
         Raises:
             UserError: an argument is invalid or does not suit the model.
         """
-        if type(num_images_per_prompt) is not int or num_images_per_prompt < 1:
-            raise UserError(f"num_images_per_prompt must be at least 1, got {num_images_per_prompt!r}")
         settings = self.sampling_settings(sampling, **overrides)
         size = self.check_size(height, width)
         scales = self.transformer.check_scales(self.image_tokenizer.scales_for_image(size))
         condition = self.encode_condition(
             prompt, class_labels, prompt_embeds, prompt_attention_mask, max_sequence_length
         )
-        count = len(condition[0]) * num_images_per_prompt
+        count = len(condition[0]) * check_count(num_images_per_prompt)
         negative = self.encode_negative(
             len(condition[0]),
             negative_prompt,
@@ -250,13 +248,8 @@ class HartPipeline(ConditionedPipeline, AcceleratedPipeline, DecodingPipeline, L
             max_sequence_length,
         )
         check_images(self.memory(settings), count, size, self._execution_device)
-        condition = repeat_condition(condition, num_images_per_prompt)
-        if len(negative[0]) > 1:  # a single one is broadcast
-            negative = repeat_condition(negative, num_images_per_prompt)
-        if draws is None:
-            draws = SeededDraws(expand_generators(generator, count, self._execution_device))
-        elif generator is not None:
-            raise UserError("give generator or draws, not both")
+        condition, negative = repeat_each(condition, negative, num_images_per_prompt)
+        draws = choose_draws(draws, generator, count, self._execution_device)
         return self._states(condition, negative, scales[-1], draws, settings, known_codes)
 
     @torch.no_grad()

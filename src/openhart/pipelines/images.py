@@ -15,6 +15,33 @@ from openhart.tokenizer.tiling import decode_in_tiles
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
+def check_output_type(output_type: Any) -> None:
+    """Refuse an unknown form of output.
+
+    Raises:
+        UserError: if it is none of :data:`OUTPUT_TYPES`.
+    """
+    if output_type not in OUTPUT_TYPES:
+        raise UserError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}")
+
+
+def as_output(decoded: Tensor, output_type: str) -> Any:
+    """Decoded images (B, 3, H, W) in [−1, 1] as ``pil``, ``np`` or ``pt``.
+
+    Raises:
+        UserError: if they are not finite.
+    """
+    images = VaeImageProcessor.denormalize(decoded.float())
+    if not images.isfinite().all():
+        raise UserError(
+            f"the image is not finite: the model's weights are damaged, or too large for {decoded.dtype}"
+        )
+    if output_type == "pt":
+        return images
+    arrays = VaeImageProcessor.pt_to_numpy(images)
+    return arrays if output_type == "np" else DiffusionPipeline.numpy_to_pil(arrays)
+
+
 class DecodingPipeline(DiffusionPipeline):
     """Decodes features, whole or in tiles."""
 
@@ -70,13 +97,4 @@ class DecodingPipeline(DiffusionPipeline):
             decoded = self.image_tokenizer.decode(features)
         else:
             decoded = decode_in_tiles(self.image_tokenizer, features, *self._tile)
-        images = VaeImageProcessor.denormalize(decoded.float())
-        if not images.isfinite().all():
-            raise UserError(
-                f"the image is not finite: the model's weights are damaged, or too large for "
-                f"{self.image_tokenizer.dtype}"
-            )
-        if output_type == "pt":
-            return images
-        arrays = VaeImageProcessor.pt_to_numpy(images)
-        return arrays if output_type == "np" else self.numpy_to_pil(arrays)
+        return as_output(decoded, output_type)

@@ -156,9 +156,14 @@ class Attention(nn.Module):
         )
         self.scale = 1.0 if normalize else scale / math.sqrt(width // num_heads)
 
-    def forward(self, x: Tensor, rotation: Rotation | None, attend: Attend) -> Tensor:
-        """(B, N, C) → (B, N, C)."""
-        return self.merge(attend(*self.heads(x, rotation), self.scale))
+    def forward(
+        self, x: Tensor, rotation: Rotation | None, attend: Attend, wanted: Tensor | None = None
+    ) -> Tensor:
+        """(B, N, C) → (B, N, C), or, for wanted positions (B, n) only, (B, n, C)."""
+        q, k, v = self.heads(x, rotation)
+        if wanted is not None:
+            q = q.take_along_dim(wanted[:, None, :, None], dim=2)
+        return self.merge(attend(q, k, v, self.scale))
 
     @property
     def qkv_bias(self) -> Tensor:

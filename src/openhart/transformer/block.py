@@ -36,10 +36,17 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, modulation: Tensor | None, rotation: Rotation | None, attend: Attend
+        self,
+        x: Tensor,
+        modulation: Tensor | None,
+        rotation: Rotation | None,
+        attend: Attend,
+        wanted: Tensor | None = None,
     ) -> Tensor:
-        """(B, N, C) → (B, N, C)."""
-        added = self.attention(self.modulated_norm(x, modulation, 0), rotation, attend)
+        """(B, N, C) → (B, N, C), or, for wanted positions (B, n) only, (B, n, C)."""
+        added = self.attention(self.modulated_norm(x, modulation, 0), rotation, attend, wanted)
+        if wanted is not None:
+            x = x.take_along_dim(wanted[..., None], dim=1)
         return self.add_mlp(self.add(x, added, modulation, 0), modulation)
 
     def pre_attention(

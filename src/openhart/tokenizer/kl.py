@@ -1,0 +1,114 @@
+"""A continuous image tokenizer: a VQGAN autoencoder whose bottleneck is normally distributed.
+
+The bottleneck is that of a variational autoencoder (arXiv 1312.6114) with a small weight of the KL term
+(latent diffusion, arXiv 2112.10752, section 3.1). MAR generates its latents (arXiv 2406.11838, section 4.1).
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
+from pydantic import Field
+from torch import Tensor, nn
+
+from openhart.checks import Depth, Flag, Positive, Width, checked
+from openhart.errors import UserError
+from openhart.loading import CheckedLoading
+from openhart.tokenizer.autoencoder import GROUPS, Decoder, Encoder
+
+
+class KLAutoencoder(CheckedLoading, ModelMixin, ConfigMixin):
+    """Encodes images as the mean and variance of latents, and decodes latents.
+
+    The defaults are the autoencoder of the released MAR models (KL-16): down-sampling by 16, 16 channels, and
+    attention at the coarsest level of the encoder only. Both sides attend in the middle.
+
+    Args:
+        in_channels: channels of the image.
+        base_channels: width of the first convolution; a multiple of 32.
+        channel_multipliers: width of each level, fine to coarse, in units of ``base_channels``;
+            every level but the first halves the sides.
+        encoder_blocks: residual blocks per level in the encoder.
+        decoder_blocks: residual blocks per level in the decoder.
+        latent_channels: channels z of the latents.
+        latent_scale: what sampled latents are multiplied by, so that their standard deviation is about 1.
+        decoder_attention: attend over all positions at the decoder's coarsest level too.
+
+    Raises:
+        UserError: if the settings cannot be built.
+    """
+
+    _no_split_modules = ("ResidualBlock", "SpatialAttention", "Upsample", "Downsample")
+    _group_offload_block_modules = ("encoder", "decoder", "quant_conv", "post_quant_conv")
+
+    @register_to_config
+    @checked
+    def __init__(
+        self,
+        in_channels: Annotated[int, Field(ge=3, le=3)] = 3,
+        base_channels: Annotated[Width, Field(multiple_of=GROUPS)] = 128,
+        channel_multipliers: Annotated[Sequence[Depth], Field(min_length=1, max_length=12)] = (1, 1, 2, 2, 4),
+        encoder_blocks: Depth = 2,
+        decoder_blocks: Depth = 3,
+        latent_channels: Width = 16,
+        latent_scale: Positive = 0.2325,
+        decoder_attention: Flag = False,
+    ) -> None:
+        super().__init__()
+        coarsest = len(channel_multipliers) - 1
+        shape = (in_channels, base_channels, channel_multipliers)
+        attending = (coarsest,) if decoder_attention else ()
+        moments = 2 * latent_channels
+        self.encoder = Encoder(*shape, encoder_blocks, moments, 1, (coarsest,), True)
+        self.decoder = Decoder(*shape, decoder_blocks, latent_channels, 1, attending, True)
+        self.quant_conv = nn.Conv2d(moments, moments, 1)
+        self.post_quant_conv = nn.Conv2d(latent_channels, latent_channels, 1)
+        self.downsample_factor: int = 2**coarsest
+
+    @apply_forward_hook
+    def encode(self, image: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[Any]:
+        """Image (B, 3, H, W) in [−1, 1] → the distribution of its unscaled latents (B, z, H/f, W/f).
+
+        Args:
+            image: both sides are multiples of the down-sampling factor f.
+            return_dict: return diffusers' ``AutoencoderKLOutput``; else a tuple.
+
+        Returns:
+            ``latent_dist`` with ``mean``, ``logvar`` (between −30 and 20), ``sample(generator)`` and
+            ``kl()``, the divergence from the standard normal distribution in nats per image, (B,).
+            :meth:`scaled` turns a sample into latents.
+
+        Raises:
+            UserError: if a side is no multiple of the down-sampling factor.
+        """
+        sides, factor = image.shape[-2:], self.downsample_factor
+        if any(side < factor or side % factor for side in sides):
+            raise UserError(f"image sides must be multiples of {factor}, got {sides[0]}×{sides[1]}")
+        moments: Tensor = self.quant_conv(self.encoder(image.to(self.dtype)))
+        distribution = DiagonalGaussianDistribution(moments.float())
+        return AutoencoderKLOutput(distribution) if return_dict else (distribution,)
+
+    def scaled(self, sample: Tensor) -> Tensor:
+        """A sample of :meth:`encode`, (B, z, h, w) → latents, of the same shape."""
+        scale: float = self.config.latent_scale
+        return sample * scale
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B, z, h, w) → image (B, 3, h·f, w·f) in [−1, 1]."""
+        image: Tensor = self.decode_unclamped(latents)
+        return image.clamp(-1, 1)
+
+    @apply_forward_hook
+    def decode_unclamped(self, latents: Tensor) -> Tensor:
+        """As :meth:`decode`, without limiting the values to [−1, 1], for training losses."""
+        scale: float = self.config.latent_scale
+        image: Tensor = self.decoder(self.post_quant_conv((latents / scale).to(self.dtype)))
+        return image
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Reconstruct an image from the mean of its latents, (B, 3, H, W) → (B, 3, H, W), in [−1, 1]."""
+        return self.decode(self.scaled(self.encode(image).latent_dist.mean))

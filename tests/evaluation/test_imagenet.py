@@ -128,6 +128,12 @@ def test_a_missing_inception_is_named_in_one_sentence():
         InceptionExtractor()
 
 
+def test_inception_weights_that_are_missing_are_named(tmp_path):
+    pytest.importorskip("torch_fidelity")
+    with pytest.raises(UserError, match=r"there is no file .*none\.pth: give the path of torch-fidelity's"):
+        InceptionExtractor(tmp_path / "none.pth")
+
+
 def test_a_result_is_read_as_it_was_written(tmp_path):
     figure = Figure("FID", 3.5, 5000, (3.1, 4.0), "a network", {"resize": "clean"})
     result = Result("imagenet", (figure,), {"model": "m"}, {"note": 1})

@@ -20,7 +20,7 @@ from openhart.evaluation.metrics.intervals import share_interval
 from openhart.evaluation.networks.extractors import EfficientNetExtractor, GradientExtractor
 from openhart.evaluation.networks.logistic import fit_linear
 from openhart.evaluation.result import Figure, Result
-from openhart.image_io import to_bytes
+from openhart.image_io import from_bytes, to_bytes
 from openhart.pipelines.hart import HartPipeline
 
 LEARNED_FROM = 600
@@ -66,7 +66,7 @@ def evaluate_attributes(
     }
     figures = []
     real = _images(dataset, aside)
-    reconstructed = reconstruct(pipeline.image_tokenizer, torch.from_numpy(_to_floats(real)))
+    reconstructed = reconstruct(pipeline.image_tokenizer, from_bytes(real))
     for field, (recognise, extractor, find_prompt) in tests.items():
         truth = [record[field] for record in aside]
         for kind, pictures in (("real ", real), ("reconstructed ", reconstructed)):
@@ -221,10 +221,6 @@ def _balanced(records: list[Record], count: int) -> list[Record]:
 def _images(dataset: ImageFolder, records: Sequence[Record]) -> Images:
     places = {sample.name: index for index, sample in enumerate(dataset.samples)}
     return to_bytes(torch.stack([dataset[places[record["file_name"]]][0] for record in records]))
-
-
-def _to_floats(pictures: Images) -> NDArray[np.float32]:
-    return (pictures.transpose(0, 3, 1, 2) / 127.5 - 1).astype(np.float32)
 
 
 def _figure(name: str, seen: Sequence[str], wanted: Sequence[str], extractor: str | None) -> Figure:

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from openhart.errors import UserError
 from openhart.evaluation.benchmarks.decoded import decoded_figures
 from openhart.evaluation.result import Result
+from openhart.randomness import mixed_generator
 from openhart.scales import split_by_scale
 from openhart.tokenizer.exchange import exchange_codes
 from openhart.tokenizer.model import HybridTokenizer
@@ -76,7 +77,7 @@ def evaluate_perturbed(
 
 def _draws(count: int, nearest: int, seed: int) -> tuple[Tensor, Tensor]:
     """A number in [0, 1) and a rank per code; larger shares exchange the same codes and more."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = mixed_generator(seed)
     ranks = torch.randint(1, nearest + 1, (count,), generator=generator)
     return torch.rand(count, generator=generator), ranks
 

@@ -19,6 +19,7 @@ from openhart.evaluation.networks.extractors import EfficientNetExtractor, Extra
 from openhart.evaluation.result import Figure, Result
 from openhart.image_io import to_bytes
 from openhart.pipelines.hart import HartPipeline
+from openhart.randomness import mixed_generator
 
 
 def choose_things(samples: Sequence[Sample], count: int, seed: int) -> list[int]:
@@ -27,7 +28,7 @@ def choose_things(samples: Sequence[Sample], count: int, seed: int) -> list[int]
     Raises:
         UserError: the data set has too few things, or a sample has no caption.
     """
-    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed)).tolist()
+    order = torch.randperm(len(samples), generator=mixed_generator(seed)).tolist()
     chosen: dict[str, int] = {}
     for index in order:
         sample = samples[index]

@@ -9,6 +9,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 import openhart
+from openhart.cli.main import main
 from openhart.conditioning.text import DEFAULT_TEXT_ENCODER, load_text_encoder
 from openhart.errors import UserError
 from openhart.pipelines.hart import HartPipeline
@@ -187,6 +188,26 @@ def test_parts_that_do_not_fit():
     ):
         with pytest.raises(UserError, match=message):
             MarPipeline(**parts | {name: wrong})
+
+
+def test_one_function_loads_every_family(saved, text_model):
+    assert type(openhart.from_pretrained(saved)) is MarPipeline
+    assert type(openhart.from_pretrained(text_model, text_encoder=None)) is HartPipeline
+    with pytest.raises(UserError, match="takes no residual_head"):
+        openhart.from_pretrained(saved, residual_head=None)
+
+
+def test_info(saved, capsys):
+    assert main(["info", str(saved)]) == 0
+    printed = capsys.readouterr().out
+    for words in (
+        "KLAutoencoder",
+        "MaskedTransformer",
+        "16×24 pixels",
+        "24 of 4 channels",
+        "diffusion_steps",
+    ):
+        assert words in printed
 
 
 def test_each_family_loads_its_own_models(saved, text_model):

@@ -8,6 +8,7 @@ from openhart.quiet import filter_notices
 if TYPE_CHECKING:
     from openhart.conditioning.label import LabelEncoder
     from openhart.errors import UserError
+    from openhart.pipelines.auto import from_pretrained
     from openhart.pipelines.hart import HartPipeline
     from openhart.pipelines.mar import MarPipeline
     from openhart.residual.heads import TokenResidualHead, WideResidualHead
@@ -30,6 +31,7 @@ __all__ = [
     "UserError",
     "WideResidualHead",
     "__version__",
+    "from_pretrained",
 ]
 
 filter_notices()
@@ -45,6 +47,7 @@ _HOMES = {
     "TokenResidualHead": "residual.heads",
     "UserError": "errors",
     "WideResidualHead": "residual.heads",
+    "from_pretrained": "pipelines.auto",
 }
 
 

@@ -1,6 +1,7 @@
 """``openhart info``: modules, sizes and settings of a model, read from its files."""
 
 from argparse import Namespace
+from pathlib import Path
 from typing import Any
 
 from openhart.cli.options import add_command, named
@@ -18,30 +19,62 @@ def add_info(commands: Any) -> None:
 
 def info(options: Namespace) -> None:
     """Print the parts of a model, its sizes, its defaults and its licence."""
-    from openhart.checks import check_settings
     from openhart.generation.saved import present_index
-    from openhart.loading import read_config
     from openhart.model_files import find_model, read_index, read_licence, read_parts
     from openhart.pipelines.checks import check_index_settings
-    from openhart.scales import parse_scales
-    from openhart.tokenizer.model import HybridTokenizer
 
     folder = find_model(options.model)
     index = read_index(folder)
     check_index_settings(index, folder / "model_index.json")
     parts = read_parts(folder)
-    where = folder / "image_tokenizer"
-    tokenizer = check_settings(HybridTokenizer, read_config(where), str(where / "config.json"))
-    factor = tokenizer["patch_size"] * 2 ** (len(tokenizer["channel_multipliers"]) - 1)
-    height, width = parse_scales(tokenizer["scales"])[-1]
+    sizes = SIZES[index["_class_name"]](folder) if index["_class_name"] in SIZES else {}
     print(f"model      {folder}")
     for part in parts:
         print(f"{part.name:16} {part.kind:20} {part.parameters:>13,} parameters  {part.dtype}")
     print(f"{'total':37} {sum(part.parameters for part in parts):>13,} parameters")
-    print(f"scales     {', '.join(str(side) for side in tokenizer['scales'])}")
-    print(f"image      {height * factor}×{width * factor} pixels")
-    print(f"codes      {tokenizer['codebook_size']:,} of {tokenizer['code_dim']} channels")
+    for name, value in sizes.items():
+        print(f"{name:10} {value}")
     if index.get("text_encoder_name"):
         print(f"text       {index['text_encoder_name']}, {index.get('max_tokens')} tokens")
     print(f"sampling   {present_index(index).get('sampling') or 'defaults'}")
     print(f"licence    {read_licence(folder) or 'not stated'}")
+
+
+def _hart_sizes(folder: Path) -> dict[str, str]:
+    from openhart.scales import parse_scales
+    from openhart.tokenizer.model import HybridTokenizer
+
+    tokenizer = _settings_of(HybridTokenizer, folder / "image_tokenizer")
+    factor = tokenizer["patch_size"] * 2 ** (len(tokenizer["channel_multipliers"]) - 1)
+    height, width = parse_scales(tokenizer["scales"])[-1]
+    return {
+        "scales": ", ".join(str(side) for side in tokenizer["scales"]),
+        "image": f"{height * factor}×{width * factor} pixels",
+        "codes": f"{tokenizer['codebook_size']:,} of {tokenizer['code_dim']} channels",
+    }
+
+
+def _mar_sizes(folder: Path) -> dict[str, str]:
+    from openhart.tokenizer.kl import KLAutoencoder
+    from openhart.transformer.masked import MaskedTransformer
+
+    tokenizer = _settings_of(KLAutoencoder, folder / "image_tokenizer")
+    transformer = _settings_of(MaskedTransformer, folder / "transformer")
+    factor = 2 ** (len(tokenizer["channel_multipliers"]) - 1)
+    (height, width), patch = transformer["size"], transformer["patch_size"]
+    tokens, channels = height * width // patch**2, transformer["latent_channels"] * patch**2
+    return {
+        "image": f"{height * factor}×{width * factor} pixels",
+        "tokens": f"{tokens} of {channels} channels",
+    }
+
+
+def _settings_of(kind: type, folder: Path) -> dict[str, Any]:
+    from openhart.checks import check_settings
+    from openhart.loading import read_config
+
+    return check_settings(kind, read_config(folder), str(folder / "config.json"))
+
+
+SIZES = {"HartPipeline": _hart_sizes, "MarPipeline": _mar_sizes}
+"""Per class of pipeline, what gives the names and values of a model's sizes."""

@@ -5,8 +5,10 @@ import torch
 from openhart.residual.heads import TokenResidualHead
 from openhart.tokenizer.kl import KLAutoencoder
 from openhart.tokenizer.model import HybridTokenizer
+from openhart.tokenizer.vqgan import VqganTokenizer
 from openhart.transformer.masked import MaskedTransformer
 from openhart.transformer.model import HartTransformer
+from openhart.transformer.raster import RasterTransformer
 
 SCALES = [1, 2, 3, 4]
 CONTEXT = (5, 12)
@@ -90,3 +92,33 @@ def tiny_masked_transformer(**settings) -> MaskedTransformer:
         "context_dim": 32,
     }
     return shaken(MaskedTransformer(**{**defaults, **settings}))
+
+
+def tiny_vqgan_tokenizer(**settings) -> VqganTokenizer:
+    torch.manual_seed(0)
+    defaults = {
+        "base_channels": 32,
+        "channel_multipliers": (1, 2),
+        "encoder_blocks": 1,
+        "decoder_blocks": 1,
+        "attention_levels": (1,),
+        "feature_channels": 6,
+        "code_dim": 4,
+        "codebook_size": 32,
+        "scales": [4],
+    }
+    return shaken(VqganTokenizer(**{**defaults, **settings}))
+
+
+def tiny_raster(**settings) -> RasterTransformer:
+    torch.manual_seed(0)
+    defaults = {
+        "depth": 2,
+        "width": 32,
+        "num_heads": 2,
+        "scales": [4],
+        "codebook_size": 32,
+        "context_dim": 32,
+        "context_projection": False,
+    }
+    return shaken(RasterTransformer(**{**defaults, **settings}))

@@ -11,11 +11,14 @@ if TYPE_CHECKING:
     from openhart.pipelines.auto import from_pretrained
     from openhart.pipelines.hart import HartPipeline
     from openhart.pipelines.mar import MarPipeline
+    from openhart.pipelines.vqgan import VqganPipeline
     from openhart.residual.heads import TokenResidualHead, WideResidualHead
     from openhart.tokenizer.kl import KLAutoencoder
     from openhart.tokenizer.model import HybridTokenizer
+    from openhart.tokenizer.vqgan import VqganTokenizer
     from openhart.transformer.masked import MaskedTransformer
     from openhart.transformer.model import HartTransformer
+    from openhart.transformer.raster import RasterTransformer
 
 __version__ = "0.1.0"
 
@@ -27,8 +30,11 @@ __all__ = [
     "LabelEncoder",
     "MarPipeline",
     "MaskedTransformer",
+    "RasterTransformer",
     "TokenResidualHead",
     "UserError",
+    "VqganPipeline",
+    "VqganTokenizer",
     "WideResidualHead",
     "__version__",
     "from_pretrained",
@@ -44,8 +50,11 @@ _HOMES = {
     "LabelEncoder": "conditioning.label",
     "MarPipeline": "pipelines.mar",
     "MaskedTransformer": "transformer.masked",
+    "RasterTransformer": "transformer.raster",
     "TokenResidualHead": "residual.heads",
     "UserError": "errors",
+    "VqganPipeline": "pipelines.vqgan",
+    "VqganTokenizer": "tokenizer.vqgan",
     "WideResidualHead": "residual.heads",
     "from_pretrained": "pipelines.auto",
 }

@@ -9,8 +9,9 @@ import torch
 
 from openhart.errors import UserError
 from openhart.scales import Scales, count_tokens
-from openhart.tokenizer.model import HybridTokenizer
+from openhart.tokenizer.base import CodeTokenizer
 from openhart.transformer.model import HartTransformer
+from openhart.transformer.raster import RasterTransformer
 
 GIB = 2**30
 FLOAT = 4
@@ -78,8 +79,8 @@ class ImageMemory:
         tile: side of a decoded tile in positions of the feature map; None if the decoder does not use tiles.
     """
 
-    transformer: HartTransformer
-    tokenizer: HybridTokenizer
+    transformer: HartTransformer | RasterTransformer
+    tokenizer: CodeTokenizer
     guided: bool
     tile: int | None = None
 
@@ -110,6 +111,20 @@ class ImageMemory:
         channels = config.base_channels * max(config.channel_multipliers[:2])
         maps = positions * channels * self.tokenizer.dtype.itemsize * DECODER_MAPS
         return int(images * (maps + 3 * math.prod(scales[-1]) * factor**2 * FLOAT * 3))
+
+
+@dataclass(frozen=True)
+class RasterMemory(ImageMemory):
+    """What images take that are generated code by code: a cache of one window, and one code's scores."""
+
+    transformer: RasterTransformer
+
+    def _generating(self, rows: int, scales: Scales) -> int:  # noqa: ARG002
+        config, bytes_each = self.transformer.config, self.transformer.dtype.itemsize
+        positions = self.transformer.max_positions
+        cache = 2 * config.depth * rows * positions * config.width * bytes_each
+        tokens = rows * positions * config.width * bytes_each * TOKEN_MAPS
+        return int(cache + tokens + rows * config.codebook_size * FLOAT * LOGIT_MAPS)
 
 
 def check_images(memory: ImageMemory, images: int, size: tuple[int, int], device: torch.device) -> None:

@@ -27,6 +27,12 @@ OWN_CLASSES = {
         "diffusion_head": {("openhart.residual.heads", "TokenResidualHead")},
         "label_encoder": LABEL_ENCODER,
     },
+    "VqganPipeline": {
+        "image_tokenizer": {("openhart.tokenizer.vqgan", "VqganTokenizer")},
+        "transformer": {("openhart.transformer.raster", "RasterTransformer")},
+        "condition_tokenizer": {("openhart.tokenizer.vqgan", "VqganTokenizer")},
+        "label_encoder": LABEL_ENCODER,
+    },
 }
 """Per pipeline and part, the modules and classes of ours that its ``model_index.json`` may name."""
 TEXT_PARTS = ("text_encoder", "text_tokenizer")

@@ -12,10 +12,11 @@ TARGET = "Folder of the converted model; it must be new or empty."
 def add_convert(commands: Any) -> None:
     """Add the options, one sub-command per kind of weights."""
     parser = add_command(commands, "convert", "Convert released weights to a model folder.")
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="hart|var|mar|clip")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="hart|var|mar|vqgan|clip")
     _add_hart(kinds)
     _add_var(kinds)
     _add_mar(kinds)
+    _add_vqgan(kinds)
     _add_clip(kinds)
 
 
@@ -80,6 +81,21 @@ def _add_mar(kinds: Any) -> None:
     mar.set_defaults(run=convert_mar_weights)
 
 
+def _add_vqgan(kinds: Any) -> None:
+    vqgan = add_command(
+        kinds, "vqgan", "Convert a released VQGAN folder.",
+        "openhart convert vqgan 2021-04-03T19-39-50_cin_transformer models/cin",
+    )  # fmt: skip
+    add = vqgan.add_argument
+    add(
+        "source", type=place,
+        help="Folder of the release, with one .yaml and one .ckpt file: a transformer with its image "
+        "tokenizer, or an image tokenizer alone.",
+    )  # fmt: skip
+    add("target", type=place, help=TARGET)
+    vqgan.set_defaults(run=convert_vqgan_weights)
+
+
 def _add_clip(kinds: Any) -> None:
     clip = add_command(
         kinds, "clip", "Convert CLIP weights of open_clip, such as HPSv2, for openhart evaluate.",
@@ -133,6 +149,15 @@ def convert_mar_weights(options: Namespace) -> None:
         weights=options.weights,
         num_heads=options.heads,
     )
+    print(options.target)
+
+
+def convert_vqgan_weights(options: Namespace) -> None:
+    """Convert a released VQGAN folder."""
+    check_writable(options.target)
+    from openhart.conversion.vqgan import convert_vqgan
+
+    convert_vqgan(options.source, options.target)
     print(options.target)
 
 

@@ -8,7 +8,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from openhart.checks import Count, Width, checked
+from openhart.checks import Count, Flag, Width, checked
 from openhart.conditioning.encoder import Condition, ConditionOutput
 from openhart.errors import UserError
 from openhart.loading import CheckedLoading
@@ -20,6 +20,7 @@ class LabelEncoder(CheckedLoading, ModelMixin, ConfigMixin):
     Args:
         num_classes: number of classes N. Label N means no class.
         dim: channels D of the context.
+        empty_class: there is a vector for no class; without it, the model has no empty condition.
 
     Raises:
         UserError: sizes that are not positive.
@@ -31,9 +32,9 @@ class LabelEncoder(CheckedLoading, ModelMixin, ConfigMixin):
 
     @register_to_config
     @checked
-    def __init__(self, num_classes: Count = 1000, dim: Width = 1024) -> None:
+    def __init__(self, num_classes: Count = 1000, dim: Width = 1024, empty_class: Flag = True) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(num_classes + 1, dim)
+        self.embedding = nn.Embedding(num_classes + empty_class, dim)
         nn.init.trunc_normal_(self.embedding.weight, std=0.02)
 
     @property
@@ -44,7 +45,7 @@ class LabelEncoder(CheckedLoading, ModelMixin, ConfigMixin):
     @property
     def num_classes(self) -> int:
         """Number of classes N; the label N means no class."""
-        return self.embedding.num_embeddings - 1
+        return self.embedding.num_embeddings - int(self.config.empty_class)
 
     def forward(self, labels: Tensor, return_dict: bool = True) -> ConditionOutput | Condition:
         """Embed class labels.
@@ -84,12 +85,19 @@ class LabelEncoder(CheckedLoading, ModelMixin, ConfigMixin):
         if not len(labels) or labels.is_floating_point() or labels.dtype == torch.bool:
             raise UserError(f"class_labels must be integers, got {values!r}")
         count = self.num_classes
-        if labels.min() < 0 or labels.max() > count:
-            raise UserError(f"class_labels must be 0 … {count - 1}, or {count} for no class, got {values!r}")
+        if labels.min() < 0 or labels.max() >= self.embedding.num_embeddings:
+            none = f", or {count} for no class" if self.config.empty_class else ""
+            raise UserError(f"class_labels must be 0 … {count - 1}{none}, got {values!r}")
         return self._encode(labels)
 
     def empty(self, batch: int) -> Condition:
-        """The condition of no class: context (B, 1, D) and mask (B, 1)."""
+        """The condition of no class: context (B, 1, D) and mask (B, 1).
+
+        Raises:
+            UserError: the model has none.
+        """
+        if not self.config.empty_class:
+            raise UserError("the model has no empty condition, so there is nothing to guide away from")
         return self._encode(torch.full((batch,), self.num_classes))
 
     def _encode(self, labels: Tensor) -> Condition:

@@ -1,7 +1,7 @@
 """Rules that map the names of our tensors to their names in released checkpoints."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 Rules = Sequence[tuple[str, str]]
 
@@ -56,15 +56,35 @@ MASKED_TRANSFORMER: Rules = (
 LABEL_ENCODER: Rules = ((r"embedding\.weight", r"class_emb.weight"),)
 
 
-def tokenizer_rules(levels: int, phis: str, prefix: str, decoder_attention: bool = True) -> Rules:
+RASTER_TRANSFORMER: Rules = (
+    (r"code_embed\.", r"transformer.tok_emb."),
+    (r"blocks\.(\d+)\.norm\.", r"transformer.blocks.\1.ln1."),
+    (r"blocks\.(\d+)\.mlp_norm\.", r"transformer.blocks.\1.ln2."),
+    (r"blocks\.(\d+)\.attention\.proj\.", r"transformer.blocks.\1.attn.proj."),
+    (r"blocks\.(\d+)\.mlp\.", r"transformer.blocks.\1.mlp."),
+    (r"norm\.", r"transformer.ln_f."),
+    (r"head\.", r"transformer.head."),
+)
+"""VQGAN's transformer, without the joint maps of its attention."""
+
+
+def tokenizer_rules(
+    levels: int,
+    phis: str,
+    prefix: str,
+    decoder_attention: bool = True,
+    attention_levels: Collection[int] | None = None,
+) -> Rules:
     """Rules for an image tokenizer.
 
     Args:
-        levels: number of resolutions of encoder and decoder; the encoder's coarsest level has attention.
+        levels: number of resolutions of encoder and decoder.
         phis: released name of the φ convolutions, with ``\\1`` for the index.
         prefix: prefix of every released name.
-        decoder_attention: whether the decoder's coarsest level has attention too.
+        decoder_attention: whether the levels that attend do so in the decoder too.
+        attention_levels: levels that attend, counted from 0 at the finest; None for the coarsest.
     """
+    attending = {levels - 1} if attention_levels is None else set(attention_levels)
     rules = [
         (r"(.*)\.skip\.", r"\1.nin_shortcut."),
         (r"(.*)\.proj\.", r"\1.proj_out."),
@@ -75,9 +95,10 @@ def tokenizer_rules(levels: int, phis: str, prefix: str, decoder_attention: bool
         (r"quantizer\.phis\.(\d+)\.", f"quantize.{phis}."),
     ]
     for step in range(levels):
-        rules += _level_rules("encoder", step, f"encoder.down.{step}", step == levels - 1)
+        level = levels - 1 - step
+        rules += _level_rules("encoder", step, f"encoder.down.{step}", step in attending)
         rules += _level_rules(
-            "decoder", step, f"decoder.up.{levels - 1 - step}", decoder_attention and step == 0
+            "decoder", step, f"decoder.up.{level}", decoder_attention and level in attending
         )
     return [*rules, ("", prefix)]
 

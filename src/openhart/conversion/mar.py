@@ -16,6 +16,7 @@ from torch import Tensor
 from openhart.conditioning.label import LabelEncoder
 from openhart.conversion.folder import build, check_destination, save
 from openhart.conversion.keys import MASKED_TRANSFORMER, RESIDUAL_HEAD, tokenizer_rules
+from openhart.conversion.tokenizer import autoencoder_settings
 from openhart.conversion.weights import Checkpoint, check_tensors, read_content, with_joined_qkv
 from openhart.errors import UserError
 from openhart.pipelines.mar import MarPipeline
@@ -99,16 +100,11 @@ def _build_tokenizer(path: Path) -> KLAutoencoder:
     if isinstance(content, Mapping) and "model" in content:
         content = content["model"]
     checkpoint = Checkpoint(with_joined_qkv(check_tensors(content, path)), path, IGNORED_IN_TOKENIZER)
-    base, channels = checkpoint["encoder.conv_in.weight"].shape[:2]
-    levels = checkpoint.count("encoder.down.")
-    widths = [len(checkpoint[f"encoder.down.{level}.block.0.conv1.weight"]) for level in range(levels)]
+    autoencoder = autoencoder_settings(checkpoint, "")
+    levels = len(autoencoder["channel_multipliers"])
     decoder_attention = f"decoder.up.{levels - 1}.attn.0.norm.weight" in checkpoint
     config = {
-        "in_channels": channels,
-        "base_channels": base,
-        "channel_multipliers": [width // base for width in widths],
-        "encoder_blocks": checkpoint.count("encoder.down.0.block."),
-        "decoder_blocks": checkpoint.count("decoder.up.0.block."),
+        **autoencoder,
         "latent_channels": len(checkpoint["post_quant_conv.weight"]),
         "decoder_attention": decoder_attention,
     }

@@ -1,6 +1,7 @@
 """Conversion of the released image tokenizers of HART and VAR, which have the same layout."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from openhart.conversion.folder import build
 from openhart.conversion.keys import tokenizer_rules
@@ -35,18 +36,11 @@ def build_tokenizer(
         UserError: if tensors are missing, unknown or of another shape.
     """
     phis, phi_count = _find_phis(checkpoint, prefix)
-    base, channels = checkpoint[f"{prefix}encoder.conv_in.weight"].shape[:2]
-    levels = checkpoint.count(f"{prefix}encoder.down.")
-    widths = [
-        len(checkpoint[f"{prefix}encoder.down.{level}.block.0.conv1.weight"]) for level in range(levels)
-    ]
+    autoencoder = autoencoder_settings(checkpoint, prefix)
+    levels = len(autoencoder["channel_multipliers"])
     codes, code_dim = checkpoint[f"{prefix}quantize.embedding.weight"].shape
     config = {
-        "in_channels": channels,
-        "base_channels": base,
-        "channel_multipliers": [width // base for width in widths],
-        "encoder_blocks": checkpoint.count(f"{prefix}encoder.down.0.block."),
-        "decoder_blocks": checkpoint.count(f"{prefix}decoder.up.0.block."),
+        **autoencoder,
         "code_dim": code_dim,
         "codebook_size": codes,
         "scales": list(scales),
@@ -62,6 +56,28 @@ def build_tokenizer(
     )
     checkpoint.check_all_used()
     return tokenizer
+
+
+def autoencoder_settings(checkpoint: Checkpoint, prefix: str) -> dict[str, Any]:
+    """Settings of the encoder and decoder in a checkpoint, read off the tensors.
+
+    Args:
+        checkpoint: the released tensors.
+        prefix: what comes before every name.
+
+    Raises:
+        UserError: a tensor is missing.
+    """
+    base, channels = checkpoint[f"{prefix}encoder.conv_in.weight"].shape[:2]
+    levels = range(checkpoint.count(f"{prefix}encoder.down."))
+    widths = [len(checkpoint[f"{prefix}encoder.down.{level}.block.0.conv1.weight"]) for level in levels]
+    return {
+        "in_channels": channels,
+        "base_channels": base,
+        "channel_multipliers": [width // base for width in widths],
+        "encoder_blocks": checkpoint.count(f"{prefix}encoder.down.0.block."),
+        "decoder_blocks": checkpoint.count(f"{prefix}decoder.up.0.block."),
+    }
 
 
 def _find_phis(checkpoint: Checkpoint, prefix: str) -> tuple[str, int]:

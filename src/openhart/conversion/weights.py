@@ -41,7 +41,7 @@ def check_tensors(content: Any, where: Path | str) -> dict[str, Tensor]:
     return content
 
 
-def read_content(path: Path, data_classes: Sequence[type] = ()) -> Any:
+def read_content(path: Path, data_classes: Sequence[type | tuple[type, str]] = ()) -> Any:
     """The content of a safetensors file, or of a pickle written by ``torch.save``.
 
     Many released weights are pickles. This is the only function that opens them, in order to convert them to
@@ -51,7 +51,7 @@ def read_content(path: Path, data_classes: Sequence[type] = ()) -> Any:
     Args:
         path: the file.
         data_classes: further classes, without behaviour, that a pickle may contain, such as
-            ``argparse.Namespace``.
+            ``argparse.Namespace``; or a class and the full name of the one for which it stands in.
 
     Raises:
         UserError: if the file is missing or damaged, or if it contains objects of other classes.

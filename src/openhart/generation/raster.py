@@ -92,8 +92,8 @@ def generate(
         the state after each row.
 
     Raises:
-        UserError: the map is smaller than the transformer's or than its context, the model has no empty
-            condition for guidance, or logits are not finite.
+        UserError: if the map does not suit the transformer or the context, if the model has no empty
+            condition for guidance, or if logits are not finite.
     """
     height, width = size or transformer.size
     check_map(transformer, context, (height, width))
@@ -118,11 +118,18 @@ def check_map(transformer: RasterTransformer, context: Tensor, size: tuple[int, 
     """Check that a map of some height and width can be generated from a context.
 
     Raises:
-        UserError: it is smaller than the transformer's, or differs from a context with a token per place.
+        UserError: if it is smaller than the transformer's, if it differs from a context with a token per
+            place, or if it is larger without one.
     """
     if any(side < least for side, least in zip(size, transformer.size, strict=True)):
         height, width = transformer.size
         raise UserError(f"a map of codes must have at least {height}×{width} codes, got {size[0]}×{size[1]}")
+    if context.ndim == 3 and size != transformer.size:
+        height, width = transformer.size
+        raise UserError(
+            f"maps larger than {height}×{width} codes need a condition with a token per place, such as the "
+            f"codes of a segmentation; got {size[0]}×{size[1]} codes"
+        )
     if context.ndim == 4 and tuple(context.shape[1:3]) != size:
         height, width = context.shape[1:3]
         raise UserError(

@@ -1,10 +1,19 @@
 """The sampling settings of generation in raster order; this module imports no torch either."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypedDict
 
 from openhart.checks import Number, checked_dataclass
-from openhart.generation.settings import MANY, SAMPLING, Whole, setting, with_documented_fields
+from openhart.generation.settings import (
+    MANY,
+    SAMPLING,
+    Setting,
+    Whole,
+    declarations,
+    setting,
+    with_documented_fields,
+)
 
 
 @with_documented_fields
@@ -14,7 +23,7 @@ class RasterSampling:
     """How codes are sampled one after the other.
 
     Raises:
-        UserError: a value has the wrong type or is outside its range.
+        UserError: if a value has the wrong type or is outside its range.
     """
 
     guidance_scale: Number = field(
@@ -38,6 +47,13 @@ class RasterSampling:
     )
     top_p: Number = field(default=0.0, metadata={"setting": SAMPLING["top_p"]})
     temperature: Number = field(default=1.0, metadata={"setting": SAMPLING["temperature"]})
+
+    def __post_init__(self) -> None:
+        for name, declared in declarations(type(self)).items():
+            declared.check(name, getattr(self, name))
+
+
+RASTER_SAMPLING: Mapping[str, Setting] = declarations(RasterSampling)
 
 
 class RasterOptions(TypedDict, total=False):

@@ -11,13 +11,16 @@ from openhart.checks import PathText, Text, Width, parse_values
 from openhart.conditioning.label import LabelEncoder
 from openhart.errors import UserError
 from openhart.generation.masked_settings import MaskedSamplingSettings
+from openhart.generation.raster_settings import RasterSampling
 from openhart.generation.saved import present_index
 from openhart.generation.settings import SamplingSettings
 from openhart.residual.heads import TokenResidualHead
 from openhart.tokenizer.kl import KLAutoencoder
 from openhart.tokenizer.model import HybridTokenizer
+from openhart.tokenizer.vqgan import VqganTokenizer
 from openhart.transformer.masked import MaskedTransformer
 from openhart.transformer.model import HartTransformer
+from openhart.transformer.raster import RasterTransformer
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,9 @@ LAYOUTS = {
     ),
     "MarPipeline": Layout(
         ("image_tokenizer", "transformer", "diffusion_head"), CONDITION_PARTS, MaskedSamplingSettings
+    ),
+    "VqganPipeline": Layout(
+        ("image_tokenizer", "transformer"), ("condition_tokenizer", *CONDITION_PARTS), RasterSampling
     ),
 }
 """The layout of each pipeline by the name of its class."""
@@ -144,8 +150,23 @@ def check_mar_fit(
     )
 
 
+def check_vqgan_fit(image_tokenizer: VqganTokenizer, transformer: RasterTransformer) -> None:
+    """Check that the parts of a VQGAN agree in codes and size of the map.
+
+    Raises:
+        UserError: they differ.
+    """
+    quantizer = image_tokenizer.quantizer
+    _check_equal(
+        [
+            ("scales", quantizer.scales, transformer.scales),
+            ("codebook_size", quantizer.codebook.num_embeddings, transformer.config.codebook_size),
+        ]
+    )
+
+
 def check_condition(
-    transformer: HartTransformer | MaskedTransformer,
+    transformer: HartTransformer | MaskedTransformer | RasterTransformer,
     label_encoder: LabelEncoder | None,
     text_encoder: PreTrainedModel | None,
     max_tokens: int,

@@ -12,6 +12,7 @@ from openhart.conditioning.text import TextConditionEncoder
 from openhart.errors import UserError
 from openhart.transformer.masked import MaskedTransformer
 from openhart.transformer.model import HartTransformer
+from openhart.transformer.raster import RasterTransformer
 
 CONDITIONED = {"text": "text-conditional", "label": "class-conditional"}
 
@@ -19,7 +20,7 @@ CONDITIONED = {"text": "text-conditional", "label": "class-conditional"}
 class ConditionedPipeline(DiffusionPipeline):
     """Turns the arguments of a call into the context of the images and the context that guidance avoids."""
 
-    transformer: HartTransformer | MaskedTransformer
+    transformer: HartTransformer | MaskedTransformer | RasterTransformer
     label_encoder: LabelEncoder | None
     text_encoder: Any
     text_tokenizer: Any

@@ -11,7 +11,7 @@ from typing import Any
 import diffusers
 
 from openhart.conditioning.text import load_text_encoder
-from openhart.pipelines import hart, mar
+from openhart.pipelines import hart, mar, vqgan
 
 
 class HartPipeline(hart.HartPipeline):
@@ -30,6 +30,14 @@ class MarPipeline(mar.MarPipeline):
         super().__init__(*args, **_with_text_encoder(kwargs))
 
 
+class VqganPipeline(vqgan.VqganPipeline):
+    """As :class:`openhart.VqganPipeline`; a text encoder that the model only names is loaded as well."""
+
+    @functools.wraps(vqgan.VqganPipeline.__init__)  # type: ignore[misc]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **_with_text_encoder(kwargs))
+
+
 def _with_text_encoder(arguments: dict[str, Any]) -> dict[str, Any]:
     """Arguments of a pipeline, with the text encoder that they only name."""
     if not arguments.get("text_encoder_name") or arguments.get("text_encoder") is not None:
@@ -43,3 +51,4 @@ def register() -> None:
     """Let diffusers' generic loader find the classes (tried with diffusers 0.38 to 0.42)."""
     diffusers.HartPipeline = HartPipeline
     diffusers.MarPipeline = MarPipeline
+    diffusers.VqganPipeline = VqganPipeline

@@ -8,8 +8,9 @@ from diffusers.image_processor import VaeImageProcessor
 from torch import Tensor
 
 from openhart.errors import UserError
+from openhart.generation.raster import RasterState
 from openhart.generation.states import ScaleState
-from openhart.tokenizer.model import HybridTokenizer
+from openhart.tokenizer.base import CodeTokenizer
 from openhart.tokenizer.tiling import decode_in_tiles
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -45,10 +46,10 @@ def as_output(decoded: Tensor, output_type: str) -> Any:
 class DecodingPipeline(DiffusionPipeline):
     """Decodes features, whole or in tiles."""
 
-    image_tokenizer: HybridTokenizer
+    image_tokenizer: CodeTokenizer
     _tile: tuple[int, int] | None = None
 
-    def decode_preview(self, state: ScaleState) -> list[Any]:
+    def decode_preview(self, state: ScaleState | RasterState) -> list[Any]:
         """Decode the features accumulated so far into PIL images."""
         return cast(list[Any], self._finish(state.f_hat, "pil"))
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from openhart.errors import UserError
-from openhart.tokenizer.model import HybridTokenizer
+from openhart.tokenizer.base import CodeTokenizer
 
 
-def decode_in_tiles(tokenizer: HybridTokenizer, features: Tensor, tile: int = 64, overlap: int = 8) -> Tensor:
-    """As :meth:`HybridTokenizer.decode`, except that GroupNorm in the finer levels normalizes each tile.
+def decode_in_tiles(tokenizer: CodeTokenizer, features: Tensor, tile: int = 64, overlap: int = 8) -> Tensor:
+    """As :meth:`CodeTokenizer.decode`, except that GroupNorm in the finer levels normalizes each tile.
 
     Args:
         tokenizer: the tokenizer whose decoder is used.

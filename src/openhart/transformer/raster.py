@@ -58,7 +58,7 @@ class RasterTransformer(CheckedLoading, ModelMixin, ConfigMixin, PeftAdapterMixi
             is dropped in training mode.
 
     Raises:
-        UserError: for settings that cannot be built.
+        UserError: if the settings cannot be built.
     """
 
     _supports_gradient_checkpointing = True
@@ -120,7 +120,7 @@ class RasterTransformer(CheckedLoading, ModelMixin, ConfigMixin, PeftAdapterMixi
 
     @apply_forward_hook
     def embed(self, codes: Tensor) -> Tensor:
-        """Rows of the codes' table, (B, N) → (B, N, C), as context of a model conditioned on a code map."""
+        """Rows of the codes' table, (B, …) → (B, …, C), as context of a model conditioned on codes."""
         rows: Tensor = self.code_embed(codes)
         return rows
 
@@ -146,8 +146,8 @@ class RasterTransformer(CheckedLoading, ModelMixin, ConfigMixin, PeftAdapterMixi
             return_dict: return a :class:`RasterTransformerOutput`; else a tuple of its fields.
 
         Raises:
-            UserError: the context has another shape than the transformer was built for, or there are more
-                positions than it has.
+            UserError: if the context has another shape than the transformer was built for, or if there are
+                more positions than it has.
         """
         start = 0 if cache is None else cache.length
         x = self._inputs(codes, context, start)
@@ -180,7 +180,7 @@ class RasterTransformer(CheckedLoading, ModelMixin, ConfigMixin, PeftAdapterMixi
         """The scales, if the transformer can predict them in one sequence: only its own.
 
         Raises:
-            UserError: they differ.
+            UserError: if they differ.
         """
         if scales != self.scales:
             sizes = [f"{height}×{width}" for height, width in (self.size, scales[-1])]

@@ -37,8 +37,16 @@ class PatchDiscriminator(nn.Module):
         return logits
 
 
-def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Hinge loss of the discriminator from its logits on both kinds of image."""
+def discriminator_loss(real: Tensor, fake: Tensor, kind: str = "hinge") -> Tensor:
+    """Loss of the discriminator from its logits on both kinds of image.
+
+    Args:
+        real: logits of images of the data.
+        fake: logits of reconstructions.
+        kind: ``hinge``, or ``vanilla``, the cross-entropy of real and fake (arXiv 1406.2661).
+    """
+    if kind == "vanilla":
+        return (F.softplus(-real).mean() + F.softplus(fake).mean()) / 2
     return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
 
 

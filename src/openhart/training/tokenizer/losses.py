@@ -31,20 +31,24 @@ def reconstruction_loss(
     return loss, -10 * (squared.detach() / 4).log10()
 
 
-def quantization_loss(features: Tensor, quantized: Quantized, commitment: float) -> Tensor:
+def quantization_loss(
+    features: Tensor, quantized: Quantized, commitment: float, code_weight: float = 1.0
+) -> Tensor:
     """Distance of codes and φ from the features, and of the features from the codes (VAR, section 3.1).
 
     Args:
         features: (B, z, P, P), as the encoder gave them.
         quantized: their quantization by :meth:`MultiScaleQuantizer.quantize`, with gradients.
         commitment: weight β of the second term.
+        code_weight: weight of the first term. The released VQGANs were trained with exchanged weights: 1 for
+            the second term and β = 0.25 for the first.
 
     Returns:
         The mean over scales, a scalar.
     """
     features = features.float()
     terms = [
-        F.mse_loss(f_hat, features.detach()) + commitment * F.mse_loss(f_hat.detach(), features)
+        code_weight * F.mse_loss(f_hat, features.detach()) + commitment * F.mse_loss(f_hat.detach(), features)
         for f_hat in quantized.f_hats
     ]
     return torch.stack(terms).mean()

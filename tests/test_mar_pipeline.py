@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from PIL import Image
 
 import openhart
 from openhart.cli.main import main
@@ -236,3 +237,23 @@ def test_an_index_of_another_kind_is_refused(mar_pipeline, tmp_path, change, mes
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(UserError, match=message):
         MarPipeline.from_pretrained(tmp_path / "model")
+
+
+def test_generate(saved, tmp_path, capsys):
+    given = ["generate", "--model", str(saved), "--label", "3", "-o", str(tmp_path), "--seed", "0", "--quiet"]
+    assert main([*given, "--steps", "2", "--diffusion-steps", "3", "--guidance-schedule", "constant"]) == 0
+    with Image.open(tmp_path / "class-3.png") as image:
+        assert image.size == (24, 16)
+    for wrong, code, message in (
+        (["--top-k", "5"], 2, "the model has no setting --top-k"),
+        (["--diffusion-steps", "1"], 2, "must be a whole number from 2 to 1000"),
+        (["--previews"], 1, "MarPipeline does not support --previews"),
+        (["--optimize", "exact"], 1, "MarPipeline does not support --optimize"),
+        (["--height", "32"], 1, "images of 16×24 pixels only"),
+    ):
+        try:
+            found = main([*given, *wrong])
+        except SystemExit as stop:
+            found = stop.code
+        assert found == code
+        assert message in capsys.readouterr().err

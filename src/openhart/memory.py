@@ -10,6 +10,8 @@ import torch
 from openhart.errors import UserError
 from openhart.scales import Scales, count_tokens
 from openhart.tokenizer.base import CodeTokenizer
+from openhart.tokenizer.kl import KLAutoencoder
+from openhart.transformer.masked import MaskedTransformer
 from openhart.transformer.model import HartTransformer
 from openhart.transformer.raster import RasterTransformer
 
@@ -108,9 +110,7 @@ class ImageMemory:
         config, factor = self.tokenizer.config, self.tokenizer.downsample_factor
         height, width = (min(side, self.tile or side) * factor for side in scales[-1])
         positions = height * width // config.patch_size**2
-        channels = config.base_channels * max(config.channel_multipliers[:2])
-        maps = positions * channels * self.tokenizer.dtype.itemsize * DECODER_MAPS
-        return int(images * (maps + 3 * math.prod(scales[-1]) * factor**2 * FLOAT * 3))
+        return images * _decoder_bytes(self.tokenizer, positions, math.prod(scales[-1]) * factor**2)
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,33 @@ class RasterMemory(ImageMemory):
         return int(cache + tokens + rows * config.codebook_size * FLOAT * LOGIT_MAPS)
 
 
-def check_images(memory: ImageMemory, images: int, size: tuple[int, int], device: torch.device) -> None:
+@dataclass(frozen=True)
+class MaskedMemory:
+    """As :class:`ImageMemory`, for MAR, which has no cache and no scores of codes."""
+
+    transformer: MaskedTransformer
+    tokenizer: KLAutoencoder
+    guided: bool
+
+    def of(self, images: int, size: tuple[int, int]) -> int:
+        """Estimated bytes for a batch of ``images`` images of a height and width in pixels."""
+        rows, config = images * (2 if self.guided else 1), self.transformer.config
+        positions = rows * (config.buffer_tokens + self.transformer.num_tokens)
+        tokens = int(positions * config.width * self.transformer.dtype.itemsize * TOKEN_MAPS)
+        return max(tokens, images * _decoder_bytes(self.tokenizer, math.prod(size), math.prod(size)))
+
+
+def _decoder_bytes(tokenizer: CodeTokenizer | KLAutoencoder, positions: int, pixels: int) -> int:
+    """Bytes of a decoder's maps at positions of the finest resolution, and of three copies of an image."""
+    config = tokenizer.config
+    channels = config.base_channels * max(config.channel_multipliers[:2])
+    maps = positions * channels * tokenizer.dtype.itemsize * DECODER_MAPS
+    return int(maps + 3 * pixels * FLOAT * 3)
+
+
+def check_images(
+    memory: ImageMemory | MaskedMemory, images: int, size: tuple[int, int], device: torch.device
+) -> None:
     """Check that images fit into the free memory.
 
     Args:

@@ -3,6 +3,7 @@
 Heavy libraries are imported after the options have been checked.
 """
 
+import inspect
 import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
@@ -107,11 +108,12 @@ def generate(options: Namespace) -> None:
     import torch
 
     device, dtype = find_device(options.device), getattr(torch, options.dtype)
-    from openhart.pipelines.hart import HartPipeline
+    from openhart.pipelines.auto import from_pretrained
     from openhart.randomness import random_seed
 
-    pipeline = HartPipeline.from_pretrained(options.model, dtype=dtype)
+    pipeline: Any = from_pretrained(options.model, dtype=dtype)
     _check_kind(pipeline, options)
+    _check_abilities(pipeline, options)
     if options.lora is not None:
         pipeline.load_lora_weights(options.lora)
     pipeline.to(device)
@@ -141,6 +143,20 @@ def _check_kind(pipeline: Any, options: Namespace) -> None:
     if options.prompts and encoder.argument != "prompt":
         count = encoder.num_classes
         raise UserError(f"this model takes classes: give --label 0 … {count - 1} instead of a prompt")
+
+
+def _check_abilities(pipeline: Any, options: Namespace) -> None:
+    """Refuse options that the pipeline of the model does not support."""
+    has_scales = "callback_on_scale_end" in inspect.signature(type(pipeline).__call__).parameters
+    possible = {
+        "--lora": hasattr(pipeline, "load_lora_weights"),
+        "--optimize": hasattr(pipeline, "optimize"),
+        "--weights": hasattr(pipeline, "quantize"),
+        "--previews": has_scales,
+    }
+    for flag, there in possible.items():
+        if getattr(options, flag[2:]) and not there:
+            raise UserError(f"{type(pipeline).__name__} does not support {flag}: omit it")
 
 
 def _images_at_a_time(pipeline: Any, options: Namespace, sampling: dict[str, Any]) -> int:
@@ -224,7 +240,7 @@ def _pictures(
             generator=seeded_generators(seed for _, seed in jobs),
             height=options.height,
             width=options.width,
-            callback_on_scale_end=keep_preview if options.previews else None,
+            **({"callback_on_scale_end": keep_preview} if options.previews else {}),
             **sampling,
         ).images
     except UserError as error:

@@ -2,20 +2,35 @@
 
 import argparse
 import re
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from openhart.cli.options import UsageError, number, whole
 from openhart.errors import UserError
-from openhart.generation.settings import MANY, SAMPLING, SamplingSettings
+from openhart.generation.masked_settings import MaskedSamplingSettings
+from openhart.generation.raster_settings import RasterSampling
+from openhart.generation.settings import MANY, SamplingSettings, Setting, declarations
+from openhart.reading import read_json
+
+SETTINGS: dict[str, type] = {
+    "HartPipeline": SamplingSettings,
+    "MarPipeline": MaskedSamplingSettings,
+    "VqganPipeline": RasterSampling,
+}
+"""The sampling settings of each class of pipeline; the first class is that of the packaged model."""
 
 
-def sampling_flag(name: str) -> str:
+def sampling_flag(name: str, declared: Setting) -> str:
     """The option of a sampling setting, such as ``--top-k``."""
-    return "--" + (SAMPLING[name].flag or name).replace("_", "-")
+    return "--" + (declared.flag or name).replace("_", "-")
 
 
 FLAGS = {
-    **{name: sampling_flag(name) for name in SAMPLING},
+    **{
+        name: sampling_flag(name, each)
+        for kind in SETTINGS.values()
+        for name, each in declarations(kind).items()
+    },
     "class_labels": "--label",
     "height and width": "--height and --width",
     "image sides": "--height and --width",
@@ -24,12 +39,23 @@ FLAGS = {
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
     """Add an option per sampling setting, with the help text and the range of its declaration."""
-    group = parser.add_argument_group(
-        "sampling", "Settings that are left out have the model's own defaults (openhart info)."
-    )
-    kinds = get_type_hints(SamplingSettings)
-    for name, declared in SAMPLING.items():
-        flag, text = sampling_flag(name), declared.help.replace("%", "%%")
+    added: set[str] = set()
+    for family, kind in SETTINGS.items():
+        heading = "sampling" if not added else f"sampling with {family}, beside those above"
+        group = parser.add_argument_group(
+            heading, "Settings that are left out have the model's own defaults (openhart info)."
+        )
+        _add_settings(group, kind, added)
+        added |= set(declarations(kind))
+
+
+def _add_settings(group: Any, settings: type, added: set[str]) -> None:
+    """Add the options of the settings that are not among those added already."""
+    kinds = get_type_hints(settings)
+    for name, declared in declarations(settings).items():
+        if name in added:
+            continue
+        flag, text = sampling_flag(name, declared), declared.help.replace("%", "%%")
         if kinds[name] is bool:
             group.add_argument(flag, dest=name, action=argparse.BooleanOptionalAction, help=text)
         elif declared.choices:
@@ -53,12 +79,25 @@ def given_sampling(options: argparse.Namespace) -> dict[str, Any]:
     """The sampling settings that the command line gives.
 
     Raises:
-        UsageError: one of them is outside its range.
+        UsageError: if one of them is outside its range, or if the model has no such setting.
     """
-    values = {name: getattr(options, name, None) for name in SAMPLING}
-    given = {name: value for name, value in values.items() if value is not None}
+    given = {name: value for name in FLAGS if (value := getattr(options, name, None)) is not None}
+    kinds = [SETTINGS[family]] if (family := _family(options.model)) else list(SETTINGS.values())
+    known = [kind for kind in kinds if given.keys() <= declarations(kind).keys()]
+    if not known:
+        missing = next(name for name in given if name not in declarations(kinds[0]))
+        raise UsageError(f"the model has no setting {FLAGS[missing]}")
     try:
-        SamplingSettings(**given)
+        known[0](**given)
     except UserError as error:
         raise UsageError(in_flags(str(error))) from error
     return given
+
+
+def _family(model: str | None) -> str | None:
+    """The class of a model, if its folder states one that is known here; None for a hub id."""
+    if model is None:
+        return next(iter(SETTINGS))
+    path = Path(model) / "model_index.json"
+    kind = read_json(path).get("_class_name") if path.is_file() else None
+    return kind if isinstance(kind, str) and kind in SETTINGS else None

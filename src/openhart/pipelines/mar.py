@@ -20,6 +20,7 @@ from openhart.generation.masked_settings import (
 )
 from openhart.generation.saved import VERSION, VERSION_KEY
 from openhart.generation.settings import given_overrides, values_of
+from openhart.memory import MaskedMemory, check_images
 from openhart.pipelines.callbacks import TENSOR_INPUTS, Callbacks, StepCallback
 from openhart.pipelines.checks import LAYOUTS, PipelineSettings, check_condition, check_mar_fit
 from openhart.pipelines.conditions import ConditionedPipeline, check_count, repeat_each
@@ -244,11 +245,12 @@ class MarPipeline(ConditionedPipeline, PipelineFiles):
             UserError: if arguments are invalid or do not suit the model.
         """
         settings = self.sampling_settings(sampling, **overrides)
-        self.check_size(height, width)
+        size = self.check_size(height, width)
         condition = self.encode_condition(
             prompt, class_labels, prompt_embeds, prompt_attention_mask, max_sequence_length
         )
         count = len(condition[0]) * check_count(num_images_per_prompt)
+        check_images(self.memory(settings), count, size, self._execution_device)
         negative = self.encode_negative(
             len(condition[0]),
             negative_prompt,
@@ -285,6 +287,10 @@ class MarPipeline(ConditionedPipeline, PipelineFiles):
                 f"{width!r}"
             )
         return size
+
+    def memory(self, settings: MaskedSamplingSettings) -> MaskedMemory:
+        """Estimate of the memory that images need in addition to the weights."""
+        return MaskedMemory(self.transformer, self.image_tokenizer, settings.guidance_scale > 1)
 
     def decode_preview(self, state: MaskedState) -> list[Any]:
         """Decode the latents so far into PIL images; unknown tokens count as zeros."""

@@ -1,7 +1,9 @@
 import pytest
 import torch
 
+import openhart
 from openhart import HartPipeline, LabelEncoder, UserError, VqganPipeline
+from openhart.cli.main import main
 from openhart.generation.raster_settings import RasterSampling
 from tests.tiny import shaken, tiny_raster, tiny_vqgan_tokenizer
 
@@ -39,6 +41,15 @@ def test_saved_and_loaded_makes_the_same_image(by_class, tmp_path):
     assert made[0].shape == (2, 3, 8, 8)
     with pytest.raises(UserError, match="VqganPipeline"):
         HartPipeline.from_pretrained(tmp_path)
+
+
+def test_one_function_loads_it_and_info_prints_its_sizes(by_class, tmp_path, capsys):
+    by_class.save_pretrained(tmp_path)
+    assert type(openhart.from_pretrained(tmp_path)) is VqganPipeline
+    assert main(["info", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    for words in ("VqganTokenizer", "RasterTransformer", "8×8 pixels", "32 of 4 channels"):
+        assert words in printed
 
 
 def test_a_dtype_applies_to_all_parts(by_class, tmp_path):

@@ -41,10 +41,21 @@ def info(options: Namespace) -> None:
 
 
 def _hart_sizes(folder: Path) -> dict[str, str]:
-    from openhart.scales import parse_scales
     from openhart.tokenizer.model import HybridTokenizer
 
-    tokenizer = _settings_of(HybridTokenizer, folder / "image_tokenizer")
+    return _code_sizes(HybridTokenizer, folder)
+
+
+def _vqgan_sizes(folder: Path) -> dict[str, str]:
+    from openhart.tokenizer.vqgan import VqganTokenizer
+
+    return _code_sizes(VqganTokenizer, folder)
+
+
+def _code_sizes(kind: type, folder: Path) -> dict[str, str]:
+    from openhart.scales import parse_scales
+
+    tokenizer = _settings_of(kind, folder / "image_tokenizer")
     factor = tokenizer["patch_size"] * 2 ** (len(tokenizer["channel_multipliers"]) - 1)
     height, width = parse_scales(tokenizer["scales"])[-1]
     return {
@@ -76,5 +87,5 @@ def _settings_of(kind: type, folder: Path) -> dict[str, Any]:
     return check_settings(kind, read_config(folder), str(folder / "config.json"))
 
 
-SIZES = {"HartPipeline": _hart_sizes, "MarPipeline": _mar_sizes}
+SIZES = {"HartPipeline": _hart_sizes, "MarPipeline": _mar_sizes, "VqganPipeline": _vqgan_sizes}
 """Per class of pipeline, what gives the names and values of a model's sizes."""

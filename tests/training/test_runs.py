@@ -204,7 +204,7 @@ def test_curves_of_a_run_are_drawn(trained_generator, tmp_path):
     history.plot(output, tmp_path / "curves.png")
     with Image.open(tmp_path / "curves.png") as picture:
         assert min(picture.size) > 500
-    with pytest.raises(UserError, match="no run has measured"):
+    with pytest.raises(UserError, match="no run has logged"):
         history.plot(tmp_path, tmp_path / "none.png")
 
 

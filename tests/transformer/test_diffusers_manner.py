@@ -9,7 +9,15 @@ from accelerate import cpu_offload, disk_offload
 from openhart.conditioning.label import LabelEncoder
 from openhart.residual.heads import WideResidualHead
 from openhart.tokenizer.model import HybridTokenizer
-from tests.tiny import random_context, shaken, tiny_head, tiny_tokenizer, tiny_transformer
+from tests.tiny import (
+    random_context,
+    shaken,
+    tiny_head,
+    tiny_kl,
+    tiny_masked_transformer,
+    tiny_tokenizer,
+    tiny_transformer,
+)
 
 CPU = torch.device("cpu")
 VAR = {
@@ -49,7 +57,23 @@ def label_inputs():
     return {"labels": torch.tensor([1, 5])}
 
 
+def masked_inputs():
+    return {
+        "tokens": random(2, 24, 4),
+        "known": torch.arange(9).repeat(2, 1),
+        "context": random(2, 1, 32),
+        "context_mask": torch.ones(2, 1, dtype=torch.bool),
+        "wanted": torch.arange(9, 14).repeat(2, 1),
+    }
+
+
+def continuous_inputs():
+    return {"image": random(2, 3, 32, 32).clamp(-1, 1)}
+
+
 CASES = {
+    "mar": (tiny_masked_transformer, masked_inputs),
+    "continuous tokenizer": (lambda: shaken(tiny_kl()), continuous_inputs),
     "hart": (tiny_transformer, context_inputs),
     "var": (lambda: tiny_transformer(**VAR), context_inputs),
     "head": (tiny_head, head_inputs),
@@ -65,7 +89,7 @@ def case(request):
     return build(), inputs()
 
 
-@pytest.fixture(params=["hart", "var", "head", "wide head"])
+@pytest.fixture(params=["hart", "var", "mar", "head", "wide head"])
 def linear_case(request):
     build, inputs = CASES[request.param]
     return build(), inputs()

@@ -19,6 +19,7 @@ from openhart.checks import Depth, Flag, Positive, Width, checked
 from openhart.errors import UserError
 from openhart.loading import CheckedLoading
 from openhart.tokenizer.autoencoder import GROUPS, Decoder, Encoder
+from openhart.tokenizer.base import TokenizerOutput
 
 
 class KLAutoencoder(CheckedLoading, ModelMixin, ConfigMixin):
@@ -109,6 +110,12 @@ class KLAutoencoder(CheckedLoading, ModelMixin, ConfigMixin):
         image: Tensor = self.decoder(self.post_quant_conv((latents / scale).to(self.dtype)))
         return image
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Reconstruct an image from the mean of its latents, (B, 3, H, W) → (B, 3, H, W), in [−1, 1]."""
-        return self.decode(self.scaled(self.encode(image).latent_dist.mean))
+    def forward(self, image: Tensor, return_dict: bool = True) -> TokenizerOutput | tuple[Tensor]:
+        """Reconstruct an image from the mean of its latents.
+
+        Args:
+            image: (B, 3, H, W) in [−1, 1].
+            return_dict: return a :class:`TokenizerOutput`; else a tuple.
+        """
+        sample = self.decode(self.scaled(self.encode(image).latent_dist.mean))
+        return TokenizerOutput(sample) if return_dict else (sample,)

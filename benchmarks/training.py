@@ -34,7 +34,7 @@ CHOICES = {
         "bfloat16": [],
         "float32": ["run.precision=no"],
         "compiled": ["run.compile=true"],
-        "thinned": ["thinning={}"],
+        "thinned": ["token_dropping={}"],
         "recomputed": ["run.gradient_checkpointing=true"],
         "encoding": ["cache=none"],
     },

@@ -63,7 +63,7 @@ GENERATOR = [
     ({"steps": True}, "must be a whole number"),
     ({"optimizer": {"learning_rate": float("inf")}}, "must be a finite number"),
     ({"optimizer": {"learning_rate": 1e30}}, "at most 1"),
-    ({"thinning": {"mean": 50, "deviation": 0.01}}, "more than 4 deviations"),
+    ({"token_dropping": {"mean": 50, "std": 0.01}}, "more than 4 deviations"),
     ({"sampling": {"warmth": 1}}, "no setting warmth"),
     ({"sampling": {"top_k": "many"}}, "top_k must be a whole number"),
     ({"model": {"width": 65536, "num_heads": 1024, "depth": 1000}}, "lower its width or depth"),
@@ -81,7 +81,7 @@ GENERATOR = [
     ({"data": {"train": "ROOT/empty", "workers": 0}}, "has no images"),
     ({"data": {"train": "ROOT/nowhere", "workers": 0}}, "no image folder"),
     ({"conditioning": {"kind": "label"}, "sample_prompts": []}, "num_classes"),
-    ({"residual": {"kind": "wide"}, "thinning": {}}, "take kind: token"),
+    ({"residual": {"kind": "wide"}, "token_dropping": {}}, "take kind: token"),
     ({"conditioning": {"word_drop": 0.2}, "cache": "ROOT/cache"}, "word_drop needs captions"),
     ({"sample_labels": [3]}, "its samples are sample_prompts"),
     (

@@ -90,7 +90,7 @@ def test_what_stands_for_a_broken_image_has_its_size(corpus, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kept", ["memory", "none"])
 def test_a_generator_learns_all_sizes_and_makes_them(corpus, image_tokenizer, tmp_path, kept):
-    values = generator_recipe(corpus, tmp_path, image_tokenizer, steps=40, cache=kept, thinning={})
+    values = generator_recipe(corpus, tmp_path, image_tokenizer, steps=40, cache=kept, token_dropping={})
     values["data"] |= {"buckets": SIZES, "batch_size": 4}
     folder = generator.train(write_recipe(tmp_path / "recipe.yaml", values), quiet=True)
     losses = logged(tmp_path, "cross_entropy")

@@ -154,8 +154,10 @@ def test_a_recipe_without_a_folder_is_told(write, capsys, old):
 
 @pytest.mark.parametrize(("old", "new"), [("true", "memory"), ("false", "none"), ("runs/a", "runs/a")])
 def test_recipes_of_before_mean_what_they_meant(write, old, new):
-    recipe = generator.load_recipe(write("old"), generator.GeneratorRecipe, [f"cache={old}"])
+    dropping = "thinning={mean: 0.7, deviation: 0.2, least: 0.4}"
+    recipe = generator.load_recipe(write("old"), generator.GeneratorRecipe, [f"cache={old}", dropping])
     assert recipe.cache == new
+    assert recipe.token_dropping.model_dump() == {"mean": 0.7, "std": 0.2, "min": 0.4}
 
 
 @pytest.mark.parametrize("value", ["3", "[a]", "''", "null"])

@@ -105,7 +105,7 @@ def test_thinning_and_adapters_make_a_step_cheaper(tmp_path):
     pytest.importorskip("peft")
     recipe = recipe_of_a_step(tmp_path)
     full = dry_run(recipe, "generator")
-    thinned = dry_run(recipe, "generator", ["thinning.least=0.5"])
+    thinned = dry_run(recipe, "generator", ["token_dropping.min=0.5"])
     assert thinned.seen < full.seen == full.tokens
     assert thinned.flops < full.flops
     assert thinned.kept < full.kept

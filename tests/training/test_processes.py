@@ -83,7 +83,7 @@ def test_two_processes_fill_the_cache_that_one_does(corpus, image_tokenizer, tmp
 @pytest.fixture(scope="module")
 def alone(corpus, image_tokenizer, tmp_path_factory):
     output = tmp_path_factory.mktemp("generator")
-    values = generator_recipe(corpus, output, image_tokenizer, steps=5, thinning={})
+    values = generator_recipe(corpus, output, image_tokenizer, steps=5, token_dropping={})
     return values, losses("generator", values, output, "1", 1)
 
 

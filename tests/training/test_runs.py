@@ -117,8 +117,8 @@ def test_the_generator_learns_and_its_pipeline_loads(trained_generator):
     "values",
     [
         {"residual": {"kind": "wide", "width": 32, "depth": 2, "repeats": 2}},
-        {"residual": None, "thinning": {}},
-        {"thinning": {}, "cache": "none"},
+        {"residual": None, "token_dropping": {}},
+        {"token_dropping": {}, "cache": "none"},
         {"conditioning": {"kind": "label", "num_classes": 8}, "sample_labels": [0, 3]},
         {"conditioning": {"max_tokens": 8, "word_drop": 0.5}},
     ],
@@ -187,7 +187,7 @@ def test_a_resumed_generator_run_has_the_same_losses_to_the_bit(corpus, trained_
     for name, stops in (("whole", []), ("stopped", [2, 4])):
         output = tmp_path / name
         output.mkdir()
-        values = generator_recipe(corpus, output, trained_tokenizer[0], steps=6, thinning={})
+        values = generator_recipe(corpus, output, trained_tokenizer[0], steps=6, token_dropping={})
         values["run"] |= {"save_every": 1, "sample_every": 2}
         recipe = write_recipe(output / "recipe.yaml", values)
         for step in stops:

@@ -43,7 +43,7 @@ class Sample:
         """All captions: ``captions``, or ``text`` if there are none.
 
         Raises:
-            UserError: there is none, or one that is not a text.
+            UserError: if there is none, or if one is not a non-empty text.
         """
         captions = self.fields.get("captions")
         if captions is None or captions == []:
@@ -62,7 +62,7 @@ class Sample:
         """The caption that represents the sample: ``text``, or the first of its captions.
 
         Raises:
-            UserError: there is none, or one that is not a text.
+            UserError: if there is none, or if one is not a non-empty text.
         """
         captions, text = self.captions, self.fields.get("text")
         return text if isinstance(text, str) else captions[0]
@@ -74,7 +74,7 @@ class Sample:
             classes: number of classes; None for any.
 
         Raises:
-            UserError: there is no label, or one that is not a class.
+            UserError: if there is no label, or if it is not an integer in [0, ``classes``).
         """
         label = self.fields.get("label")
         if label is None:
@@ -92,7 +92,7 @@ class Sample:
         """What conditions the image: its main caption (``kind: text``) or its class (``label``).
 
         Raises:
-            UserError: it is missing or not valid.
+            UserError: if it is missing or not valid.
         """
         return self.label(classes) if kind == "label" else self.main_caption
 
@@ -168,7 +168,7 @@ def check_samples(samples: Iterable[Sample], kind: str, classes: int | None) -> 
         classes: number of classes; None for any.
 
     Raises:
-        UserError: a caption or a label is missing or not valid.
+        UserError: if a caption or a label is missing or not valid.
     """
     for sample in samples:
         sample.condition(kind, classes)

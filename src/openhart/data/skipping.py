@@ -59,7 +59,7 @@ def some_samples(dataset: Dataset[Any] | Stream[Any], count: int) -> list[tuple[
     """At most ``count`` readable samples at equal distances; of a stream, the first ones.
 
     Raises:
-        UserError: many samples in sequence cannot be read.
+        UserError: if many consecutive samples cannot be read.
     """
     if isinstance(dataset, data.IterableDataset):
         return list(itertools.islice(dataset, count))

@@ -30,7 +30,7 @@ def build_model(kind: type[Model], settings: dict[str, Any]) -> Model:
     """Make a model from a recipe's settings.
 
     Raises:
-        UserError: the model has no such setting, or a value is not valid.
+        UserError: if the model has no such setting, or if a value is not valid.
     """
     check_settings(kind, settings, "model")
     return kind(**settings)
@@ -40,7 +40,8 @@ def build_tokenizer(recipe: TokenizerRecipe) -> HybridTokenizer:
     """A new tokenizer, or that of ``initial`` with the recipe's settings in place of its own.
 
     Raises:
-        UserError: the settings are not valid, do not fit the weights of ``initial``, or need too much memory.
+        UserError: if the settings are not valid, do not fit the weights of ``initial`` or need too much
+            memory.
     """
     if recipe.initial:
         with loading(recipe.initial):
@@ -69,14 +70,14 @@ def check_generator_fits(recipe: GeneratorRecipe, transformer: HartTransformer) 
         transformer: the trained one, or one with the same settings on the meta device.
 
     Raises:
-        UserError: the model or its batches are too large.
+        UserError: if the model or its batches are too large.
     """
     _check_weights_fit(transformer)
     clone = without_weights(transformer)
     with torch.device("meta"):
         head = build_head(recipe.residual, clone)
     height, width = clone.scales[-1]
-    most = round(height * width * kept_shares(recipe.thinning)[1])
+    most = round(height * width * kept_shares(recipe.token_dropping)[1])
     check_step(generator_cost(Counter(recipe.run.precision), recipe, clone, head, most).kept, _device())
 
 
@@ -111,7 +112,7 @@ def transformer_settings(
         context: ``context_dim`` and ``context_tokens``.
 
     Raises:
-        UserError: they disagree.
+        UserError: if they disagree.
     """
     codebook, scales = tokenizer.quantizer.codebook, tokenizer.config.scales
     if "scales" in recipe.model and parse_scales(recipe.model["scales"]) != parse_scales(scales):
@@ -130,7 +131,7 @@ def check_same_shape(recipe: GeneratorRecipe, transformer: HartTransformer) -> N
     """Check that a recipe's ``model`` agrees with the transformer of ``initial``.
 
     Raises:
-        UserError: a setting differs.
+        UserError: if a setting differs.
     """
     for name, value in recipe.model.items():
         if name != "scales" and name in transformer.config and value != transformer.config[name]:

@@ -117,7 +117,7 @@ def dry_run(
         gpu_memory: GiB per GPU; None for any.
 
     Raises:
-        UserError: the recipe is not valid, or it needs more memory.
+        UserError: if the recipe is not valid, or if it needs more memory.
     """
     if kind == "tokenizer":
         report = _weigh_tokenizer(load_recipe(path, TokenizerRecipe, overrides), gpus)
@@ -177,7 +177,7 @@ def _weigh_generator(recipe: GeneratorRecipe, path: Path, gpus: int) -> Report:
         parts["adapters"] = _count(transformer) - parts["transformer"]
     trained = sum(p.numel() for part in models.values() for p in part.parameters() if p.requires_grad)
     h, w = transformer.scales[-1]
-    average, most = (round(h * w * share) for share in kept_shares(recipe.thinning))
+    average, most = (round(h * w * share) for share in kept_shares(recipe.token_dropping))
     counter = Counter(recipe.run.precision)
     usual, largest = (generator_cost(counter, recipe, transformer, head, count) for count in (average, most))
     cost = Cost(usual.flops, largest.kept)

@@ -23,7 +23,7 @@ def load_recipe(path: Path, kind: type[Recipe], overrides: list[str] | None = No
         overrides: ``section.name=value`` strings; values are read as YAML.
 
     Raises:
-        UserError: there is no such file, it is not YAML, or a name, type or value is not valid.
+        UserError: if there is no such file, if it is not YAML, or if a name, type or value is not valid.
     """
     values = _parse_yaml(read_text(path), str(path))
     if not isinstance(values, dict):

@@ -35,14 +35,14 @@ class Conditions(Protocol):
                 packaged.
 
         Raises:
-            UserError: it does not.
+            UserError: if it does not.
         """
 
     def check_encoder(self, encoder: ConditionEncoder, name: str) -> None:
         """Check that the encoder of the initial model, whose folder is ``name``, agrees with the recipe.
 
         Raises:
-            UserError: they differ.
+            UserError: if they differ.
         """
 
     def build_encoder(self, dim: int) -> nn.Module:
@@ -74,7 +74,7 @@ def check_kind(encoder: ConditionEncoder, settings: Conditioning, name: str) -> 
     """Check that a model's encoder takes what the recipe's samples have: text or labels.
 
     Raises:
-        UserError: it does not.
+        UserError: if it does not.
     """
     if encoder.kind != settings.kind:
         raise UserError(

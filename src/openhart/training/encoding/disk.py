@@ -53,7 +53,7 @@ class LatentCache(Dataset[Any]):
         wanted: what it must have been made from, by :func:`describe`.
 
     Raises:
-        UserError: there is none, it is damaged or not complete, or it was made from something else.
+        UserError: if there is none, or if it is damaged, incomplete or made from something else.
     """
 
     def __init__(self, folder: Path, wanted: dict[str, Any]) -> None:
@@ -113,7 +113,7 @@ def check_same(folder: Path, about: dict[str, Any], wanted: dict[str, Any]) -> N
     """Check that a cache was made from what is wanted.
 
     Raises:
-        UserError: they differ.
+        UserError: if they differ.
     """
     for name, value in wanted.items():
         if about.get(name) != value:
@@ -162,8 +162,8 @@ def make_cache(
         The number of samples.
 
     Raises:
-        UserError: the folder holds a cache of something else, or a sample has no caption or label.
-        OSError: it cannot be written.
+        UserError: if the folder holds a cache of something else, or if a sample has no caption or label.
+        OSError: if the folder cannot be written.
     """
     state = PartialState()
     known = read_about(folder) if (folder / ABOUT).is_file() else about

@@ -42,7 +42,7 @@ def read_about(folder: Path) -> dict[str, Any]:
     """Read what :func:`write_about` wrote.
 
     Raises:
-        UserError: it is missing or damaged.
+        UserError: if the file is missing or damaged.
     """
     path = folder / ABOUT
     if not path.is_file():
@@ -82,7 +82,7 @@ def read_records(folder: Path, number: int) -> list[bytes]:
     """The lines of a part's records; of the tensors' file only the header is read.
 
     Raises:
-        UserError: a file is missing, incomplete or damaged.
+        UserError: if a file is missing, incomplete or damaged.
     """
     path = tensors_path(folder, number)
     try:
@@ -104,7 +104,7 @@ class PartTensors:
         number: of the part.
 
     Raises:
-        UserError: the file is incomplete or damaged.
+        UserError: if the file is incomplete or damaged.
     """
 
     def __init__(self, folder: Path, number: int) -> None:
@@ -118,7 +118,7 @@ class PartTensors:
         """One row of a tensor.
 
         Raises:
-            UserError: its checksum differs.
+            UserError: if its checksum differs.
         """
         row = self.tensors[name][index]
         if row_sum(row) != int(self.tensors[f"{CHECK}.{name}"][index]):

@@ -28,7 +28,7 @@ class LabelConditions:
         width: the transformer's width C.
 
     Raises:
-        UserError: the number of classes is missing.
+        UserError: if the number of classes is missing.
     """
 
     def __init__(self, settings: Conditioning, width: int) -> None:

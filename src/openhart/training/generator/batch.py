@@ -12,7 +12,7 @@ from openhart.tokenizer.model import HybridTokenizer
 from openhart.training.encoding.conditions import Conditions
 from openhart.training.generator.losses import Batch
 from openhart.training.generator.noisy_context import Exchange, clean_context, noisy_context
-from openhart.training.generator.settings import Thinning
+from openhart.training.generator.settings import TokenDropping
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class BatchMaker:
         tokenizer: encoded the samples.
         conditions: draws the condition of each sample.
         exchange: draws wrong codes for a noisy context, or None.
-        thinning: share of the last scale's tokens that is left out, or None.
+        token_dropping: share of the last scale's tokens that is left out, or None.
     """
 
     tokenizer: HybridTokenizer
     conditions: Conditions
     exchange: Exchange | None
-    thinning: Thinning | None
+    token_dropping: TokenDropping | None
 
     @torch.no_grad()
     def __call__(
@@ -67,7 +67,7 @@ class BatchMaker:
             scale_inputs=seen.inputs,
             continuous_target=seen.continuous_target,
             condition=tuple(part.to(codes.device) for part in condition),
-            keep=_choose_kept(codes, size, self.thinning, generators, common),
+            keep=_choose_kept(codes, size, self.token_dropping, generators, common),
             codebook=quantizer.codebook.weight,
             scales=scales,
             generators=generators,
@@ -77,16 +77,16 @@ class BatchMaker:
 def _choose_kept(
     codes: Tensor,
     size: tuple[int, int],
-    thinning: Thinning | None,
+    token_dropping: TokenDropping | None,
     generators: list[torch.Generator],
     common: torch.Generator,
 ) -> Tensor | None:
     """Which tokens of the last scale are kept, equally many in each sample, (B, P²) bool; None for all."""
-    if thinning is None:
+    if token_dropping is None:
         return None
     count = size[0] * size[1]
     dropped = torch.nn.init.trunc_normal_(
-        torch.empty(()), thinning.mean, thinning.deviation, thinning.least, 1.0, common
+        torch.empty(()), token_dropping.mean, token_dropping.std, token_dropping.min, 1.0, common
     )
     kept = max(1, round(count * (1 - float(dropped))))
     order = stack_random(torch.rand, (count,), generators).argsort(dim=1)

@@ -92,7 +92,7 @@ def check_weights(settings: CodeLoss, scales: int) -> None:
     """Check that a recipe has as many weights as the tokenizer has scales.
 
     Raises:
-        UserError: it has another number.
+        UserError: if the numbers differ.
     """
     if settings.scale_weights and len(settings.scale_weights) != scales:
         raise UserError(

@@ -12,7 +12,7 @@ from openhart.residual.heads import TokenResidualHead
 from openhart.scales import count_tokens
 from openhart.training.generator.embedding_losses import build_alignment
 from openhart.training.generator.recipe import GeneratorRecipe
-from openhart.training.generator.settings import EmbeddingLosses, ResidualHead, Thinning
+from openhart.training.generator.settings import EmbeddingLosses, ResidualHead, TokenDropping
 from openhart.training.run.flops import FLOAT, Cost, Counter
 from openhart.transformer.attention import block_causal
 from openhart.transformer.model import HartTransformer
@@ -126,15 +126,15 @@ def alignment_cost(
     return counter.count(alignment, run)
 
 
-def kept_shares(thinning: Thinning | None) -> tuple[float, float]:
+def kept_shares(token_dropping: TokenDropping | None) -> tuple[float, float]:
     """Fraction of the last scale's tokens that are kept, on average and at most."""
-    if thinning is None:
+    if token_dropping is None:
         return 1.0, 1.0
-    low, high = ((edge - thinning.mean) / thinning.deviation for edge in (thinning.least, 1.0))
+    low, high = ((edge - token_dropping.mean) / token_dropping.std for edge in (token_dropping.min, 1.0))
     bell = [math.exp(-edge * edge / 2) / math.sqrt(2 * math.pi) for edge in (low, high)]
     area = [(1 + math.erf(edge / math.sqrt(2))) / 2 for edge in (low, high)]
-    dropped = thinning.mean + thinning.deviation * (bell[0] - bell[1]) / (area[1] - area[0])
-    return 1 - dropped, 1 - thinning.least
+    dropped = token_dropping.mean + token_dropping.std * (bell[0] - bell[1]) / (area[1] - area[0])
+    return 1 - dropped, 1 - token_dropping.min
 
 
 def _lengths(transformer: HartTransformer, last_scale: int) -> list[int]:

@@ -51,7 +51,7 @@ def open_conditions(settings: Conditioning, width: int) -> Conditions:
         width: the transformer's width C, which is that of a label's context token.
 
     Raises:
-        UserError: class labels without their number of classes.
+        UserError: if ``kind: label`` is given without ``num_classes``.
     """
     if settings.kind == "label":
         return LabelConditions(settings, width)
@@ -69,7 +69,7 @@ def open_source(recipe: GeneratorRecipe, tokenizer: HybridTokenizer, quiet: bool
         quiet: show no progress bar while images are encoded into memory.
 
     Raises:
-        UserError: the data or the cache cannot be used.
+        UserError: if the data or the cache cannot be used.
     """
     settings, data = recipe.conditioning, recipe.data
     folder, conditions = recipe.cache_folder, open_conditions(settings, width_of(recipe))
@@ -87,7 +87,7 @@ def open_images(recipe: GeneratorRecipe, tokenizer: HybridTokenizer) -> Any:
     """The images of a recipe, with their changed copies if it names any.
 
     Raises:
-        UserError: they cannot be read, a caption or label is missing, or shards are to be augmented.
+        UserError: if images cannot be read, a caption or label is missing, or shards are to be augmented.
     """
     data = recipe.data
     sizes = data.buckets or [tokenizer.image_size]
@@ -124,7 +124,7 @@ def fill_cache(path: Path, overrides: list[str] | None = None, quiet: bool = Fal
         The folder and its number of samples.
 
     Raises:
-        UserError: a recipe, a tokenizer or a data set that cannot be used, or a folder that holds another
+        UserError: if a recipe, a tokenizer or a data set cannot be used, or if the folder holds another
             cache.
     """
     recipe = load_recipe(path, GeneratorRecipe, overrides)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, PlainValidator, field_validator, model_validator
+from pydantic import AliasChoices, Field, PlainValidator, field_validator, model_validator
 
 from openhart.checks import Count, Natural, PathText, Text, check_settings
 from openhart.generation.settings import SamplingSettings
@@ -15,7 +15,7 @@ from openhart.training.generator.settings import (
     Lora,
     NoisyContext,
     ResidualHead,
-    Thinning,
+    TokenDropping,
 )
 from openhart.training.run.settings import Data, OptimizerSettings, Run, Section
 from openhart.transformer.model import HartTransformer
@@ -55,7 +55,9 @@ class GeneratorRecipe(Section):
     conditioning: Conditioning = Conditioning()
     residual: ResidualHead | None = ResidualHead()
     optimizer: OptimizerSettings
-    thinning: Thinning | None = None
+    token_dropping: TokenDropping | None = Field(
+        default=None, validation_alias=AliasChoices("token_dropping", "thinning")
+    )
     noise: NoisyContext | None = None
     embedding_losses: EmbeddingLosses | None = None
     code_loss: CodeLoss = CodeLoss()
@@ -100,9 +102,9 @@ class GeneratorRecipe(Section):
 
     @model_validator(mode="after")
     def _a_wide_head_needs_the_map(self) -> "GeneratorRecipe":
-        if self.thinning is not None and self.residual is not None and self.residual.kind == "wide":
+        if self.token_dropping is not None and self.residual is not None and self.residual.kind == "wide":
             raise ValueError(
-                "thinning leaves out tokens that a wide residual head looks at: take kind: token"
+                "token_dropping leaves out tokens that a wide residual head looks at: take kind: token"
             )
         return self
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import AliasChoices, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from openhart.checks import Below1, Count, Depth, Number, PathText, Positive, Share, Text, Weight, Width
 from openhart.training.run.settings import Section
@@ -58,21 +58,23 @@ class ResidualHead(Section):
         return self.clip or {"quantile": 1.0, "variance": 4.0}[self.scaling]
 
 
-class Thinning(Section):
+class TokenDropping(Section):
     """Token dropping: the fraction of the last scale's tokens that a step omits, drawn from a truncated
-    normal distribution on ``least`` … 1 (HART, section 3.3). With the default values it is about 80 % on
+    normal distribution on ``min`` … 1 (HART, section 3.3). With the default values it is about 80 % on
     average."""
 
     mean: Number = 1.0
-    deviation: Annotated[Number, Field(ge=0.01, le=10)] = 0.25
-    least: Below1 = 0.5
+    std: Annotated[Number, Field(ge=0.01, le=10)] = Field(
+        default=0.25, validation_alias=AliasChoices("std", "deviation")
+    )
+    min: Below1 = Field(default=0.5, validation_alias=AliasChoices("min", "least"))
 
     @model_validator(mode="after")
-    def _some_of_the_normal_lies_inside(self) -> "Thinning":
-        reach = 4 * self.deviation
-        if not self.least - reach <= self.mean <= 1 + reach:
+    def _some_of_the_normal_lies_inside(self) -> "TokenDropping":
+        reach = 4 * self.std
+        if not self.min - reach <= self.mean <= 1 + reach:
             raise ValueError(
-                f"mean {self.mean} is more than 4 deviations outside of the range {self.least} to 1"
+                f"mean {self.mean} is more than 4 deviations outside of the range {self.min} to 1"
             )
         return self
 

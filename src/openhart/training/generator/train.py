@@ -56,7 +56,7 @@ def train(path: Path, overrides: list[str] | None = None, quiet: bool = False) -
         adapter alone, for :meth:`openhart.HartPipeline.load_lora_weights`.
 
     Raises:
-        UserError: a recipe, a tokenizer, a data set or an output folder that cannot be used.
+        UserError: if a recipe, a tokenizer, a data set or an output folder cannot be used.
     """
     recipe = load_recipe(path, GeneratorRecipe, overrides)
     return run_stage(recipe, partial(prepare, recipe, quiet), quiet)
@@ -89,7 +89,7 @@ def _load_initial(
     """The pipeline to start from, at the tokenizer's scales, with adapters if the recipe wants them.
 
     Raises:
-        UserError: there is none, or it does not fit the recipe, its tokenizer or its way of conditioning.
+        UserError: if there is none, or if it does not fit the recipe, its tokenizer or its conditioning.
     """
     if not recipe.initial:
         return None
@@ -185,7 +185,7 @@ def _assemble(
         model=model,
         optimizer=optimizer,
         ema=ema,
-        make_batch=BatchMaker(tokenizer, source.conditions, exchange, recipe.thinning),
+        make_batch=BatchMaker(tokenizer, source.conditions, exchange, recipe.token_dropping),
         guard=guard,
         result=Export(recipe, accelerator, tokenizer, source.conditions, losses, ema),
         saved=saved,
@@ -204,5 +204,5 @@ def _flops(recipe: GeneratorRecipe, losses: GeneratorLosses) -> int:
             add_lora(transformer, **recipe.lora.model_dump())
     plain = recipe.model_copy(update={"run": recipe.run.model_copy(update={"gradient_checkpointing": False})})
     height, width = transformer.scales[-1]
-    last = round(height * width * kept_shares(recipe.thinning)[0])
+    last = round(height * width * kept_shares(recipe.token_dropping)[0])
     return generator_cost(Counter(recipe.run.precision), plain, transformer, head, last).flops

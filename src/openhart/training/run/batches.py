@@ -129,7 +129,7 @@ class StreamedBatches:
         world: number of processes.
 
     Raises:
-        UserError: torchdata is not installed.
+        UserError: if torchdata is not installed.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class StreamedBatches:
         """Restore the position.
 
         Raises:
-            UserError: it was saved by another number of processes or workers.
+            UserError: if it was saved by another number of processes or workers.
         """
         before, now = (len(state["places"]), state["workers"]), (self.world, self.loader.num_workers)
         if before != now:

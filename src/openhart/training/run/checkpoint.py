@@ -72,8 +72,8 @@ class Checkpoints:
             stop: the request.
 
         Raises:
-            Stopped: the run was requested to stop before its end.
-            UserError: the weights are not finite.
+            Stopped: if the run was requested to stop before its end.
+            UserError: if the weights are not finite.
         """
         number = signal_on_any_process(self.accelerator, stop)
         last, due = done == total, done % self.run.save_every == 0
@@ -97,7 +97,7 @@ class Checkpoints:
             whether it was written.
 
         Raises:
-            UserError: the weights are not finite; earlier checkpoints are kept.
+            UserError: if the weights are not finite; earlier checkpoints are kept.
         """
         self._check_finite(step)
         final = self.output / FOLDER / f"step-{step:08d}"
@@ -128,7 +128,7 @@ class Checkpoints:
             number of steps that are done.
 
         Raises:
-            UserError: it is damaged, or belongs to another model or kind of run.
+            UserError: if it is damaged, or if it belongs to another model or kind of run.
         """
         checkpoints = _checkpoints(self.output)
         done = 0
@@ -192,7 +192,7 @@ def _check_manifest(folder: Path, parts: list[str]) -> int:
     """Check a checkpoint's files against its manifest; returns the number of processes that saved it.
 
     Raises:
-        UserError: files are missing or damaged, or of another kind of run.
+        UserError: if files are missing, damaged or those of another kind of run.
     """
     path = folder / MANIFEST
     if not path.is_file() and list(folder.glob("*.pkl")):

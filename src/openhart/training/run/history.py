@@ -55,7 +55,7 @@ def read(output: Path) -> list[dict[str, Any]]:
     """The metrics of a run, step by step.
 
     Raises:
-        UserError: there is none.
+        UserError: if there are none.
     """
     path = output / FILE
     if not path.is_file():
@@ -74,7 +74,7 @@ def plot(output: Path, path: Path) -> None:
         path: of the image.
 
     Raises:
-        UserError: nothing was logged, or matplotlib is missing.
+        UserError: if nothing was logged, or if matplotlib is missing.
     """
     history = read(output)
     require("matplotlib", extra="train")

@@ -104,8 +104,8 @@ def run_stage(recipe: Recipe, prepare: Callable[[], Stage], quiet: bool) -> Path
         The folder of the exported model.
 
     Raises:
-        UserError: the recipe cannot be run or resumed, or its losses stay infinite.
-        Stopped: the run was requested to stop; it is saved.
+        UserError: if the recipe cannot be run or resumed, or if its losses stay infinite.
+        Stopped: if the run was requested to stop; it is saved.
     """
     accelerator, folder = _run(recipe, prepare, quiet)
     close_run(accelerator)

@@ -39,7 +39,7 @@ class NonFiniteGuard:
             names: of the step's samples, for the error.
 
         Raises:
-            UserError: this was the last of ``max_consecutive`` consecutive skipped steps.
+            UserError: if this was the last of ``max_consecutive`` consecutive skipped steps.
         """
         finite = bool(torch.as_tensor(loss).isfinite().all())
         good = finite and (accelerator.scaler is not None or bool(torch.as_tensor(norm).isfinite().all()))

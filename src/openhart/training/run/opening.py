@@ -21,7 +21,7 @@ def open_run(recipe: GeneratorRecipe | TokenizerRecipe, all_used: bool) -> Accel
         all_used: whether every step gives every weight a gradient; else DDP searches for those without.
 
     Raises:
-        UserError: the output folder cannot be made, or a tracker or the precision cannot be used.
+        UserError: if the output folder cannot be made, or if a tracker or the precision cannot be used.
     """
     run, output = recipe.run, Path(recipe.run.output)
     require(*run.trackers)
@@ -35,7 +35,7 @@ def open_run(recipe: GeneratorRecipe | TokenizerRecipe, all_used: bool) -> Accel
         find_unused_parameters=not all_used, gradient_as_bucket_view=True, broadcast_buffers=False
     )
     accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),  # else several processes on CPUs are not seen
+        cpu=not torch.accelerator.is_available(),  # otherwise several processes on CPUs are not detected
         mixed_precision=run.precision,
         log_with=list(run.trackers),
         project_config=ProjectConfiguration(str(output), logging_dir=str(output / "log")),

@@ -24,8 +24,8 @@ def save_state(state: Any, path: Path) -> None:
         path: of the file.
 
     Raises:
-        TypeError: the state holds something else.
-        OSError, SafetensorError: the file cannot be written.
+        TypeError: if the state holds something else.
+        OSError, SafetensorError: if the file cannot be written.
     """
     tensors: dict[str, Tensor] = {}
     structure = _outline(state, "", tensors)
@@ -36,7 +36,7 @@ def load_state(path: Path) -> Any:
     """Read what :func:`save_state` wrote; tensors are read into memory, on the CPU.
 
     Raises:
-        OSError, SafetensorError, ValueError, KeyError: the file is missing or damaged.
+        OSError, SafetensorError, ValueError, KeyError: if the file is missing or damaged.
     """
     with safe_open(path, "pt") as file:
         structure = json.loads((file.metadata() or {})[STRUCTURE])

@@ -61,7 +61,7 @@ def build_perceptual(name: str) -> nn.Module:
         A module that takes two batches (B, 3, H, W) in [−1, 1] and returns their distance.
 
     Raises:
-        UserError: an unknown name, or a package that is missing.
+        UserError: if the name is unknown, or if a package is missing.
     """
     if name == "efficientnet":
         return PerceptualDistance()

@@ -105,5 +105,5 @@ class TokenizerRecipe(Section):
         if self.run.precision == "fp16":
             raise ValueError("run.precision: a tokenizer is trained in bf16 or no (float32), not fp16")
         if self.data.augment is not None:
-            raise ValueError("data.augment is for generators: a tokenizer learns on pictures as they are")
+            raise ValueError("data.augment is for generators: a tokenizer is trained on unchanged images")
         return self

@@ -41,7 +41,7 @@ def train(path: Path, overrides: list[str] | None = None, quiet: bool = False) -
         The folder of the trained tokenizer, for :meth:`HybridTokenizer.from_pretrained`.
 
     Raises:
-        UserError: a recipe, a data set or an output folder that cannot be used.
+        UserError: if a recipe, a data set or an output folder cannot be used.
     """
     recipe = load_recipe(path, TokenizerRecipe, overrides)
     return run_stage(recipe, partial(prepare, recipe), quiet)

@@ -4,10 +4,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
 from torch._functorch import config as functorch
 
 from openhart.data import open_dataset
+from openhart.data.sample import Dataset, Stream
 from openhart.data.skipping import some_samples
 from openhart.errors import UserError
 from openhart.tokenizer.model import HybridTokenizer
@@ -62,6 +65,19 @@ def prepare(recipe: TokenizerRecipe) -> TokenizerStage:
     held_out = open_dataset(recipe.data.test or recipe.data.train, size, only=recipe.data.only)
     perceptual = build_perceptual(recipe.losses.perceptual) if recipe.losses.perceptual else None
     accelerator = open_run(recipe, all_used=False)
+    shown = torch.stack([image for image, _ in some_samples(held_out, SHOWN)])
+    return _assemble(recipe, accelerator, dataset, tokenizer, perceptual, shown)
+
+
+def _assemble(
+    recipe: TokenizerRecipe,
+    accelerator: Accelerator,
+    dataset: Dataset[Tensor] | Stream[Tensor],
+    tokenizer: HybridTokenizer,
+    perceptual: nn.Module | None,
+    held_out: Tensor,
+) -> TokenizerStage:
+    """Share the tokenizer among processes, and put adversary, optimizers and averages beside it."""
     optimizer = build_optimizer([tokenizer], recipe.optimizer)
     adversary = Adversary(recipe.losses, accelerator)
     if recipe.run.compile:
@@ -74,7 +90,6 @@ def prepare(recipe: TokenizerRecipe) -> TokenizerStage:
     codes = tokenizer.quantizer.codebook.num_embeddings
     revival = CodeRevival(codes, recipe.revive_every, recipe.revival_memory)
     guard = NonFiniteGuard(recipe.run.max_skipped)
-    shown = torch.stack([image for image, _ in some_samples(held_out, SHOWN)])
     return TokenizerStage(
         recipe=recipe,
         accelerator=accelerator,
@@ -96,7 +111,7 @@ def prepare(recipe: TokenizerRecipe) -> TokenizerStage:
             "revival": revival,
             "skips": guard,
         },
-        held_out=shown.to(accelerator.device),
+        held_out=held_out.to(accelerator.device),
         flops_of_phases=_flops(recipe, tokenizer),
     )
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from PIL import Image
 
 import openhart
 from openhart import HartPipeline, LabelEncoder, UserError, VqganPipeline
@@ -50,6 +51,14 @@ def test_one_function_loads_it_and_info_prints_its_sizes(by_class, tmp_path, cap
     printed = capsys.readouterr().out
     for words in ("VqganTokenizer", "RasterTransformer", "8×8 pixels", "32 of 4 channels"):
         assert words in printed
+
+
+def test_the_command_makes_an_image(by_class, tmp_path):
+    by_class.save_pretrained(tmp_path / "model")
+    given = ["generate", "--model", str(tmp_path / "model"), "--label", "3", "--seed", "0", "--quiet"]
+    assert main([*given, "--top-k", "5", "-o", str(tmp_path)]) == 0
+    with Image.open(tmp_path / "class-3.png") as image:
+        assert image.size == (8, 8)
 
 
 def test_a_dtype_applies_to_all_parts(by_class, tmp_path):

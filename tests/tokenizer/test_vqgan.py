@@ -30,6 +30,21 @@ def test_saved_and_loaded_is_the_same(tmp_path, kind):
     assert torch.equal(loaded(image, discrete=True).sample, tokenizer(image, discrete=True).sample)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_codes_are_the_same_while_weights_come_in_groups(tmp_path, kind):
+    tokenizer = tiny_vqgan_tokenizer(quantizer_kind=kind)
+    image = torch.rand(2, 3, 8, 8) * 2 - 1
+    expected = tokenizer(image, discrete=True).sample
+    tokenizer.enable_group_offload(
+        torch.device("cpu"),
+        offload_type="block_level",
+        num_blocks_per_group=1,
+        offload_to_disk_path=str(tmp_path),
+    )
+    torch.testing.assert_close(tokenizer(image, discrete=True).sample, expected)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

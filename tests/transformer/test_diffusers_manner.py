@@ -15,8 +15,10 @@ from tests.tiny import (
     tiny_head,
     tiny_kl,
     tiny_masked_transformer,
+    tiny_raster,
     tiny_tokenizer,
     tiny_transformer,
+    tiny_vqgan_tokenizer,
 )
 
 CPU = torch.device("cpu")
@@ -53,6 +55,10 @@ def image_inputs():
     return {"image": random(2, 3, 32, 32).clamp(-1, 1), "discrete": True}
 
 
+def raster_inputs():
+    return {"codes": torch.arange(30).view(2, 15), "context": random(2, 1, 32)}
+
+
 def label_inputs():
     return {"labels": torch.tensor([1, 5])}
 
@@ -79,6 +85,8 @@ CASES = {
     "head": (tiny_head, head_inputs),
     "wide head": (lambda: tiny_head(WideResidualHead), head_inputs),
     "tokenizer": (lambda: shaken(tiny_tokenizer()), image_inputs),
+    "raster": (tiny_raster, raster_inputs),
+    "vqgan": (tiny_vqgan_tokenizer, lambda: image_inputs() | {"discrete": False}),
     "labels": (lambda: shaken(LabelEncoder(num_classes=5, dim=32)), label_inputs),
 }
 
@@ -89,7 +97,7 @@ def case(request):
     return build(), inputs()
 
 
-@pytest.fixture(params=["hart", "var", "mar", "head", "wide head"])
+@pytest.fixture(params=["hart", "var", "mar", "raster", "head", "wide head"])
 def linear_case(request):
     build, inputs = CASES[request.param]
     return build(), inputs()

@@ -38,7 +38,7 @@ class CodeTokenizer(CheckedLoading, ModelMixin, ConfigMixin):
 
     _no_split_modules = ("ResidualBlock", "SpatialAttention", "Upsample", "Downsample")
     _group_offload_block_modules = (
-        "encoder", "decoder", "quantizer", "codebook", "quant_conv", "post_quant_conv",
+        "encoder", "decoder", "quantizer", "codebook", "projection", "quant_conv", "post_quant_conv",
     )  # fmt: skip
 
     encoder: Encoder

@@ -28,6 +28,14 @@ class Sampled:
     divergence: Tensor
 
 
+class Scores(nn.Linear):
+    """A linear map in float32, whatever the dtype of its weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, z) → (…, V)."""
+        return F.linear(x.float(), self.weight.float(), self.bias.float())
+
+
 class GumbelQuantizer(MultiScaleQuantizer):
     """Encodes features as one code map, with a linear score for every code instead of a distance.
 
@@ -44,11 +52,11 @@ class GumbelQuantizer(MultiScaleQuantizer):
 
     def __init__(self, scales: Sequence[int | Sequence[int]], codebook_size: int, code_dim: int) -> None:
         super().__init__(scales, codebook_size, code_dim, phi_ratio=0.0)
-        self.projection = nn.Linear(code_dim, codebook_size)
+        self.projection = Scores(code_dim, codebook_size)
 
     def nearest(self, tokens: Tensor) -> Tensor:
         """Index of the code with the highest score for each vector, (B, N, z) → (B, N)."""
-        scores: Tensor = self.projection(tokens.detach().to(self.projection.weight.dtype))
+        scores: Tensor = self.projection(tokens.detach())
         return scores.argmax(dim=-1)
 
     def sample(self, features: Tensor, uniform: Tensor, temperature: float = 1.0) -> Sampled:

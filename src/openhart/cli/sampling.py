@@ -41,6 +41,8 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     """Add an option per sampling setting, with the help text and the range of its declaration."""
     added: set[str] = set()
     for family, kind in SETTINGS.items():
+        if added >= declarations(kind).keys():
+            continue
         heading = "sampling" if not added else f"sampling with {family}, beside those above"
         group = parser.add_argument_group(
             heading, "Settings that are left out have the model's own defaults (openhart info)."

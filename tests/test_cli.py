@@ -148,6 +148,7 @@ def test_a_long_prompt_warns_in_one_line(capsys, text_model, tmp_path):
         ("give a prompt", ["generate"]),
         ("not both", ["generate", "a", "--label", "1"]),
         ("--top-p must be between 0 and 1", ["generate", "a", "--top-p", "2"]),
+        ("the model has no setting --steps", ["generate", "a", "--steps", "3"]),
         ("--top-k: must be a whole number", ["generate", "a", "--top-k", "-3"]),
         ("--temperature must be between 0.001 and 1000", ["generate", "a", "--temperature", "0"]),
         ("--guidance-scale: must be a finite number", ["generate", "a", "--guidance-scale", "nan"]),

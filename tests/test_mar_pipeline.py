@@ -242,8 +242,11 @@ def test_an_index_of_another_kind_is_refused(mar_pipeline, tmp_path, change, mes
 def test_generate(saved, tmp_path, capsys):
     given = ["generate", "--model", str(saved), "--label", "3", "-o", str(tmp_path), "--seed", "0", "--quiet"]
     assert main([*given, "--steps", "2", "--diffusion-steps", "3", "--guidance-schedule", "constant"]) == 0
+    settings = {"num_inference_steps": 2, "diffusion_steps": 3, "guidance_schedule": "constant"}
+    called = MarPipeline.from_pretrained(saved)(class_labels=3, generator=seeded(0), **settings).images[0]
     with Image.open(tmp_path / "class-3.png") as image:
         assert image.size == (24, 16)
+        assert np.array_equal(image, called)
     for wrong, code, message in (
         (["--top-k", "5"], 2, "the model has no setting --top-k"),
         (["--diffusion-steps", "1"], 2, "must be a whole number from 2 to 1000"),

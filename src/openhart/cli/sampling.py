@@ -61,13 +61,15 @@ def _add_settings(group: Any, settings: type, added: set[str]) -> None:
         if kinds[name] is bool:
             group.add_argument(flag, dest=name, action=argparse.BooleanOptionalAction, help=text)
         elif declared.choices:
-            group.add_argument(flag, choices=declared.choices, help=text)
+            group.add_argument(flag, dest=name, choices=declared.choices, help=text)
         elif kinds[name] in (int, int | None):
             kind = whole(int(declared.least or 0), int(declared.most or MANY))
-            group.add_argument(flag, type=kind, metavar=declared.metavar, help=text)
+            group.add_argument(flag, dest=name, type=kind, metavar=declared.metavar, help=text)
         else:
             several = None if kinds[name] is float else "+"
-            group.add_argument(flag, type=number, nargs=several, metavar=declared.metavar, help=text)
+            group.add_argument(
+                flag, dest=name, type=number, nargs=several, metavar=declared.metavar, help=text
+            )
 
 
 def in_flags(message: str) -> str:

@@ -156,6 +156,7 @@ def test_shards_without_a_readable_image_are_reported(tmp_path):
         texts(batches, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize(
     ("files", "word"),

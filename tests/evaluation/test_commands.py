@@ -57,6 +57,7 @@ def test_what_is_missing_is_said_in_one_sentence(capsys, photos, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
 
 
+@pytest.mark.slow
 def test_a_checker_is_trained_and_asked(capsys, text_model, tmp_path):
     scenes = write_scenes(tmp_path / "scenes" / "train", 100).parent
     checker = tmp_path / "checker"
@@ -156,6 +157,7 @@ def test_two_folders_are_compared(capsys, photos, tmp_path):
     fails(capsys, 1, "there is no folder", "evaluate", "distances", photos, tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_the_tokenizer_is_measured_by_scales_and_with_exchanged_codes(capsys, text_model, photos, tmp_path):
     pytest.importorskip("efficientnet_lite_pytorch")
     lines = [json.dumps({"file_name": path.name, "text": "noise"}) for path in sorted(photos.iterdir())]

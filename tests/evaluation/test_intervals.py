@@ -80,6 +80,7 @@ def test_with_few_features_the_interval_is_that_of_the_plain_bootstrap():
     assert spread(interval) == pytest.approx(spread(plain), rel=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("measure", [lambda a, b: kernel_distance(a, b, subsets=5), cmmd])
 @pytest.mark.parametrize("shift", [0, 0.5])
 def test_intervals_of_kernel_distances_are_as_wide_as_fresh_samples_spread(measure, shift):
@@ -90,6 +91,7 @@ def test_intervals_of_kernel_distances_are_as_wide_as_fresh_samples_spread(measu
     assert 0.6 * true < np.mean([spread(each.interval) for each in found]) < 1.9 * true
 
 
+@pytest.mark.slow
 def test_the_interval_of_an_inception_score_is_as_wide_as_fresh_samples_spread():
     random = np.random.default_rng(4)
     weight = random.normal(size=(6, 12)) * 2

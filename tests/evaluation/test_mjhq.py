@@ -125,6 +125,7 @@ def test_inception_sees_images_by_the_rule_and_in_its_range(rule):
     assert rule in FRECHET_OF_RESIZE
 
 
+@pytest.mark.slow
 def test_the_command(capsys, folders, tmp_path):
     pytest.importorskip("efficientnet_lite_pytorch")
     made, real = folders

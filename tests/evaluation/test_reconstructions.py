@@ -49,6 +49,7 @@ def test_every_scale_is_measured_and_plotted(tokenizer, images, tmp_path):
     assert len(np.unique(np.array(Image.open(tmp_path / "scales.png").convert("L")))) > 2
 
 
+@pytest.mark.slow
 def test_reconstruction_has_every_figure_with_its_interval_and_rule(tokenizer, images):
     extractors = {"FD-gradients": GradientExtractor()}
     result = evaluate_reconstruction(
@@ -74,6 +75,7 @@ def test_reconstruction_has_every_figure_with_its_interval_and_rule(tokenizer, i
         evaluate_reconstruction(tokenizer, images, ssim="other")
 
 
+@pytest.mark.slow
 def test_exchanged_codes(tokenizer, images):
     result = evaluate_perturbed(tokenizer, images, (0.0, 0.5, 1.0), nearest=31, batch_size=4, quiet=True)
     plain = evaluate_scales(tokenizer, images, quiet=True)

@@ -127,6 +127,7 @@ def test_the_checkpoint_before_a_damaged_one_goes_on(label_recipe, tmp_path, cap
     assert same(before, weights(generator.train(recipe, quiet=True)))
 
 
+@pytest.mark.slow
 def test_random_states_that_make_no_sense_are_told(run, label_recipe, tmp_path, capsys):
     """As a program would leave them that writes checksums but other states."""
     recipe, checkpoint = copied(run, tmp_path, label_recipe)
@@ -150,6 +151,7 @@ def test_a_checkpoint_of_another_model_is_told(run, label_recipe, tmp_path, caps
     assert said.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_pickles_in_a_run_are_not_opened(run, label_recipe, tmp_path, mark, capsys):
     recipe, checkpoint = copied(run, tmp_path, label_recipe)
     for name in ("custom_checkpoint_0.pkl", "random_states_0.pkl", "scheduler.bin", "notes.pickle"):

@@ -69,6 +69,7 @@ def test_prompts_have_geneval_s_layout_and_differ(tmp_path, packages):
         assert all(2 <= prompt["include"][0]["count"] <= 4 for prompt in counting)
 
 
+@pytest.mark.slow
 def test_the_same_arguments_give_the_same_files(tmp_path, packages):
     for name in ("one", "two"):
         assert main(arguments(packages, tmp_path / name, "--seed", "5")) == 0

@@ -39,6 +39,7 @@ def test_the_arena_takes_votes_until_it_is_interrupted(folders, tmp_path):
     assert [vote.choice for vote in VoteFile(votes).all()] == ["left"]
 
 
+@pytest.mark.slow
 def test_ratings_are_written_with_their_plot(tmp_path, capsys):
     file = VoteFile.open(tmp_path / "v.sqlite", {"a": tmp_path, "b": tmp_path}, {"a": "1", "b": "2"})
     for number in range(6):

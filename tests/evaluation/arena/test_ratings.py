@@ -34,6 +34,7 @@ def test_ratings_recover_the_strengths_that_made_the_votes():
     assert bradley_terry(1e6 * shares) == pytest.approx(truth, abs=0.1)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.permutations("abc"), st.sampled_from(SIDES)), min_size=1))
 def test_the_side_on_which_a_model_is_shown_does_not_matter(drawn):
@@ -53,6 +54,7 @@ def test_the_preferred_model_comes_first_and_its_interval_holds_its_rating():
     assert best.count == 100
 
 
+@pytest.mark.slow
 def test_more_votes_give_a_narrower_interval():
     widths = []
     for count in (20, 500):

@@ -3,8 +3,13 @@ import torch
 import torch.nn.functional as F
 
 from openhart.errors import UserError
-from openhart.training.generator.code_loss import check_weights, cross_entropies, soft_targets, token_weights
-from openhart.training.generator.settings import CodeLoss
+from openhart.training.generator.hart.code_loss import (
+    check_weights,
+    cross_entropies,
+    soft_targets,
+    token_weights,
+)
+from openhart.training.generator.hart.settings import CodeLoss
 
 SIZES = [1, 4, 9]
 TABLE = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))

@@ -13,7 +13,7 @@ from openhart.cli import main
 from openhart.conditioning.encoder import EncodedContext
 from openhart.scales import split_by_scale
 from openhart.training.dry_run import dry_run
-from openhart.training.generator.losses import Batch, GeneratorLosses
+from openhart.training.generator.hart.losses import Batch, GeneratorLosses
 from openhart.training.generator.recipe import GeneratorRecipe
 from tests.tiny import tiny_head, tiny_transformer
 from tests.training.test_runs import generator_recipe, tokenizer_recipe, write_recipe

@@ -1,7 +1,7 @@
 import torch
 
-from openhart.training.generator.embedding_losses import EmbeddingAlignment, codes_before
-from openhart.training.generator.settings import EmbeddingLosses
+from openhart.training.generator.hart.embedding_losses import EmbeddingAlignment, codes_before
+from openhart.training.generator.hart.settings import EmbeddingLosses
 
 WIDTH, DIM, DEPTH = 16, 6, 4
 

@@ -7,9 +7,9 @@ from openhart.data import collate
 from openhart.scales import split_by_scale
 from openhart.training.encoding.memory import encode_images
 from openhart.training.generator import data as generator_data
-from openhart.training.generator.noisy_context import Exchange, clean_context, features_of, noisy_context
+from openhart.training.generator.hart.noisy_context import Exchange, clean_context, features_of, noisy_context
+from openhart.training.generator.hart.settings import NoisyContext
 from openhart.training.generator.recipe import GeneratorRecipe
-from openhart.training.generator.settings import NoisyContext
 from openhart.training.recipes import load_recipe
 from tests.tiny import tiny_tokenizer
 from tests.training.corpus import draw_corpus, generator_recipe, write_recipe

@@ -13,9 +13,9 @@ from openhart.model_files import loading
 from openhart.residual.heads import TokenResidualHead, WideResidualHead
 from openhart.scales import parse_scales
 from openhart.tokenizer.model import HybridTokenizer
-from openhart.training.generator.cost import generator_cost, kept_shares
+from openhart.training.generator.hart.cost import generator_cost, kept_shares
+from openhart.training.generator.hart.settings import ResidualHead
 from openhart.training.generator.recipe import GeneratorRecipe
-from openhart.training.generator.settings import ResidualHead
 from openhart.training.run.flops import Counter
 from openhart.training.tokenizer.cost import tokenizer_phase_cost
 from openhart.training.tokenizer.recipe import TokenizerRecipe

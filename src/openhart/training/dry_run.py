@@ -13,9 +13,9 @@ from openhart.lora import add_lora
 from openhart.scales import count_tokens
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.training.build import build_head, build_model, transformer_settings, width_of
-from openhart.training.generator.cost import generator_cost, kept_shares
 from openhart.training.generator.data import open_conditions
-from openhart.training.generator.embedding_losses import build_alignment
+from openhart.training.generator.hart.cost import generator_cost, kept_shares
+from openhart.training.generator.hart.embedding_losses import build_alignment
 from openhart.training.generator.recipe import GeneratorRecipe
 from openhart.training.recipes import load_recipe
 from openhart.training.run.flops import FLOAT, Cost, Counter

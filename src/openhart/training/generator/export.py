@@ -14,7 +14,7 @@ from openhart.pipelines.hart import HartPipeline
 from openhart.randomness import seeded_generators
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.training.encoding.conditions import Conditions
-from openhart.training.generator.losses import GeneratorLosses
+from openhart.training.generator.hart.losses import GeneratorLosses
 from openhart.training.generator.recipe import GeneratorRecipe
 from openhart.training.run.distributed import full_tensor
 from openhart.training.run.logs import log_images

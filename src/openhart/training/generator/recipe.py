@@ -8,15 +8,14 @@ from pydantic import AliasChoices, Field, PlainValidator, field_validator, model
 from openhart.checks import Count, Natural, PathText, Text, check_settings
 from openhart.generation.settings import SamplingSettings
 from openhart.scales import OptionalScales
-from openhart.training.generator.settings import (
+from openhart.training.generator.hart.settings import (
     CodeLoss,
-    Conditioning,
     EmbeddingLosses,
-    Lora,
     NoisyContext,
     ResidualHead,
     TokenDropping,
 )
+from openhart.training.generator.settings import Conditioning, Lora
 from openhart.training.run.settings import Data, OptimizerSettings, Run, Section
 from openhart.transformer.model import HartTransformer
 
@@ -40,7 +39,7 @@ class GeneratorRecipe(Section):
     tokenizer and the condition encoder; one that is given nevertheless must agree. ``scales`` replaces the
     tokenizer's own, for another resolution. ``initial`` names a pipeline to start from, which may have
     other scales. ``lora`` trains adapters of it alone. ``noise``, ``embedding_losses`` and ``code_loss``
-    change what is learned (:mod:`openhart.training.generator.settings`). ``cache: memory`` encodes the data
+    change what is learned (:mod:`openhart.training.generator.hart.settings`). ``cache: memory`` encodes the data
     once, before the first step; ``cache: none`` encodes each batch; any other word names a folder that
     ``openhart data cache`` filled. ``sample_prompts``, or ``sample_labels`` for classes, are generated into
     the log every ``run.sample_every`` steps.

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from openhart.randomness import sample_generators, seed_dropout, step_generator
 from openhart.training.encoding.source import Source
-from openhart.training.generator.batch import BatchMaker
 from openhart.training.generator.export import Export
-from openhart.training.generator.losses import GeneratorLosses
+from openhart.training.generator.hart.batch import BatchMaker
+from openhart.training.generator.hart.losses import GeneratorLosses
 from openhart.training.generator.recipe import GeneratorRecipe
 from openhart.training.optimizer import rate_factor, set_rates
 from openhart.training.run.checkpoint import Saved

@@ -22,13 +22,13 @@ from openhart.training.build import (
 )
 from openhart.training.encoding.conditions import Conditions
 from openhart.training.encoding.source import Source
-from openhart.training.generator.batch import BatchMaker
-from openhart.training.generator.code_loss import check_weights, soft_targets
-from openhart.training.generator.cost import generator_cost, kept_shares
 from openhart.training.generator.data import load_tokenizer, open_source, residual_scale
 from openhart.training.generator.export import Export, new_like
-from openhart.training.generator.losses import GeneratorLosses
-from openhart.training.generator.noisy_context import Exchange
+from openhart.training.generator.hart.batch import BatchMaker
+from openhart.training.generator.hart.code_loss import check_weights, soft_targets
+from openhart.training.generator.hart.cost import generator_cost, kept_shares
+from openhart.training.generator.hart.losses import GeneratorLosses
+from openhart.training.generator.hart.noisy_context import Exchange
 from openhart.training.generator.recipe import GeneratorRecipe
 from openhart.training.generator.stage import GeneratorStage
 from openhart.training.optimizer import build_optimizer

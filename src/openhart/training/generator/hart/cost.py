@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from openhart.residual.heads import TokenResidualHead
 from openhart.scales import count_tokens
-from openhart.training.generator.embedding_losses import build_alignment
+from openhart.training.generator.hart.embedding_losses import build_alignment
+from openhart.training.generator.hart.settings import EmbeddingLosses, ResidualHead, TokenDropping
 from openhart.training.generator.recipe import GeneratorRecipe
-from openhart.training.generator.settings import EmbeddingLosses, ResidualHead, TokenDropping
 from openhart.training.run.flops import FLOAT, Cost, Counter
 from openhart.transformer.attention import block_causal
 from openhart.transformer.model import HartTransformer

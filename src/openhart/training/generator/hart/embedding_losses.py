@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openhart.scales import Scales
-from openhart.training.generator.settings import EmbeddingLosses
+from openhart.training.generator.hart.settings import EmbeddingLosses
 
 
 class EmbeddingAlignment(nn.Module):

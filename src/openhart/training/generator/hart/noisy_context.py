@@ -14,8 +14,8 @@ from torch import Tensor
 
 from openhart.randomness import stack_random
 from openhart.tokenizer.quantizer import MultiScaleQuantizer
-from openhart.training.generator.code_loss import nearest_codes
-from openhart.training.generator.settings import NoisyContext
+from openhart.training.generator.hart.code_loss import nearest_codes
+from openhart.training.generator.hart.settings import NoisyContext
 
 
 @dataclass(frozen=True)

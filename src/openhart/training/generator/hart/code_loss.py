@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from openhart.errors import UserError
-from openhart.training.generator.settings import CodeLoss
+from openhart.training.generator.hart.settings import CodeLoss
 
 MOST_NEIGHBOURS = 64
 LEAST_DISTANCE = 1e-12

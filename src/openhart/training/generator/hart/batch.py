@@ -10,9 +10,9 @@ from openhart.randomness import stack_random
 from openhart.scales import split_by_scale
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.training.encoding.conditions import Conditions
-from openhart.training.generator.losses import Batch
-from openhart.training.generator.noisy_context import Exchange, clean_context, noisy_context
-from openhart.training.generator.settings import TokenDropping
+from openhart.training.generator.hart.losses import Batch
+from openhart.training.generator.hart.noisy_context import Exchange, clean_context, noisy_context
+from openhart.training.generator.hart.settings import TokenDropping
 
 
 @dataclass(frozen=True)

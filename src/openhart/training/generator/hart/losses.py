@@ -12,8 +12,8 @@ from openhart.residual.diffusion import diffusion_loss
 from openhart.residual.heads import TokenResidualHead
 from openhart.residual.schedule import cosine_schedule
 from openhart.scales import Scales
-from openhart.training.generator.code_loss import SoftTargets, cross_entropies, token_weights
-from openhart.training.generator.embedding_losses import build_alignment, codes_before
+from openhart.training.generator.hart.code_loss import SoftTargets, cross_entropies, token_weights
+from openhart.training.generator.hart.embedding_losses import build_alignment, codes_before
 from openhart.training.generator.recipe import GeneratorRecipe
 from openhart.transformer.model import HartTransformer
 

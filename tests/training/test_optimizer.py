@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from openhart.training.muon import orthogonalize
+from openhart.training.muon import orthogonalize, split_for_muon
 from openhart.training.optimizer import build_optimizer, rate_factor, set_rates
 from openhart.training.run.settings import OptimizerSettings
 
@@ -51,6 +51,13 @@ def test_what_muon_leaves_to_adamw_moves_as_adamw_moves_it():
             optimizer.step()
     for one, other in zip(parts[0].parameters(), parts[1].parameters(), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_the_output_layer_of_a_transformer_is_left_to_adamw():
+    model = nn.ModuleDict({"hidden": nn.Linear(64, 64), "head": nn.Linear(64, 128)})
+    hidden, others = split_for_muon([model])
+    assert [weight.shape for weight in hidden] == [(64, 64)]
+    assert any(weight is model["head"].weight for weight in others)
 
 
 def test_wsd_holds_its_peak_and_then_falls_in_a_straight_line():

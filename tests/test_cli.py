@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 
 from openhart import __version__
 from openhart.atomic import written_whole
+from openhart.cli.generate import is_shown
 from openhart.cli.main import build_parser, main
 
 
@@ -100,6 +102,15 @@ def test_generate_into_a_folder(capsys, text_model, tmp_path):
     image, strip = Image.open(out / "a-cat.png"), Image.open(out / "a-cat-previews.png")
     assert strip.size == (4 * image.width, image.height)
     assert image.tobytes() == Image.open(out / "a-cat-2.png").tobytes()
+
+
+@pytest.mark.parametrize("count", [1, 3, 16, 17, 31, 64, 256])
+def test_at_most_16_previews_are_shown_and_the_last_is_the_image(count):
+    shown = [index for index in range(count) if is_shown(index, count)]
+    assert len(shown) == min(count, 16)
+    assert shown[-1] == count - 1
+    distances = {after - before for before, after in pairwise(shown)}
+    assert max(distances, default=1) - min(distances, default=1) <= 1
 
 
 def test_a_prompt_gives_the_same_file_alone_as_among_others(capsys, text_model, tmp_path):

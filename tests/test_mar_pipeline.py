@@ -109,7 +109,7 @@ def test_the_parts_make_a_second_pipeline(mar_pipeline):
 
 def test_the_stream_ends_in_the_image_of_the_call(mar_pipeline):
     states = list(mar_pipeline.stream(class_labels=1, generator=seeded()))
-    assert [state.step_index for state in states] == list(range(5))
+    assert [state.index for state in states] == list(range(5))
     unknown = [int(state.unknown.sum()) for state in states]
     assert unknown == sorted(unknown, reverse=True)
     assert unknown[-1] == 0
@@ -250,7 +250,6 @@ def test_generate(saved, tmp_path, capsys):
     for wrong, code, message in (
         (["--top-k", "5"], 2, "the model has no setting --top-k"),
         (["--diffusion-steps", "1"], 2, "must be a whole number from 2 to 1000"),
-        (["--previews"], 1, "MarPipeline does not support --previews"),
         (["--optimize", "exact"], 1, "MarPipeline does not support --optimize"),
         (["--height", "32"], 1, "images of 16×24 pixels only"),
     ):

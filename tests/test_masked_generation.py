@@ -70,15 +70,15 @@ def test_an_image_does_not_depend_on_its_batch(parts, way):
     together, alone = run(parts, [0, 1, 2], **way), run(parts, [1], **way)
     for state, single in zip(together, alone, strict=True):
         assert torch.equal(state.unknown[1:2], single.unknown)
-        torch.testing.assert_close(state.latents[1:2], single.latents, atol=1e-4, rtol=0)
-    assert not torch.allclose(together[-1].latents[0], together[-1].latents[1], atol=1e-2)
+        torch.testing.assert_close(state.features[1:2], single.features, atol=1e-4, rtol=0)
+    assert not torch.allclose(together[-1].features[0], together[-1].features[1], atol=1e-2)
 
 
 def test_known_tokens_stay_and_unknown_ones_are_zero(parts):
     transformer = parts[0]
     states = run(parts, [0, 1], num_inference_steps=6)
     for before, after in pairwise(states):
-        old, new = transformer.patchify(before.latents), transformer.patchify(after.latents)
+        old, new = transformer.patchify(before.features), transformer.patchify(after.features)
         assert torch.equal(old[~before.unknown], new[~before.unknown])
         assert not (after.unknown & ~before.unknown).any()
         assert not new[after.unknown].any()
@@ -90,7 +90,7 @@ def test_guidance_of_1_computes_one_half_and_gives_the_unguided_image(parts, sch
     batches = []
     hook = parts[0].register_forward_hook(lambda _module, given, _output: batches.append(len(given[0])))
     images = [
-        run(parts, [0, 1], guidance_scale=scale, guidance_schedule=schedule)[-1].latents
+        run(parts, [0, 1], guidance_scale=scale, guidance_schedule=schedule)[-1].features
         for scale in (1.0, 0.0, 1.000001)
     ]
     hook.remove()
@@ -102,7 +102,7 @@ def test_guidance_of_1_computes_one_half_and_gives_the_unguided_image(parts, sch
 def test_guidance_away_from_the_condition_itself_changes_nothing(parts):
     """cond + w · (cond − cond): every image has the context that is guided away from."""
     guided, plain = run(parts, [3], guidance_scale=7.0), run(parts, [3], guidance_scale=1.0)
-    torch.testing.assert_close(guided[-1].latents, plain[-1].latents, atol=1e-4, rtol=0)
+    torch.testing.assert_close(guided[-1].features, plain[-1].features, atol=1e-4, rtol=0)
 
 
 class SameFirstNoise(SeededDraws):
@@ -124,7 +124,7 @@ def test_temperature_scales_the_noise_of_the_diffusion_steps_and_not_the_first(p
     for seed in (0, 1):
         draws = SameFirstNoise([torch.Generator().manual_seed(seed)])
         images.append(list(generate_masked(*parts, (context, mask), (context, mask), draws, settings)))
-    assert torch.allclose(images[0][-1].latents, images[1][-1].latents, atol=1e-4) == (temperature == 0)
+    assert torch.allclose(images[0][-1].features, images[1][-1].features, atol=1e-4) == (temperature == 0)
 
 
 def test_options_are_the_settings():

@@ -57,10 +57,10 @@ def test_a_cache_and_a_moving_window_draw_what_the_published_sampler_draws(token
     states = run(transformer, context, seeded(1, 2), size=size, top_k=0)
     expected = drawn_without_a_cache(transformer, context, seeded(1, 2), size)
     assert torch.equal(states[-1].codes, expected)
-    assert torch.equal(states[-1].f_hat, QUANTIZER.decode([expected.flatten(1)], size))
-    assert [state.row_index for state in states] == list(range(size[0]))
+    assert torch.equal(states[-1].features, QUANTIZER.decode([expected.flatten(1)], size))
+    assert [state.index for state in states] == list(range(size[0]))
     assert torch.equal(states[1].codes[:, :2], expected[:, :2])
-    assert not states[1].f_hat[:, :, 2:].any()
+    assert not states[1].features[:, :, 2:].any()
 
 
 def test_an_image_is_the_same_alone_and_in_a_batch():

@@ -57,8 +57,13 @@ def test_the_command_makes_an_image(by_class, tmp_path):
     by_class.save_pretrained(tmp_path / "model")
     given = ["generate", "--model", str(tmp_path / "model"), "--label", "3", "--seed", "0", "--quiet"]
     assert main([*given, "--top-k", "5", "-o", str(tmp_path)]) == 0
-    with Image.open(tmp_path / "class-3.png") as image:
+    assert main([*given, "--top-k", "5", "-o", str(tmp_path / "again.png"), "--previews"]) == 0
+    with Image.open(tmp_path / "class-3.png") as image, Image.open(tmp_path / "again.png") as again:
         assert image.size == (8, 8)
+        assert image.tobytes() == again.tobytes()
+    with Image.open(tmp_path / "again-previews.png") as strip:
+        assert strip.size == (4 * 8, 8)
+        assert strip.crop((3 * 8, 0, 4 * 8, 8)).tobytes() == image.tobytes()
 
 
 def test_a_dtype_applies_to_all_parts(by_class, tmp_path):
@@ -78,9 +83,9 @@ def test_an_image_is_the_same_alone_and_in_a_batch(by_class):
 
 def test_a_stream_gives_each_row_and_previews(by_class):
     states = list(by_class.stream(class_labels=[1], generator=seeds(0)))
-    assert [state.row_index for state in states] == [0, 1, 2, 3]
+    assert [state.index for state in states] == [0, 1, 2, 3]
     latent = by_class(class_labels=[1], generator=seeds(0), output_type="latent").images
-    assert torch.equal(states[-1].f_hat, latent)
+    assert torch.equal(states[-1].features, latent)
     assert by_class.decode_preview(states[0])[0].size == (8, 8)
 
 
@@ -165,3 +170,13 @@ def test_parts_that_do_not_fit_are_refused():
         VqganPipeline(tiny_vqgan_tokenizer(), tiny_raster(codebook_size=16), label_encoder=labels())
     with pytest.raises(UserError, match="scales must be"):
         VqganPipeline(tiny_vqgan_tokenizer(), tiny_raster(scales=[5]), label_encoder=labels())
+
+
+def test_the_last_preview_is_the_image_of_the_call(by_class, mar_pipeline, label_pipeline):
+    for pipeline in (by_class, mar_pipeline, label_pipeline):
+        states = list(pipeline.stream(class_labels=1, generator=seeds(0)))
+        assert [state.index for state in states] == list(range(states[0].count))
+        previews = [pipeline.decode_preview(state)[0].tobytes() for state in states]
+        called = pipeline(class_labels=1, generator=seeds(0)).images[0]
+        assert previews[-1] == called.tobytes()
+        assert len(set(previews)) == len(previews)

@@ -152,7 +152,7 @@ def test_sampling(mar, name):
         assert_same(wanted, places_of(case["iteration"] == index))
         for half, recorded in zip(halves, ("z", "z_unlabelled"), strict=False):
             assert_near(half, case[recorded].take_along_dim(wanted[..., None], dim=1))
-    latents = states[-1].latents
+    latents = states[-1].features
     assert_near(transformer.patchify(latents), case["tokens"])
     assert_near(latents, case["latents"])
     assert_near(mar.image_tokenizer.decode_unclamped(latents), case["image"])

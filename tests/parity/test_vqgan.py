@@ -192,7 +192,7 @@ def test_greedy_codes_and_their_images(vqgan, cases):
     draws = SeededDraws([torch.Generator() for _ in case["labels"]])
     state = sample(vqgan, cases, draws, top_k=1)
     assert_same(state.codes.flatten(1), case["greedy.indices"])
-    assert_near(vqgan.image_tokenizer.decode_unclamped(state.f_hat), case["greedy.image"])
+    assert_near(vqgan.image_tokenizer.decode_unclamped(state.features), case["greedy.image"])
 
 
 def test_logits_and_probabilities_of_drawn_codes(vqgan, cases):
@@ -204,7 +204,7 @@ def test_logits_and_probabilities_of_drawn_codes(vqgan, cases):
     shares = torch.cat(truncated.scores, dim=1).softmax(dim=-1)
     assert_near(shares, case["drawn.probabilities"])
     assert torch.equal(shares > NEGLIGIBLE, case["drawn.probabilities"] > NEGLIGIBLE)
-    assert_near(vqgan.image_tokenizer.decode_unclamped(state.f_hat), case["drawn.image"])
+    assert_near(vqgan.image_tokenizer.decode_unclamped(state.features), case["drawn.image"])
 
 
 def test_the_pipeline_gives_the_recorded_image(vqgan, cases):

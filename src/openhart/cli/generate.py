@@ -3,7 +3,6 @@
 Heavy libraries are imported after the options have been checked.
 """
 
-import inspect
 import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
@@ -32,6 +31,7 @@ EXAMPLE = 'openhart generate "a red apple" -o apple.png --seed 0'
 IMAGES_AT_A_TIME = 8
 MOST_IMAGES = 100_000
 LONGEST_NAME = 100  # bytes, so that a number and a suffix may follow
+MOST_PREVIEWS = 16
 
 
 def add_generate(commands: Any) -> None:
@@ -65,7 +65,8 @@ def add_generate(commands: Any) -> None:
     add("--width", type=whole(1, MANY), metavar="PIXELS", help="Width (default: that of the model).")
     add(
         "--previews", action="store_true",
-        help="Also save NAME-previews.png, which shows the image after each scale.",
+        help="Also save NAME-previews.png, which shows the image after each scale, step or row, or after 16 "
+        "of them if there are more.",
     )  # fmt: skip
     add_sampling(parser)
     _add_computing(parser)
@@ -147,12 +148,10 @@ def _check_kind(pipeline: Any, options: Namespace) -> None:
 
 def _check_abilities(pipeline: Any, options: Namespace) -> None:
     """Refuse options that the pipeline of the model does not support."""
-    has_scales = "callback_on_scale_end" in inspect.signature(type(pipeline).__call__).parameters
     possible = {
         "--lora": hasattr(pipeline, "load_lora_weights"),
         "--optimize": hasattr(pipeline, "optimize"),
         "--weights": hasattr(pipeline, "quantize"),
-        "--previews": has_scales,
     }
     for flag, there in possible.items():
         if getattr(options, flag[2:]) and not there:
@@ -228,22 +227,24 @@ def _pictures(
     """For each job its image, and its previews side by side or None."""
     from openhart.randomness import seeded_generators
 
-    conditions = [value for value, _ in jobs]
-    steps: list[list[Any]] = []
-
-    def keep_preview(pipe: Any, _scale: int, state: Any) -> None:
-        steps.append(pipe.decode_preview(state))
-
+    call = {
+        "class_labels" if options.label else "prompt": [value for value, _ in jobs],
+        "generator": seeded_generators(seed for _, seed in jobs),
+        "height": options.height,
+        "width": options.width,
+        **sampling,
+    }
     try:
-        images = pipeline(
-            **{"class_labels" if options.label else "prompt": conditions},
-            generator=seeded_generators(seed for _, seed in jobs),
-            height=options.height,
-            width=options.width,
-            **({"callback_on_scale_end": keep_preview} if options.previews else {}),
-            **sampling,
-        ).images
+        if not options.previews:
+            return [(image, None) for image in pipeline(**call).images]
+        states = pipeline.progress_bar(pipeline.stream(**call))
+        steps = [pipeline.decode_preview(state) for state in states if is_shown(state.index, state.count)]
     except UserError as error:
         raise UserError(in_flags(str(error))) from error
-    strips: list[Any] = [grid(row, columns=len(row)) for row in zip(*steps, strict=True)]
-    return list(zip(images, strips or [None] * len(images), strict=True))
+    return [(row[-1], grid(row, columns=len(row))) for row in zip(*steps, strict=True)]
+
+
+def is_shown(index: int, count: int) -> bool:
+    """Whether a preview shows the state of an index among ``count``; evenly spaced, the last one included."""
+    shown = min(count, MOST_PREVIEWS)
+    return (index + 1) * shown // count > index * shown // count

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from openhart.errors import UserError
 from openhart.generation.masked_settings import MaskedSamplingSettings
+from openhart.generation.states import State
 from openhart.randomness import Draws
 from openhart.residual.heads import TokenResidualHead
 from openhart.residual.schedule import cosine_schedule
@@ -23,17 +24,13 @@ from openhart.transformer.masked import MaskedTransformer
 
 
 @dataclass(frozen=True)
-class MaskedState:
-    """The state of generation after one step.
+class MaskedState(State):
+    """The state of generation after one step; ``features`` are latents, 0 where tokens are still unknown.
 
     Attributes:
-        step_index: index k of the step, from 0.
-        latents: (B, z, h, w), 0 where tokens are still unknown.
         unknown: (B, L) bool, true at tokens that are still unknown.
     """
 
-    step_index: int
-    latents: Tensor
     unknown: Tensor
 
 
@@ -94,7 +91,7 @@ def generate_masked(
         settings: the sampling settings.
 
     Yields:
-        the state after each step. Latents that are changed in place change what follows.
+        the state after each step. Features that are changed in place change what follows.
 
     Raises:
         UserError: if generated tokens are not finite.
@@ -102,7 +99,8 @@ def generate_masked(
     device, length = context[0].device, transformer.num_tokens
     orders = draws.orders(length).to(device)
     latents = torch.zeros(draws.batch, transformer.config.latent_channels, *transformer.size, device=device)
-    for index, step in enumerate(plan_steps(length, settings)):
+    steps = plan_steps(length, settings)
+    for index, step in enumerate(steps):
         wanted = orders[:, step.start : step.stop].sort(dim=1).values
         known = orders[:, step.stop :].sort(dim=1).values
         tokens = transformer.patchify(latents)
@@ -112,7 +110,7 @@ def generate_masked(
         latents = transformer.unpatchify(tokens)
         unknown = torch.zeros(len(tokens), length, dtype=torch.bool, device=device)
         unknown.scatter_(1, orders[:, : step.start], True)
-        yield MaskedState(index, latents, unknown)
+        yield MaskedState(index, len(steps), latents, unknown)
 
 
 def _conditions(

@@ -112,7 +112,7 @@ def generate(  # noqa: PLR0913 (the public loop)
             hidden, logits = _run_scale(loop, f_hat, index, hidden)
         codes, embedding = _choose(loop, logits, index)
         f_hat = quantizer.add_scale(f_hat.to(embedding.dtype), embedding, index).float()
-        yield ScaleState(index, codes, f_hat)
+        yield ScaleState(index, len(scales), f_hat, codes)
     yield _finish(loop, residual_head, f_hat, (hidden, logits))
 
 
@@ -230,7 +230,7 @@ def _finish(
     quantizer = loop.quantizer
     apply_phi = quantizer.applies_phi_to_last_scale(residual is not None, residual_head is not None)
     f_hat = quantizer.add_scale(f_hat.to(embedding.dtype), embedding, loop.last, apply_phi)
-    return ScaleState(loop.last, codes, f_hat, residual)
+    return ScaleState(loop.last, loop.last + 1, f_hat, codes, residual)
 
 
 def _last_scale_in_steps(loop: Loop, f_hat: Tensor) -> tuple[Tensor, Tensor, Tensor]:

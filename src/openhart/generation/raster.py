@@ -15,7 +15,7 @@ from torch import Tensor
 from openhart.errors import UserError
 from openhart.generation.logits import guide, truncate
 from openhart.generation.raster_settings import RasterSampling
-from openhart.generation.states import KnownCodes
+from openhart.generation.states import KnownCodes, State
 from openhart.randomness import Draws
 from openhart.tokenizer.quantizer import MultiScaleQuantizer
 from openhart.transformer.attention import KVCache
@@ -23,18 +23,14 @@ from openhart.transformer.raster import RasterTransformer
 
 
 @dataclass(frozen=True)
-class RasterState:
-    """The state of generation after one row.
+class RasterState(State):
+    """The state of generation after one row; ``features`` are the codes' vectors, 0 below this row.
 
     Attributes:
-        row_index: index of the row, from 0.
         codes: (B, h, w); rows after this one hold zeros.
-        f_hat: (B, z, h, w), the codes' vectors; rows after this one hold zeros.
     """
 
-    row_index: int
     codes: Tensor
-    f_hat: Tensor
 
 
 @dataclass
@@ -111,7 +107,7 @@ def generate(
         for column in range(width):
             window, logits = _predict(loop, codes, (row, column), window)
             codes[:, row, column] = _choose(loop, logits, row * width + column)
-        yield RasterState(row, codes.clone(), _vectors(quantizer, codes, row + 1))
+        yield RasterState(row, height, _vectors(quantizer, codes, row + 1), codes.clone())
 
 
 def check_map(transformer: RasterTransformer, context: Tensor, size: tuple[int, int]) -> None:

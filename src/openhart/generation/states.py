@@ -1,4 +1,4 @@
-"""Known codes, which generation may be given, and the state that it yields after each scale."""
+"""Known codes, which generation may be given, and the state that it yields after each step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,20 +7,42 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class ScaleState:
-    """The state of generation after one scale.
+class State:
+    """The state of generation after one step, in every family of models.
 
     Attributes:
-        scale_index: index k of the scale, from 0.
+        index: index of the step, from 0.
+        count: number of steps of the call.
+        features: what an image is decoded from, (B, z, h, w), as far as it has been generated; after the last
+            step, that of the final image.
+    """
+
+    index: int
+    count: int
+    features: Tensor
+
+
+@dataclass(frozen=True)
+class ScaleState(State):
+    """The state of generation after one scale; ``features`` are accumulated over the scales so far.
+
+    Attributes:
         codes: the codes of this scale, (B, h_k·w_k).
-        f_hat: the features accumulated so far, (B, z, H, W); after the last scale, with the residual.
         residual: the residual that was added at the last scale, (B, H·W, z), or None.
     """
 
-    scale_index: int
     codes: Tensor
-    f_hat: Tensor
     residual: Tensor | None = None
+
+    @property
+    def scale_index(self) -> int:
+        """Index k of the scale, from 0."""
+        return self.index
+
+    @property
+    def f_hat(self) -> Tensor:
+        """The features, by VAR's and HART's name."""
+        return self.features
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from typing import Any
 from torch import Tensor
 
 from openhart.errors import UserError
-from openhart.generation.states import ScaleState
+from openhart.generation.states import State
 
 TENSOR_INPUTS = ["latents"]
 StepCallback = Callable[[Any, int, int, dict[str, Tensor]], dict[str, Tensor] | None]
-ScaleCallback = Callable[[Any, int, ScaleState], Any]
+ScaleCallback = Callable[[Any, int, Any], Any]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Callbacks:
 
     Args:
         on_scale_end: called with the pipeline, the scale's index and the state; False ends the call.
-        on_step_end: called with the pipeline, the scale's index as step, the number of scales that remain as
+        on_step_end: called with the pipeline, the index of the step, the number of steps that remain as
             timestep, and the tensors by name; ``latents`` that it returns replace the features.
         tensor_inputs: names of the tensors that ``on_step_end`` gets.
 
@@ -43,25 +43,22 @@ class Callbacks:
                 f"got {unknown[0]!r}"
             )
 
-    def call(self, pipeline: Any, state: Any, index: int, steps: int, latents: Tensor) -> bool:
-        """Call them after a step; latents that one returns are written into those of the state.
+    def call(self, pipeline: Any, state: State) -> bool:
+        """Call them after a step; latents that one returns are written into the features of the state.
 
         Args:
-            pipeline: what runs.
-            state: of generation after the step.
-            index: of the step, from 0.
-            steps: number of steps.
-            latents: of the state.
+            pipeline: the pipeline that generates.
+            state: the state of generation after the step.
 
         Returns:
             whether generation goes on.
         """
         if self.on_step_end is not None:
             names = getattr(self.on_step_end, "tensor_inputs", self.tensor_inputs)
-            tensors = dict.fromkeys(names, latents)
-            returned = (self.on_step_end(pipeline, index, steps - 1 - index, tensors) or {}).get("latents")
-            if returned is not None and returned is not latents:
-                latents.copy_(returned)
+            tensors, remaining = dict.fromkeys(names, state.features), state.count - 1 - state.index
+            returned = (self.on_step_end(pipeline, state.index, remaining, tensors) or {}).get("latents")
+            if returned is not None and returned is not state.features:
+                state.features.copy_(returned)
         if self.on_scale_end is None:
             return True
-        return self.on_scale_end(pipeline, index, state) is not False
+        return self.on_scale_end(pipeline, state.index, state) is not False

@@ -21,7 +21,7 @@ from openhart.pipelines.callbacks import TENSOR_INPUTS, Callbacks, ScaleCallback
 from openhart.pipelines.checks import LAYOUTS, PipelineSettings, check_condition, check_fit
 from openhart.pipelines.conditions import ConditionedPipeline, check_count, repeat_each
 from openhart.pipelines.files import PipelineFiles
-from openhart.pipelines.images import DecodingPipeline, check_output_type
+from openhart.pipelines.images import TilingPipeline, check_output_type
 from openhart.pipelines.lora import LoraPipeline
 from openhart.randomness import Draws, Generators, choose_draws
 from openhart.residual.heads import TokenResidualHead
@@ -29,7 +29,7 @@ from openhart.tokenizer.model import HybridTokenizer
 from openhart.transformer.model import HartTransformer
 
 
-class HartPipeline(ConditionedPipeline, AcceleratedPipeline, DecodingPipeline, LoraPipeline, PipelineFiles):
+class HartPipeline(ConditionedPipeline, AcceleratedPipeline, TilingPipeline, LoraPipeline, PipelineFiles):
     """Generates images from prompts or class labels.
 
     Args:
@@ -173,13 +173,7 @@ class HartPipeline(ConditionedPipeline, AcceleratedPipeline, DecodingPipeline, L
             height=height, width=width, num_images_per_prompt=num_images_per_prompt,
             sampling=sampling, generator=generator, draws=draws, known_codes=known_codes, **overrides,
         )  # fmt: skip
-        with self.progress_bar(total=self.num_timesteps) as bar:
-            for state in states:
-                bar.update()
-                if not callbacks.call(self, state, state.scale_index, self.num_timesteps, state.f_hat):
-                    states.close()
-        images = self._finish(state.f_hat, output_type)
-        self.maybe_free_model_hooks()
+        images = self._finish(states, self.num_timesteps, callbacks, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     @torch.no_grad()

@@ -1,5 +1,6 @@
 """The part of a pipeline that decodes features into images."""
 
+from collections.abc import Generator
 from typing import Any, cast
 
 import torch
@@ -8,9 +9,10 @@ from diffusers.image_processor import VaeImageProcessor
 from torch import Tensor
 
 from openhart.errors import UserError
-from openhart.generation.raster import RasterState
-from openhart.generation.states import ScaleState
+from openhart.generation.states import State
+from openhart.pipelines.callbacks import Callbacks
 from openhart.tokenizer.base import CodeTokenizer
+from openhart.tokenizer.kl import KLAutoencoder
 from openhart.tokenizer.tiling import decode_in_tiles
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -44,14 +46,50 @@ def as_output(decoded: Tensor, output_type: str) -> Any:
 
 
 class DecodingPipeline(DiffusionPipeline):
-    """Decodes features, whole or in tiles."""
+    """Turns the states of generation into images."""
+
+    image_tokenizer: CodeTokenizer | KLAutoencoder
+
+    @torch.no_grad()
+    def decode_preview(self, state: State) -> list[Any]:
+        """Decode the features of a state into PIL images; what has not been generated yet counts as zeros.
+
+        The images of the last state are those of the call.
+        """
+        return cast(list[Any], self._output(state.features, "pil"))
+
+    def _finish(
+        self, states: Generator[State, None, None], total: int, callbacks: Callbacks, output_type: str
+    ) -> Any:
+        """Take all of ``total`` states, with progress bar and callbacks; the images of the last one."""
+        with self.progress_bar(total=total) as bar:
+            for state in states:
+                bar.update()
+                if not callbacks.call(self, state):
+                    states.close()
+        images = self._output(state.features, output_type)
+        self.maybe_free_model_hooks()
+        return images
+
+    def _output(self, features: Tensor, output_type: str) -> Any:
+        """Features (B, z, h, w) as one of :data:`OUTPUT_TYPES`."""
+        return features if output_type == "latent" else as_output(self._decode(features), output_type)
+
+    def _decode(self, features: Tensor) -> Tensor:
+        """Features (B, z, h, w) → images in [−1, 1]."""
+        return self.image_tokenizer.decode(features)
+
+
+class TilingPipeline(DecodingPipeline):
+    """A pipeline of images of several sizes, which it can decode in tiles."""
 
     image_tokenizer: CodeTokenizer
     _tile: tuple[int, int] | None = None
 
-    def decode_preview(self, state: ScaleState | RasterState) -> list[Any]:
-        """Decode the features accumulated so far into PIL images."""
-        return cast(list[Any], self._finish(state.f_hat, "pil"))
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels of the images for which the model is configured."""
+        return self.image_tokenizer.image_size
 
     def check_size(self, height: int | None, width: int | None) -> tuple[int, int]:
         """Height and width in pixels, the model's own where they are None.
@@ -59,7 +97,7 @@ class DecodingPipeline(DiffusionPipeline):
         Raises:
             UserError: they are not whole numbers of pixels.
         """
-        own = self.image_tokenizer.image_size
+        own = self.image_size
         size = (own[0] if height is None else height, own[1] if width is None else width)
         if any(type(side) is not int or side < 1 for side in size):
             raise UserError(f"height and width must be whole numbers of pixels, got {height!r} and {width!r}")
@@ -89,13 +127,7 @@ class DecodingPipeline(DiffusionPipeline):
         """Decode every image whole again."""
         self._tile = None
 
-    @torch.no_grad()
-    def _finish(self, features: Tensor, output_type: str) -> Any:
-        """Features (B, z, P, P) as one of :data:`OUTPUT_TYPES`."""
-        if output_type == "latent":
-            return features
+    def _decode(self, features: Tensor) -> Tensor:
         if self._tile is None:
-            decoded = self.image_tokenizer.decode(features)
-        else:
-            decoded = decode_in_tiles(self.image_tokenizer, features, *self._tile)
-        return as_output(decoded, output_type)
+            return super()._decode(features)
+        return decode_in_tiles(self.image_tokenizer, features, *self._tile)

@@ -1,7 +1,7 @@
 """Diffusers pipeline for MAR: masked autoregressive generation of continuous tokens (arXiv 2406.11838)."""
 
 from collections.abc import Generator, Sequence
-from typing import Any, Unpack, cast
+from typing import Any, Unpack
 
 import torch
 from diffusers import ImagePipelineOutput
@@ -25,14 +25,14 @@ from openhart.pipelines.callbacks import TENSOR_INPUTS, Callbacks, StepCallback
 from openhart.pipelines.checks import LAYOUTS, PipelineSettings, check_condition, check_mar_fit
 from openhart.pipelines.conditions import ConditionedPipeline, check_count, repeat_each
 from openhart.pipelines.files import PipelineFiles
-from openhart.pipelines.images import as_output, check_output_type
+from openhart.pipelines.images import DecodingPipeline, check_output_type
 from openhart.randomness import Draws, Generators, choose_draws
 from openhart.residual.heads import TokenResidualHead
 from openhart.tokenizer.kl import KLAutoencoder
 from openhart.transformer.masked import MaskedTransformer
 
 
-class MarPipeline(ConditionedPipeline, PipelineFiles):
+class MarPipeline(ConditionedPipeline, DecodingPipeline, PipelineFiles):
     """Generates images from class labels or prompts, some tokens per step, in random order.
 
     Args:
@@ -188,12 +188,7 @@ class MarPipeline(ConditionedPipeline, PipelineFiles):
             sampling=settings, generator=generator, draws=draws,
         )  # fmt: skip
         steps = len(plan_steps(self.transformer.num_tokens, settings))
-        with self.progress_bar(total=steps) as bar:
-            for state in states:
-                bar.update()
-                callbacks.call(self, state, state.step_index, steps, state.latents)
-        images = self._finish(state.latents, output_type)
-        self.maybe_free_model_hooks()
+        images = self._finish(states, steps, callbacks, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     @torch.no_grad()
@@ -291,14 +286,3 @@ class MarPipeline(ConditionedPipeline, PipelineFiles):
     def memory(self, settings: MaskedSamplingSettings) -> MaskedMemory:
         """Estimate of the memory that images need in addition to the weights."""
         return MaskedMemory(self.transformer, self.image_tokenizer, settings.guidance_scale > 1)
-
-    def decode_preview(self, state: MaskedState) -> list[Any]:
-        """Decode the latents so far into PIL images; unknown tokens count as zeros."""
-        return cast(list[Any], self._finish(state.latents, "pil"))
-
-    @torch.no_grad()
-    def _finish(self, latents: Tensor, output_type: str) -> Any:
-        """Latents (B, z, h, w) as one of the output types."""
-        if output_type == "latent":
-            return latents
-        return as_output(self.image_tokenizer.decode(latents), output_type)

@@ -16,17 +16,18 @@ from openhart.generation.saved import VERSION, VERSION_KEY
 from openhart.generation.settings import given_overrides, values_of
 from openhart.generation.states import KnownCodes
 from openhart.memory import RasterMemory, check_images
+from openhart.pipelines.callbacks import TENSOR_INPUTS, Callbacks, StepCallback
 from openhart.pipelines.checks import LAYOUTS, PipelineSettings, check_condition, check_vqgan_fit
 from openhart.pipelines.code_conditions import CodeConditionedPipeline
 from openhart.pipelines.conditions import check_count
 from openhart.pipelines.files import PipelineFiles
-from openhart.pipelines.images import DecodingPipeline, check_output_type
+from openhart.pipelines.images import TilingPipeline, check_output_type
 from openhart.randomness import Draws, Generators, choose_draws
 from openhart.tokenizer.vqgan import VqganTokenizer
 from openhart.transformer.raster import RasterTransformer
 
 
-class VqganPipeline(CodeConditionedPipeline, DecodingPipeline, PipelineFiles):
+class VqganPipeline(CodeConditionedPipeline, TilingPipeline, PipelineFiles):
     """Generates images code by code, from nothing, class labels, prompts, or another map of codes.
 
     A model of one class is unconditional: it needs no label. A model without a label encoder and a text
@@ -56,6 +57,7 @@ class VqganPipeline(CodeConditionedPipeline, DecodingPipeline, PipelineFiles):
     model_cpu_offload_seq = "text_encoder->transformer"
     _optional_components = list(layout.optional)  # noqa: RUF012
     _exclude_from_cpu_offload = ["image_tokenizer", "condition_tokenizer", "label_encoder"]  # noqa: RUF012
+    _callback_tensor_inputs = TENSOR_INPUTS
 
     def __init__(
         self,
@@ -122,6 +124,8 @@ class VqganPipeline(CodeConditionedPipeline, DecodingPipeline, PipelineFiles):
         known_codes: KnownCodes | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         **overrides: Unpack[RasterOptions],
     ) -> Any:
         """Generate images.
@@ -146,6 +150,11 @@ class VqganPipeline(CodeConditionedPipeline, DecodingPipeline, PipelineFiles):
             output_type: ``pil``; ``np``, (B, H, W, 3) in [0, 1]; ``pt``, (B, 3, H, W) in [0, 1]; or
                 ``latent``, the codes' vectors (B, z, h, w).
             return_dict: an object with ``images``, or a tuple.
+            callback_on_step_end: diffusers' callback, called after each row as
+                ``callback(pipe, step, timestep, tensors)``: timestep is the number of rows that remain. New
+                ``latents`` that it returns after the last row replace the features of the image.
+            callback_on_step_end_tensor_inputs: names of the tensors that it gets: ``latents``, the codes'
+                vectors (B, z, h, w), 0 below this row.
             overrides: single sampling settings that replace those of ``sampling`` or of the model, such as
                 ``top_k``; :class:`RasterSampling` has the list.
 
@@ -156,6 +165,7 @@ class VqganPipeline(CodeConditionedPipeline, DecodingPipeline, PipelineFiles):
             UserError: if arguments have wrong values, or do not suit the model.
         """
         check_output_type(output_type)
+        callbacks = Callbacks(None, callback_on_step_end, callback_on_step_end_tensor_inputs)
         states = self.stream(
             prompt, class_labels=class_labels, prompt_embeds=prompt_embeds,
             condition_image=condition_image, condition_codes=condition_codes,
@@ -163,12 +173,7 @@ class VqganPipeline(CodeConditionedPipeline, DecodingPipeline, PipelineFiles):
             sampling=sampling, generator=generator, draws=draws, known_codes=known_codes, **overrides,
         )  # fmt: skip
         rows = self.image_tokenizer.scales_for_image(self.check_size(height, width))[-1][0]
-        with self.progress_bar(total=rows) as bar:
-            for state in states:
-                features = state.f_hat
-                bar.update()
-        images = self._finish(features, output_type)
-        self.maybe_free_model_hooks()
+        images = self._finish(states, rows, callbacks, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     @torch.no_grad()

@@ -75,6 +75,7 @@ def tiny_kl(**settings) -> KLAutoencoder:
         "decoder_blocks": 1,
         "latent_channels": 4,
         "latent_scale": 0.5,
+        "image_size": (16, 16),
     }
     return KLAutoencoder(**{**defaults, **settings}).eval()
 

@@ -9,15 +9,23 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from openhart.checks import listed
 from openhart.errors import UserError, reason
 from openhart.hub import fetch
 from openhart.loading import count_parameters, read_shapes
 from openhart.quiet import quiet_libraries
 from openhart.reading import read_json
 from openhart.safety import check_index
+from openhart.tokenizer.base import ImageTokenizer
+from openhart.tokenizer.kl import KLAutoencoder
 from openhart.tokenizer.model import HybridTokenizer
+from openhart.tokenizer.vqgan import VqganTokenizer
 
 DEFAULT_MODEL = Path(__file__).parent / "models" / "default"
+IMAGE_TOKENIZERS: Mapping[str, type[ImageTokenizer]] = {
+    kind.__name__: kind for kind in (HybridTokenizer, VqganTokenizer, KLAutoencoder)
+}
+"""The classes of image tokenizers by the names in their ``config.json``."""
 
 
 def find_model(name: str | Path | None = None, hub: Mapping[str, Any] | None = None) -> Path:
@@ -83,11 +91,13 @@ def loading(name: str | Path) -> Iterator[None]:
         raise UserError(f"cannot load the model {name}: {reason(error)}") from error
 
 
-def load_image_tokenizer(name: str | Path | None = None) -> HybridTokenizer:
-    """Load the image tokenizer of a pipeline, or one that was saved by itself, in evaluation mode.
+def load_image_tokenizer(name: str | Path | None = None, **settings: Any) -> ImageTokenizer:
+    """Load the image tokenizer of a pipeline of any family, or one that was saved by itself, in evaluation
+    mode.
 
     Args:
         name: as for :func:`find_model`.
+        settings: settings of the tokenizer that replace the stored ones.
 
     Raises:
         UserError: if the model has no image tokenizer, or if it cannot be loaded.
@@ -95,10 +105,24 @@ def load_image_tokenizer(name: str | Path | None = None) -> HybridTokenizer:
     folder = find_model(name)
     if (folder / "image_tokenizer").is_dir():
         folder = folder / "image_tokenizer"
+    kind = IMAGE_TOKENIZERS[tokenizer_class(folder)]
     with loading(folder):
-        tokenizer: HybridTokenizer = HybridTokenizer.from_pretrained(folder, low_cpu_mem_usage=False)
+        tokenizer: ImageTokenizer = kind.from_pretrained(folder, low_cpu_mem_usage=False, **settings)
     tokenizer.eval()
     return tokenizer
+
+
+def tokenizer_class(folder: Path) -> str:
+    """The name of an image tokenizer's class, one of :data:`IMAGE_TOKENIZERS`.
+
+    Raises:
+        UserError: if the folder has no ``config.json``, or if that of another class.
+    """
+    path = folder / "config.json"
+    name = read_json(path).get("_class_name")
+    if name not in IMAGE_TOKENIZERS:
+        raise UserError(f"{path} must be of the class {listed(IMAGE_TOKENIZERS)}, not {name!r:.60}")
+    return str(name)
 
 
 @dataclass(frozen=True)
@@ -118,6 +142,25 @@ class Part:
     parameters: int
     dtype: str
 
+    def __str__(self) -> str:
+        return f"{self.name:16} {self.kind:20} {self.parameters:>13,} parameters  {self.dtype}"
+
+
+def read_part(folder: Path, name: str, kind: str) -> Part:
+    """Description of the model in a folder.
+
+    Args:
+        folder: folder with safetensors files.
+        name: name of the part.
+        kind: name of its class.
+
+    Raises:
+        UserError: if a file is damaged.
+    """
+    shapes = read_shapes(folder)
+    dtypes = "/".join(sorted({dtype for _, dtype in shapes.values()}))
+    return Part(name, kind, count_parameters(shapes), dtypes)
+
 
 def read_parts(folder: Path) -> list[Part]:
     """Descriptions of the parts of a model that have weights in its folder.
@@ -125,13 +168,12 @@ def read_parts(folder: Path) -> list[Part]:
     Raises:
         UserError: if a file is missing or damaged.
     """
-    parts = []
-    for name, value in read_index(folder).items():
-        if isinstance(value, list) and (shapes := read_shapes(folder / name)):
-            count = count_parameters(shapes)
-            dtypes = "/".join(sorted({dtype for _, dtype in shapes.values()}))
-            parts.append(Part(name, str(value[1]), count, dtypes))
-    return parts
+    parts = [
+        read_part(folder / name, name, str(value[1]))
+        for name, value in read_index(folder).items()
+        if isinstance(value, list)
+    ]
+    return [part for part in parts if part.parameters]
 
 
 def read_licence(folder: Path) -> str | None:

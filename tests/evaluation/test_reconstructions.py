@@ -12,9 +12,10 @@ from openhart.evaluation.benchmarks.scales import evaluate_scales, plot_scales
 from openhart.evaluation.metrics.pixels import SSIM_RULES, mean_psnr
 from openhart.evaluation.networks.extractors import GradientExtractor
 from openhart.image_io import to_bytes
-from tests.tiny import tiny_tokenizer
+from tests.tiny import tiny_kl, tiny_tokenizer, tiny_vqgan_tokenizer
 
 pytest.importorskip("efficientnet_lite_pytorch")
+CODED = {"codes only": {"discrete": True}}
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +74,23 @@ def test_reconstruction_has_every_figure_with_its_interval_and_rule(tokenizer, i
         assert figure.interval[0] < figure.value < figure.interval[1], figure
     with pytest.raises(UserError, match="SSIM rule must be one of torchmetrics"):
         evaluate_reconstruction(tokenizer, images, ssim="other")
+
+
+@pytest.mark.parametrize(
+    ("model", "version"),
+    [
+        (tiny_vqgan_tokenizer(scales=[16]), "codes only"),
+        (tiny_kl(image_size=(32, 32)), "mean of the latents"),
+    ],
+)
+def test_reconstruction_of_every_family(model, version, images):
+    result = evaluate_reconstruction(model, images, quiet=True)
+    names = {figure.name for figure in result.figures}
+    assert names == {f"{version}, {metric}" for metric in ("PSNR", "SSIM", "FD", "KID")}
+    stacked = torch.stack([image for image, _ in images])
+    with torch.no_grad():
+        wanted = mean_psnr(to_bytes(model(stacked, **CODED.get(version, {})).sample), to_bytes(stacked))
+    assert result.figure(f"{version}, PSNR").value == pytest.approx(wanted, abs=1e-3)
 
 
 @pytest.mark.slow

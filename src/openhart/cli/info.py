@@ -19,43 +19,60 @@ def add_info(commands: Any) -> None:
 
 def info(options: Namespace) -> None:
     """Print the parts of a model, its sizes, its defaults and its licence."""
-    from openhart.generation.saved import present_index
-    from openhart.model_files import find_model, read_index, read_licence, read_parts
-    from openhart.pipelines.checks import check_index_settings
+    from openhart.model_files import find_model
 
     folder = find_model(options.model)
+    if (folder / "model_index.json").is_file() or not (folder / "config.json").is_file():
+        _print_pipeline(folder)
+    else:
+        _print_tokenizer(folder)
+
+
+def _print_pipeline(folder: Path) -> None:
+    from openhart.generation.saved import present_index
+    from openhart.model_files import read_index, read_licence, read_parts
+    from openhart.pipelines.checks import check_index_settings
+
     index = read_index(folder)
     check_index_settings(index, folder / "model_index.json")
     parts = read_parts(folder)
     sizes = SIZES[index["_class_name"]](folder) if index["_class_name"] in SIZES else {}
     print(f"model      {folder}")
     for part in parts:
-        print(f"{part.name:16} {part.kind:20} {part.parameters:>13,} parameters  {part.dtype}")
+        print(part)
     print(f"{'total':37} {sum(part.parameters for part in parts):>13,} parameters")
-    for name, value in sizes.items():
-        print(f"{name:10} {value}")
+    _print_sizes(sizes)
     if index.get("text_encoder_name"):
         print(f"text       {index['text_encoder_name']}, {index.get('max_tokens')} tokens")
     print(f"sampling   {present_index(index).get('sampling') or 'defaults'}")
     print(f"licence    {read_licence(folder) or 'not stated'}")
 
 
-def _hart_sizes(folder: Path) -> dict[str, str]:
-    from openhart.tokenizer.model import HybridTokenizer
+def _print_tokenizer(folder: Path) -> None:
+    """An image tokenizer that was saved by itself."""
+    from openhart.model_files import read_part, tokenizer_class
 
-    return _code_sizes(HybridTokenizer, folder)
+    kind = tokenizer_class(folder)
+    part, sizes = read_part(folder, "image_tokenizer", kind), TOKENIZER_SIZES[kind](folder)
+    print(f"model      {folder}")
+    print(part)
+    _print_sizes(sizes)
 
 
-def _vqgan_sizes(folder: Path) -> dict[str, str]:
-    from openhart.tokenizer.vqgan import VqganTokenizer
+def _print_sizes(sizes: dict[str, str]) -> None:
+    for name, value in sizes.items():
+        print(f"{name:10} {value}")
 
-    return _code_sizes(VqganTokenizer, folder)
+
+def _codes_of_pipeline(folder: Path) -> dict[str, str]:
+    return _code_sizes(folder / "image_tokenizer")
 
 
-def _code_sizes(kind: type, folder: Path) -> dict[str, str]:
+def _code_sizes(folder: Path) -> dict[str, str]:
+    from openhart.model_files import IMAGE_TOKENIZERS, tokenizer_class
     from openhart.scales import parse_scales
 
-    tokenizer = _settings_of(kind, folder / "image_tokenizer")
+    tokenizer = _settings_of(IMAGE_TOKENIZERS[tokenizer_class(folder)], folder)
     factor = tokenizer["patch_size"] * 2 ** (len(tokenizer["channel_multipliers"]) - 1)
     height, width = parse_scales(tokenizer["scales"])[-1]
     return {
@@ -80,6 +97,18 @@ def _mar_sizes(folder: Path) -> dict[str, str]:
     }
 
 
+def _latent_sizes(folder: Path) -> dict[str, str]:
+    from openhart.tokenizer.kl import KLAutoencoder
+
+    tokenizer = _settings_of(KLAutoencoder, folder)
+    factor = 2 ** (len(tokenizer["channel_multipliers"]) - 1)
+    height, width = tokenizer["image_size"]
+    return {
+        "image": f"{height}×{width} pixels",
+        "latents": f"{height // factor}×{width // factor} of {tokenizer['latent_channels']} channels",
+    }
+
+
 def _settings_of(kind: type, folder: Path) -> dict[str, Any]:
     from openhart.checks import check_settings
     from openhart.loading import read_config
@@ -87,5 +116,15 @@ def _settings_of(kind: type, folder: Path) -> dict[str, Any]:
     return check_settings(kind, read_config(folder), str(folder / "config.json"))
 
 
-SIZES = {"HartPipeline": _hart_sizes, "MarPipeline": _mar_sizes, "VqganPipeline": _vqgan_sizes}
+SIZES = {
+    "HartPipeline": _codes_of_pipeline,
+    "MarPipeline": _mar_sizes,
+    "VqganPipeline": _codes_of_pipeline,
+}
 """Per class of pipeline, what gives the names and values of a model's sizes."""
+TOKENIZER_SIZES = {
+    "HybridTokenizer": _code_sizes,
+    "VqganTokenizer": _code_sizes,
+    "KLAutoencoder": _latent_sizes,
+}
+"""Per class of image tokenizer, what gives the names and values of its sizes."""

@@ -36,6 +36,7 @@ def reconstruct(options: Namespace) -> None:
     from openhart.data.images import to_tensor
     from openhart.evaluation.metrics.pixels import psnr_each
     from openhart.model_files import load_image_tokenizer
+    from openhart.tokenizer.base import CODES
 
     image = read_image(options.image)
     tokenizer = load_image_tokenizer(options.model)
@@ -47,7 +48,11 @@ def reconstruct(options: Namespace) -> None:
         )
     original = to_tensor(image, tokenizer.image_size)[None]
     with torch.no_grad():
-        made = tokenizer(original, discrete=options.discrete or not tokenizer.hybrid).sample
+        versions = tokenizer.versions(original)
+        chosen = CODES if options.discrete else list(versions)[-1]
+        if chosen not in versions:
+            raise UserError("--discrete decodes codes, and the image tokenizer of this model has none")
+        made = tokenizer.decode(versions[chosen])
     if not made.isfinite().all():
         raise UserError("the reconstruction is not finite: the image tokenizer's weights are damaged")
     save_image(grid(to_pil(torch.cat([original, made])), columns=2), options.output)

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from openhart.evaluation.networks.extractors import Extractor
 from openhart.image_io import grid, to_bytes
 from openhart.randomness import seeded_generators
+from openhart.tokenizer.base import ImageTokenizer
 
 BATCH = 16
 Images = NDArray[np.uint8]
@@ -52,12 +53,21 @@ def generate(
 
 
 @torch.no_grad()
-def reconstruct(tokenizer: Any, images: torch.Tensor, discrete: bool = False) -> Images:
-    """Encode and decode images (N, 3, H, W) in [−1, 1]: uint8 (N, H, W, 3)."""
-    parts = [
-        to_bytes(tokenizer(part.to(tokenizer.device), discrete=discrete or not tokenizer.hybrid).sample)
-        for part in images.split(BATCH)
-    ]
+def reconstruct(tokenizer: ImageTokenizer, images: torch.Tensor, version: str | None = None) -> Images:
+    """Encode and decode images.
+
+    Args:
+        tokenizer: of any family.
+        images: (N, 3, H, W) in [−1, 1].
+        version: one of :meth:`ImageTokenizer.versions`; None for the last, which has the most information.
+
+    Returns:
+        uint8, (N, H, W, 3).
+    """
+    parts = []
+    for part in images.split(BATCH):
+        versions = tokenizer.versions(part.to(tokenizer.device))
+        parts.append(to_bytes(tokenizer.decode(versions[version or list(versions)[-1]])))
     return np.concatenate(parts)
 
 

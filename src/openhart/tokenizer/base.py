@@ -1,6 +1,7 @@
-"""Base class of image tokenizers: image ↔ features ↔ codes (VQGAN, arXiv 2012.09841, section 3.1)."""
+"""Base classes of image tokenizers: image ↔ features, and features ↔ codes (VQGAN, arXiv 2012.09841, section
+3.1)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from diffusers.configuration_utils import ConfigMixin
@@ -15,6 +16,9 @@ from openhart.scales import Scales
 from openhart.tokenizer.autoencoder import Decoder, Encoder
 from openhart.tokenizer.quantizer import MultiScaleQuantizer, Quantized
 
+CODES = "codes only"
+COMPLETE = "complete features"
+
 
 @dataclass
 class TokenizerOutput(BaseOutput):
@@ -27,26 +31,73 @@ class TokenizerOutput(BaseOutput):
     sample: Tensor
 
 
-class CodeTokenizer(CheckedLoading, ModelMixin, ConfigMixin):
-    """Encoder, quantizer and decoder of an image tokenizer; a subclass builds them from its settings.
+class ImageTokenizer(CheckedLoading, ModelMixin, ConfigMixin):
+    """Encoder and decoder of an image tokenizer of any family; a subclass builds them from its settings.
 
     A subclass names ``ModelMixin`` among its bases again: diffusers looks it up in the subclass's module.
 
-    Images of another size than :attr:`image_size` are accepted everywhere; their scales are the configured
-    ones in proportion.
+    Images of another size than :attr:`image_size` are accepted everywhere.
     """
 
     _no_split_modules = ("ResidualBlock", "SpatialAttention", "Upsample", "Downsample")
+
+    encoder: Encoder
+    decoder: Decoder
+    quant_conv: nn.Conv2d
+    post_quant_conv: nn.Conv2d
+    downsample_factor: int
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels of the images for which the model is configured."""
+        raise NotImplementedError
+
+    def versions(self, image: Tensor) -> Mapping[str, Tensor]:
+        """What :meth:`decode` may decode an image from, by name, from the least to the most information.
+
+        Args:
+            image: (B, 3, H, W) in [−1, 1].
+
+        Raises:
+            UserError: if a side is not a multiple of the down-sampling factor.
+        """
+        raise NotImplementedError
+
+    def feature_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the features of images of this height and width in pixels.
+
+        Raises:
+            UserError: if a side is not a multiple of the down-sampling factor.
+        """
+        factor = self.downsample_factor
+        if any(side < factor or side % factor for side in size):
+            raise UserError(f"image sides must be multiples of {factor}, got {size[0]}×{size[1]}")
+        return size[0] // factor, size[1] // factor
+
+    def decode(self, features: Tensor) -> Tensor:
+        """One of :meth:`versions` or what a generator made, (B, z, h, w) → image (B, 3, h·f, w·f) in
+        [−1, 1]."""
+        image: Tensor = self.decode_unclamped(features)
+        return image.clamp(-1, 1)
+
+    @apply_forward_hook
+    def decode_unclamped(self, features: Tensor) -> Tensor:
+        """As :meth:`decode`, without limiting the values to [−1, 1], for training losses."""
+        image: Tensor = self.decoder(self.post_quant_conv(features.to(self.dtype)))
+        return image
+
+
+class CodeTokenizer(ImageTokenizer, ModelMixin, ConfigMixin):
+    """Encoder, quantizer and decoder of an image tokenizer with codes.
+
+    Images of another size than :attr:`image_size` have the configured scales in proportion.
+    """
+
     _group_offload_block_modules = (
         "encoder", "decoder", "quantizer", "codebook", "projection", "quant_conv", "post_quant_conv",
     )  # fmt: skip
 
-    encoder: Encoder
-    decoder: Decoder
     quantizer: MultiScaleQuantizer
-    quant_conv: nn.Conv2d
-    post_quant_conv: nn.Conv2d
-    downsample_factor: int
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -60,10 +111,18 @@ class CodeTokenizer(CheckedLoading, ModelMixin, ConfigMixin):
         Raises:
             UserError: if a side is not a multiple of the down-sampling factor.
         """
-        factor = self.downsample_factor
-        if any(side < factor or side % factor for side in size):
-            raise UserError(f"image sides must be multiples of {factor}, got {size[0]}×{size[1]}")
-        return self.quantizer.scales_for((size[0] // factor, size[1] // factor))
+        return self.quantizer.scales_for(self.feature_size(size))
+
+    def versions(self, image: Tensor) -> Mapping[str, Tensor]:
+        """``codes only``, the sum of the codes of all scales, (B, z, H/f, W/f).
+
+        Args:
+            image: (B, 3, H, W) in [−1, 1].
+
+        Raises:
+            UserError: if a side is not a multiple of the down-sampling factor.
+        """
+        return {CODES: self.quantize(self.encode(image)).f_hats[-1]}
 
     @apply_forward_hook
     def encode(self, image: Tensor) -> Tensor:
@@ -72,7 +131,7 @@ class CodeTokenizer(CheckedLoading, ModelMixin, ConfigMixin):
         Raises:
             UserError: if a side is not a multiple of the down-sampling factor.
         """
-        self.scales_for_image((image.shape[-2], image.shape[-1]))
+        self.feature_size((image.shape[-2], image.shape[-1]))
         features: Tensor = self.quant_conv(self.encoder(image.to(self.dtype)))
         return features
 
@@ -81,17 +140,6 @@ class CodeTokenizer(CheckedLoading, ModelMixin, ConfigMixin):
         """Features (B, z, h, w) → codes of every scale and the continuous target of the last one."""
         quantized: Quantized = self.quantizer.quantize(features)
         return quantized
-
-    def decode(self, features: Tensor) -> Tensor:
-        """Features (B, z, h, w), with or without the residual → image (B, 3, h·f, w·f) in [−1, 1]."""
-        image: Tensor = self.decode_unclamped(features)
-        return image.clamp(-1, 1)
-
-    @apply_forward_hook
-    def decode_unclamped(self, features: Tensor) -> Tensor:
-        """As :meth:`decode`, without limiting the values to [−1, 1], for training losses."""
-        image: Tensor = self.decoder(self.post_quant_conv(features.to(self.dtype)))
-        return image
 
     def decode_codes(self, codes: Sequence[Tensor], size: tuple[int, int] | None = None) -> Tensor:
         """Codes of every scale → image without residual, (B, 3, H, W) in [−1, 1], with φ at every scale.

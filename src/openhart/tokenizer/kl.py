@@ -4,7 +4,7 @@ The bottleneck is that of a variational autoencoder (arXiv 1312.6114) with a sma
 (latent diffusion, arXiv 2112.10752, section 3.1). MAR generates its latents (arXiv 2406.11838, section 4.1).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -16,13 +16,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from openhart.checks import Depth, Flag, Positive, Width, checked
-from openhart.errors import UserError
-from openhart.loading import CheckedLoading
 from openhart.tokenizer.autoencoder import GROUPS, Decoder, Encoder
-from openhart.tokenizer.base import TokenizerOutput
+from openhart.tokenizer.base import ImageTokenizer, TokenizerOutput
+
+MEAN = "mean of the latents"
 
 
-class KLAutoencoder(CheckedLoading, ModelMixin, ConfigMixin):
+class KLAutoencoder(ImageTokenizer, ModelMixin, ConfigMixin):
     """Encodes images as the mean and variance of latents, and decodes latents.
 
     The defaults are the autoencoder of the released MAR models (KL-16): down-sampling by 16, 16 channels, and
@@ -38,12 +38,12 @@ class KLAutoencoder(CheckedLoading, ModelMixin, ConfigMixin):
         latent_channels: channels z of the latents.
         latent_scale: what sampled latents are multiplied by, so that their standard deviation is about 1.
         decoder_attention: attend over all positions at the decoder's coarsest level too.
+        image_size: height and width in pixels of the images for which the model is trained.
 
     Raises:
-        UserError: if the settings cannot be built.
+        UserError: if a setting has the wrong type or range.
     """
 
-    _no_split_modules = ("ResidualBlock", "SpatialAttention", "Upsample", "Downsample")
     _group_offload_block_modules = ("encoder", "decoder", "quant_conv", "post_quant_conv")
 
     @register_to_config
@@ -58,6 +58,7 @@ class KLAutoencoder(CheckedLoading, ModelMixin, ConfigMixin):
         latent_channels: Width = 16,
         latent_scale: Positive = 0.2325,
         decoder_attention: Flag = False,
+        image_size: Annotated[Sequence[Width], Field(min_length=2, max_length=2)] = (256, 256),
     ) -> None:
         super().__init__()
         coarsest = len(channel_multipliers) - 1
@@ -69,6 +70,23 @@ class KLAutoencoder(CheckedLoading, ModelMixin, ConfigMixin):
         self.quant_conv = nn.Conv2d(moments, moments, 1)
         self.post_quant_conv = nn.Conv2d(latent_channels, latent_channels, 1)
         self.downsample_factor: int = 2**coarsest
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels of the images for which the model is trained."""
+        height, width = self.config.image_size
+        return height, width
+
+    def versions(self, image: Tensor) -> Mapping[str, Tensor]:
+        """``mean of the latents``, (B, z, H/f, W/f), scaled.
+
+        Args:
+            image: (B, 3, H, W) in [−1, 1].
+
+        Raises:
+            UserError: if a side is not a multiple of the down-sampling factor.
+        """
+        return {MEAN: self.scaled(self.encode(image).latent_dist.mean)}
 
     @apply_forward_hook
     def encode(self, image: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[Any]:
@@ -86,9 +104,7 @@ class KLAutoencoder(CheckedLoading, ModelMixin, ConfigMixin):
         Raises:
             UserError: if a side is no multiple of the down-sampling factor.
         """
-        sides, factor = image.shape[-2:], self.downsample_factor
-        if any(side < factor or side % factor for side in sides):
-            raise UserError(f"image sides must be multiples of {factor}, got {sides[0]}×{sides[1]}")
+        self.feature_size((image.shape[-2], image.shape[-1]))
         moments: Tensor = self.quant_conv(self.encoder(image.to(self.dtype)))
         distribution = DiagonalGaussianDistribution(moments.float())
         return AutoencoderKLOutput(distribution) if return_dict else (distribution,)
@@ -98,16 +114,10 @@ class KLAutoencoder(CheckedLoading, ModelMixin, ConfigMixin):
         scale: float = self.config.latent_scale
         return sample * scale
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Latents (B, z, h, w) → image (B, 3, h·f, w·f) in [−1, 1]."""
-        image: Tensor = self.decode_unclamped(latents)
-        return image.clamp(-1, 1)
-
-    @apply_forward_hook
-    def decode_unclamped(self, latents: Tensor) -> Tensor:
-        """As :meth:`decode`, without limiting the values to [−1, 1], for training losses."""
+    def decode_unclamped(self, features: Tensor) -> Tensor:
+        """Latents (B, z, h, w) → image (B, 3, h·f, w·f), not limited to [−1, 1], for training losses."""
         scale: float = self.config.latent_scale
-        image: Tensor = self.decoder(self.post_quant_conv((latents / scale).to(self.dtype)))
+        image: Tensor = super().decode_unclamped(features / scale)
         return image
 
     def forward(self, image: Tensor, return_dict: bool = True) -> TokenizerOutput | tuple[Tensor]:
@@ -117,5 +127,5 @@ class KLAutoencoder(CheckedLoading, ModelMixin, ConfigMixin):
             image: (B, 3, H, W) in [−1, 1].
             return_dict: return a :class:`TokenizerOutput`; else a tuple.
         """
-        sample = self.decode(self.scaled(self.encode(image).latent_dist.mean))
+        sample = self.decode(self.versions(image)[MEAN])
         return TokenizerOutput(sample) if return_dict else (sample,)

@@ -6,14 +6,14 @@ from typing import Annotated, Any
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from openhart.checks import Count, Depth, Flag, Share, Width, checked
 from openhart.errors import UserError
 from openhart.presets import PUBLISHED_SCALES
 from openhart.scales import ScaleList
 from openhart.tokenizer.autoencoder import GROUPS, Decoder, Encoder
-from openhart.tokenizer.base import CodeTokenizer
+from openhart.tokenizer.base import CODES, COMPLETE, CodeTokenizer
 from openhart.tokenizer.quantizer import MultiScaleQuantizer, PhiRule
 
 
@@ -97,3 +97,16 @@ class HybridTokenizer(CodeTokenizer, ModelMixin, ConfigMixin):
     def hybrid(self) -> bool:
         """Whether a residual may complete the codes of the last scale."""
         return bool(self.config.hybrid)
+
+    def versions(self, image: Tensor) -> Mapping[str, Tensor]:
+        """``codes only`` and, of a hybrid tokenizer, ``complete features``; each (B, z, H/f, W/f).
+
+        Args:
+            image: (B, 3, H, W) in [−1, 1].
+
+        Raises:
+            UserError: if a side is not a multiple of the down-sampling factor.
+        """
+        features = self.encode(image)
+        codes = {CODES: self.quantize(features).f_hats[-1]}
+        return codes | {COMPLETE: features} if self.hybrid else codes

@@ -93,6 +93,16 @@ def open_tokenizer_and_data(options: Namespace) -> tuple[Any, Any]:
     return tokenizer, dataset
 
 
+def open_code_tokenizer_and_data(options: Namespace) -> tuple[Any, Any]:
+    """As :func:`open_tokenizer_and_data`, of a model whose image tokenizer has codes."""
+    tokenizer, dataset = open_tokenizer_and_data(options)
+    from openhart.tokenizer.base import CodeTokenizer
+
+    if not isinstance(tokenizer, CodeTokenizer):
+        raise UserError(f"{options.kind} decodes codes, and the image tokenizer of this model has none")
+    return tokenizer, dataset
+
+
 def open_pipeline_and_data(options: Namespace) -> tuple[Any, Any]:
     """The pipeline of the model, on the fastest device, and the image folder in its size."""
     require("torchmetrics", "efficientnet_lite_pytorch", extra="eval")

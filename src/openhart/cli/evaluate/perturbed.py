@@ -9,7 +9,7 @@ from openhart.cli.evaluate.common import (
     add_json_output,
     add_kind,
     add_seed,
-    open_tokenizer_and_data,
+    open_code_tokenizer_and_data,
     report_of,
 )
 from openhart.cli.options import MANY, number, whole
@@ -38,7 +38,7 @@ def add_perturbed(kinds: Any) -> None:
 
 def measure(options: Namespace) -> Report:
     """Reconstruct every image once per share of exchanged codes."""
-    tokenizer, dataset = open_tokenizer_and_data(options)
+    tokenizer, dataset = open_code_tokenizer_and_data(options)
     from openhart.evaluation.benchmarks.perturbed import SHARES, evaluate_perturbed
 
     shares = options.shares or SHARES

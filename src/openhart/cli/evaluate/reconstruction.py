@@ -38,7 +38,7 @@ def add_reconstruction(kinds: Any) -> None:
 
 
 def measure(options: Namespace) -> Report:
-    """Reconstruct every image, from the codes only and with the residual."""
+    """Reconstruct every image, from the codes only and, of a hybrid tokenizer, with the residual."""
     tokenizer, dataset = open_tokenizer_and_data(options)
     from openhart.evaluation.benchmarks.reconstruction import evaluate_reconstruction
     from openhart.evaluation.networks.inception import InceptionExtractor

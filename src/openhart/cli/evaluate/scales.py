@@ -8,7 +8,7 @@ from openhart.cli.evaluate.common import (
     add_data,
     add_json_output,
     add_kind,
-    open_tokenizer_and_data,
+    open_code_tokenizer_and_data,
     report_of,
 )
 from openhart.cli.options import place
@@ -32,7 +32,7 @@ def add_scales(kinds: Any) -> None:
 def measure(options: Namespace) -> Report:
     """Reconstruct every image once per number of scales."""
     require("matplotlib", extra="eval")
-    tokenizer, dataset = open_tokenizer_and_data(options)
+    tokenizer, dataset = open_code_tokenizer_and_data(options)
     from openhart.evaluation.benchmarks.scales import evaluate_scales, plot_scales
 
     result = evaluate_scales(tokenizer, dataset, quiet=options.quiet)

@@ -21,10 +21,9 @@ from openhart.evaluation.metrics.pixels import psnr_each
 from openhart.evaluation.networks.extractors import Extractor, MiddleExtractor
 from openhart.evaluation.result import Figure
 from openhart.image_io import to_bytes
-from openhart.tokenizer.model import HybridTokenizer
-from openhart.tokenizer.quantizer import Quantized
+from openhart.tokenizer.base import ImageTokenizer
 
-Versions = Callable[[Tensor, Quantized, int], Mapping[str, Tensor]]
+Versions = Callable[[Tensor, int], Mapping[str, Tensor]]
 Values = NDArray[np.floating]
 ROUNDING = {"rounding": "round"}
 
@@ -60,7 +59,7 @@ class Measures:
 
 @torch.no_grad()
 def decoded_figures(
-    tokenizer: HybridTokenizer,
+    tokenizer: ImageTokenizer,
     dataset: Dataset[Any],
     versions: Versions,
     batch_size: int = 16,
@@ -72,8 +71,8 @@ def decoded_figures(
     Args:
         tokenizer: the image tokenizer.
         dataset: images (3, H, W) in [−1, 1] with records.
-        versions: features (B, z, h, w), their quantization and the index of the batch's first image →
-            features to decode, by name.
+        versions: images (B, 3, H, W) in [−1, 1] and the index of the batch's first image → features to
+            decode, (B, z, h, w), by name.
         batch_size: images per batch.
         quiet: show no progress bar.
         measures: None means ``PSNR``, and ``FD`` on block 10 of EfficientNet-Lite0.
@@ -86,11 +85,10 @@ def decoded_figures(
     features: dict[tuple[str, str], list[Values]] = {}
     count = 0
     for images, _ in tqdm(DataLoader(dataset, batch_size, collate_fn=collate), desc="images", disable=quiet):
-        encoded = tokenizer.encode(images.to(tokenizer.device))
         real = to_bytes(images)
         for metric, extractor in measures.sets.items():
             features.setdefault(("", metric), []).append(extractor(real)[0])
-        for name, version in versions(encoded, tokenizer.quantize(encoded), count).items():
+        for name, version in versions(images.to(tokenizer.device), count).items():
             decoded = to_bytes(tokenizer.decode(version))
             for metric, pair in measures.pairs.items():
                 paired.setdefault((name, metric), []).append(pair.compute(decoded, real))

@@ -18,16 +18,15 @@ from openhart.evaluation.benchmarks.decoded import decoded_figures
 from openhart.evaluation.result import Result
 from openhart.randomness import mixed_generator
 from openhart.scales import split_by_scale
+from openhart.tokenizer.base import CodeTokenizer
 from openhart.tokenizer.exchange import exchange_codes
-from openhart.tokenizer.model import HybridTokenizer
-from openhart.tokenizer.quantizer import Quantized
 
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.4)
 NEAREST = 100
 
 
 def evaluate_perturbed(
-    tokenizer: HybridTokenizer,
+    tokenizer: CodeTokenizer,
     dataset: Dataset[Any],
     shares: Sequence[float] = SHARES,
     nearest: int = NEAREST,
@@ -58,8 +57,8 @@ def evaluate_perturbed(
     if not shares or not all(0 <= share <= 1 for share in shares):
         raise UserError(f"shares must be between 0 and 1, got {', '.join(map(str, shares)) or 'none'}")
 
-    def versions(_: Tensor, quantized: Quantized, first: int) -> Mapping[str, Tensor]:
-        codes = torch.cat(quantized.codes, dim=1)
+    def versions(images: Tensor, first: int) -> Mapping[str, Tensor]:
+        codes = torch.cat(tokenizer.quantize(tokenizer.encode(images)).codes, dim=1)
         draws = [_draws(codes.shape[1], nearest, seed + first + index) for index in range(len(codes))]
         chance, ranks = (torch.stack(part).to(codes.device) for part in zip(*draws, strict=True))
         found = {}

@@ -1,4 +1,4 @@
-"""Reconstruction quality of the image tokenizer, from codes only and from complete features."""
+"""Reconstruction quality of an image tokenizer of any family."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -13,12 +13,11 @@ from openhart.evaluation.metrics.lpips import LPIPS_RULES, lpips_each
 from openhart.evaluation.metrics.pixels import SSIM_RULES
 from openhart.evaluation.networks.extractors import EfficientNetExtractor, Extractor, MiddleExtractor
 from openhart.evaluation.result import Result
-from openhart.tokenizer.model import HybridTokenizer
-from openhart.tokenizer.quantizer import Quantized
+from openhart.tokenizer.base import ImageTokenizer
 
 
 def evaluate_reconstruction(
-    tokenizer: HybridTokenizer,
+    tokenizer: ImageTokenizer,
     dataset: Dataset[Any],
     ssim: str = "torchmetrics",
     lpips: str | None = None,
@@ -26,7 +25,7 @@ def evaluate_reconstruction(
     batch_size: int = 32,
     quiet: bool = False,
 ) -> Result:
-    """Reconstruct every image of a data set from its codes only and from its continuous features.
+    """Reconstruct every image of a data set from each version of its features that the tokenizer decodes.
 
     Args:
         tokenizer: the image tokenizer.
@@ -39,9 +38,9 @@ def evaluate_reconstruction(
         quiet: show no progress bar.
 
     Returns:
-        for ``codes only`` and ``complete features`` the figures ``PSNR`` in dB, ``SSIM``, ``LPIPS``, ``FD``
-        (112 features of EfficientNet-Lite0), ``KID`` (1,280 features) and those of ``extractors``, with
-        bootstrap intervals over images. The reference is the same set of images.
+        for each of :meth:`ImageTokenizer.versions`, such as ``codes only``, the figures ``PSNR`` in dB,
+        ``SSIM``, ``LPIPS``, ``FD`` (112 features of EfficientNet-Lite0), ``KID`` (1,280 features) and those
+        of ``extractors``, with bootstrap intervals over images. The reference is the same set of images.
 
     Raises:
         UserError: there is no such rule, or LPIPS cannot be loaded.
@@ -58,9 +57,8 @@ def evaluate_reconstruction(
         **(extractors or {}),
     }
 
-    def versions(features: Tensor, quantized: Quantized, _: int) -> Mapping[str, Tensor]:
-        return {"codes only": quantized.f_hats[-1], "complete features": features}
+    def versions(images: Tensor, _: int) -> Mapping[str, Tensor]:
+        return tokenizer.versions(images)
 
-    measures = Measures(pairs, sets)
-    figures = decoded_figures(tokenizer, dataset, versions, batch_size, quiet, measures)
+    figures = decoded_figures(tokenizer, dataset, versions, batch_size, quiet, Measures(pairs, sets))
     return Result("reconstruction", tuple(figures))

@@ -20,6 +20,7 @@ from openhart.evaluation.result import Figure, Result
 from openhart.image_io import to_bytes
 from openhart.pipelines.hart import HartPipeline
 from openhart.randomness import mixed_generator
+from openhart.tokenizer.base import CODES
 
 
 def choose_things(samples: Sequence[Sample], count: int, seed: int) -> list[int]:
@@ -78,9 +79,12 @@ def evaluate_retrieval(
     made = generate(pipeline, prompts, [seed + number for number in range(count)], quiet, **call)
     if save_to is not None:
         pairs_sheet(to_bytes(real), made).save(save_to)
-    kinds = {"": made, "reconstructed ": reconstruct(pipeline.image_tokenizer, real)}
-    if pipeline.image_tokenizer.hybrid:
-        kinds["codes "] = reconstruct(pipeline.image_tokenizer, real, discrete=True)
+    tokenizer = pipeline.image_tokenizer
+    kinds = {"": made, "reconstructed ": reconstruct(tokenizer, real)}
+    with torch.no_grad():
+        *poorer, _ = tokenizer.versions(real[:1].to(tokenizer.device))
+    if CODES in poorer:
+        kinds["codes "] = reconstruct(tokenizer, real, CODES)
     figures = retrieval_figures(to_bytes(real), kinds, [EfficientNetExtractor(), GradientExtractor()])
     return Result("retrieval", tuple(figures), {"seed": seed, "data": str(dataset.path), **call})
 

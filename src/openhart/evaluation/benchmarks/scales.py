@@ -10,14 +10,11 @@ from torch.utils.data import Dataset
 from openhart.atomic import written_whole
 from openhart.evaluation.benchmarks.decoded import decoded_figures
 from openhart.evaluation.result import Result
-from openhart.tokenizer.model import HybridTokenizer
-from openhart.tokenizer.quantizer import Quantized
-
-COMPLETE = "complete features"
+from openhart.tokenizer.base import COMPLETE, CodeTokenizer
 
 
 def evaluate_scales(
-    tokenizer: HybridTokenizer, dataset: Dataset[Any], batch_size: int = 16, quiet: bool = False
+    tokenizer: CodeTokenizer, dataset: Dataset[Any], batch_size: int = 16, quiet: bool = False
 ) -> Result:
     """Decode the features after each scale, and the complete features.
 
@@ -33,8 +30,10 @@ def evaluate_scales(
     """
     total = len(tokenizer.quantizer.scales)
 
-    def versions(features: Tensor, quantized: Quantized, _: int) -> Mapping[str, Tensor]:
-        found = {_name(index + 1, total): each for index, each in enumerate(quantized.f_hats)}
+    def versions(images: Tensor, _: int) -> Mapping[str, Tensor]:
+        features = tokenizer.encode(images)
+        f_hats = tokenizer.quantize(features).f_hats
+        found = {_name(index + 1, total): each for index, each in enumerate(f_hats)}
         return found | {COMPLETE: features}
 
     figures = decoded_figures(tokenizer, dataset, versions, batch_size, quiet)

@@ -13,7 +13,8 @@ ROOT = Path(openhart.__file__).parent
 PARTS = {"tokenizer", "conditioning", "transformer", "residual"}
 COMMON = {
     "arithmetic", "atomic", "checks", "checksums", "errors", "hub", "image_io", "interrupts", "loading",
-    "onednn", "perceptual", "presets", "quiet", "randomness", "reading", "safety", "scales", "sinusoids",
+    "onednn", "perceptual", "presets", "provenance", "quiet", "randomness", "reading",
+    "safety", "scales", "sinusoids",
 }  # fmt: skip
 MODELS = PARTS | COMMON | {"generation", "model_files", "lora", "acceleration", "memory", "pipelines"}
 MAY_IMPORT = {
@@ -29,7 +30,7 @@ MAY_IMPORT = {
     "data": COMMON | {"data"},
     "training": MODELS | {"data", "training"},
     "evaluation": MODELS | {"data", "evaluation"},
-    "serving": {"serving", "pipelines", "errors"},
+    "serving": COMMON | {"serving", "pipelines", "generation", "memory"},
     "integrations": {"integrations", "errors"},
 }
 """Packages and modules directly below ``openhart``, and what each of them may import from there."""

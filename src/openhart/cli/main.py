@@ -19,13 +19,16 @@ from openhart.cli.info import add_info
 from openhart.cli.options import UsageError
 from openhart.cli.parser import OneSentenceParser, understand
 from openhart.cli.reconstruct import add_reconstruct
+from openhart.cli.serve import add_serve
 from openhart.cli.streams import close_streams_quietly, let_streams_show_everything, one_line
 from openhart.cli.train import add_train
 from openhart.errors import UserError, reason
 from openhart.interrupts import Stopped, sigterm_interrupts
 
 TRACEBACK = "OPENHART_TRACEBACK"
-COMMANDS = (add_generate, add_reconstruct, add_info, add_convert, add_data, add_train, add_evaluate)
+COMMANDS = (
+    add_generate, add_serve, add_reconstruct, add_info, add_convert, add_data, add_train, add_evaluate,
+)  # fmt: skip
 """What adds each command; a command's parser names its action by ``set_defaults(run=…)``."""
 
 

@@ -1,0 +1,164 @@
+"""``openhart serve``: a server for the OpenAI Images protocol.
+
+Heavy libraries are imported after the options have been checked.
+"""
+
+import os
+from argparse import ArgumentParser, Namespace
+from typing import Any
+
+from openhart.cli.device import find_device
+from openhart.cli.options import MANY, UsageError, add_command, add_model, add_quiet, named, positive, whole
+from openhart.errors import require
+
+PORTS = 65535
+KEY_VARIABLE = "OPENHART_API_KEY"
+
+
+def add_serve(commands: Any) -> None:
+    """Add the options."""
+    parser = add_command(
+        commands,
+        "serve",
+        "Serve a model over HTTP with the OpenAI Images protocol, and a web page.",
+        "openhart serve --port 8000",
+    )
+    add_model(parser)
+    _add_network(parser)
+    _add_limits(parser)
+    _add_images(parser)
+    add_quiet(parser)
+    parser.set_defaults(run=serve)
+
+
+def _add_network(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--host", type=named, default="127.0.0.1", metavar="HOST",
+        help="Address to listen on (default: 127.0.0.1, which only this machine can reach).",
+    )  # fmt: skip
+    add(
+        "--port", type=whole(0, PORTS), default=8000, metavar="PORT",
+        help="Port to listen on; 0 chooses a free one (default: 8000).",
+    )  # fmt: skip
+    add(
+        "--api-key", type=named, action="append", metavar="KEY",
+        help=f"API key that clients must send; may be given several times. The variable {KEY_VARIABLE} holds "
+        "one or several keys, separated by commas, and does not show them to other users of this machine.",
+    )  # fmt: skip
+    add(
+        "--served-model-name", type=named, nargs="+", metavar="NAME",
+        help="Names of the model in the protocol, for clients that have a name built in "
+        "(default: openhart).",
+    )  # fmt: skip
+    add(
+        "--cors-origin", type=named, action="append", metavar="ORIGIN",
+        help="Origin of a web page that may use the server, such as https://example.org; may be given "
+        "several times. Pages of other sites are refused.",
+    )  # fmt: skip
+    add("--no-page", action="store_true", help="Do not serve the web page.")
+
+
+def _add_limits(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--max-queue", type=whole(1, MANY), default=64, metavar="N",
+        help="Number of images that may wait; further requests are refused at once (default: 64).",
+    )  # fmt: skip
+    add(
+        "--max-batch", type=whole(1, MANY), default=8, metavar="N",
+        help="Number of images that are generated together; 1 turns batching off (default: 8).",
+    )  # fmt: skip
+    add(
+        "--max-per-key", type=whole(1, MANY), metavar="N",
+        help="Number of images that may wait or run per API key (default: no limit).",
+    )  # fmt: skip
+    add(
+        "--max-pixels", type=whole(1, 10**8), metavar="N",
+        help="Number of pixels per image (default: as many as the model's own size has).",
+    )  # fmt: skip
+    add(
+        "--drain-seconds", type=positive, default=60.0, metavar="SECONDS",
+        help="Time in seconds for finishing accepted requests after SIGTERM or Ctrl-C (default: 60).",
+    )  # fmt: skip
+
+
+def _add_images(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--size-policy", choices=["exact", "resize"], default="exact",
+        help="What happens to sizes that the model does not generate: exact refuses them, resize generates "
+        "the nearest size and resizes the image (default: exact).",
+    )  # fmt: skip
+    add(
+        "--safety", type=named, metavar="MODULE:NAME",
+        help="Python function of a prompt and an image that is called before and after generation and "
+        "returns a true value to refuse a request (default: nothing is checked).",
+    )  # fmt: skip
+    add(
+        "--no-metadata", action="store_true",
+        help="Do not write prompt, seed and settings into the images.",
+    )  # fmt: skip
+    add(
+        "--dtype", choices=["float32", "bfloat16"], default="float32",
+        help="Data type of the weights and of the computation (default: float32).",
+    )  # fmt: skip
+    add(
+        "--optimize", choices=["exact", "fast", "fastest"], metavar="LEVEL",
+        help="Generate faster: exact gives the same images up to rounding; fast and fastest reduce their "
+        "quality, as docs/speed.md states.",
+    )  # fmt: skip
+    add(
+        "--device", metavar="DEVICE",
+        help="Device to compute on: cpu, cuda, cuda:1, mps or xpu (default: cuda or mps if there is one, "
+        "otherwise cpu).",
+    )  # fmt: skip
+
+
+def serve(options: Namespace) -> None:
+    """Serve until SIGINT or SIGTERM."""
+    require("starlette", "uvicorn", "prometheus_client", extra="serve")
+    keys = [*(options.api_key or []), *filter(None, os.environ.get(KEY_VARIABLE, "").split(","))]
+    if not all(key.isascii() and key.isprintable() and " " not in key for key in keys):
+        raise UsageError("an API key must consist of ASCII characters without spaces")
+    from openhart.serving.checkers import load_checker
+    from openhart.serving.engine import Limits
+    from openhart.serving.server import Address
+    from openhart.serving.server import serve as serve_model
+    from openhart.serving.service import ServiceSettings
+
+    settings = ServiceSettings(
+        keys=tuple(keys),
+        names=tuple(options.served_model_name or ["openhart"]),
+        limits=Limits(options.max_queue, options.max_batch, options.max_per_key),
+        resize=options.size_policy == "resize",
+        metadata=not options.no_metadata,
+        checker=load_checker(options.safety) if options.safety else None,
+        cors_origins=tuple(options.cors_origin or []),
+        page=not options.no_page,
+    )
+    address = Address(options.host, options.port)
+    serve_model(lambda: _load(options), settings, address, options.drain_seconds, options.quiet)
+
+
+def _load(options: Namespace) -> Any:
+    """The model as the service needs it."""
+    import torch
+
+    from openhart.model_files import find_model
+    from openhart.pipelines.auto import from_pretrained
+    from openhart.provenance import model_hash
+    from openhart.serving.model import ServedModel
+
+    device = find_device(options.device)
+    pipeline: Any = from_pretrained(options.model, dtype=getattr(torch, options.dtype))
+    pipeline.to(device)
+    if options.optimize:
+        pipeline.optimize(options.optimize)
+    return ServedModel(
+        pipeline,
+        (options.served_model_name or ["openhart"])[0],
+        model_hash(find_model(options.model)),
+        options.max_pixels,
+        {"dtype": options.dtype, "optimize": options.optimize},
+    )

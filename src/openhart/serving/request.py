@@ -1,0 +1,157 @@
+"""What the engine is given and what it gives back: requests, tickets, events and refusals."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+LARGEST_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class ImageRequest:
+    """A request for one or several images of one prompt.
+
+    Attributes:
+        prompt: the prompt; for a class-conditional model, the number of the class.
+        seed: seed of the first image; further images have the following seeds.
+        size: height and width in pixels.
+        sampling: the complete sampling settings of the pipeline.
+        count: number of images.
+        negative_prompt: text that guidance steers away from, or None.
+        previews: indices of the scales after which an image is delivered.
+        owner: the API key of the client, for limits per key; empty without one.
+    """
+
+    prompt: str
+    seed: int
+    size: tuple[int, int]
+    sampling: Any
+    count: int = 1
+    negative_prompt: str | None = None
+    previews: frozenset[int] = frozenset()
+    owner: str = ""
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What the requests of one batch have in common."""
+        return self.size, self.negative_prompt, repr(self.sampling)
+
+    def seed_of(self, position: int) -> int:
+        """The seed of one of the images, which are numbered from 0."""
+        return (self.seed + position) % (LARGEST_SEED + 1)
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The image after one scale.
+
+    Attributes:
+        scale_index: index of the scale, from 0.
+        image: the image.
+    """
+
+    scale_index: int
+    image: Image.Image
+
+
+@dataclass(frozen=True)
+class Finished:
+    """All images of a request, in the order of their seeds."""
+
+    images: list[Image.Image]
+
+
+class RefusedError(Exception):
+    """The engine does not accept a request.
+
+    Args:
+        message: one sentence for the client.
+        reason: ``queue_full``, ``key_limit``, ``draining`` or ``unavailable``.
+        retry_after: seconds after which another attempt is useful.
+    """
+
+    def __init__(self, message: str, reason: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.retry_after = retry_after
+
+
+class GenerationError(Exception):
+    """Generation of an accepted request failed; the cause is chained."""
+
+
+class Ticket:
+    """An accepted request: an asynchronous iterator of :class:`Preview` and, at the end, :class:`Finished`.
+
+    A client that goes away calls :meth:`close`, which frees the request's places in the queue and in the
+    limits.
+
+    Args:
+        request: the request.
+        on_end: called once, when the request is finished, has failed or is closed.
+    """
+
+    def __init__(self, request: ImageRequest, on_end: Callable[["Ticket"], None]) -> None:
+        self.request = request
+        self.ended = False
+        self._on_end = on_end
+        self._images: list[Image.Image | None] = [None] * request.count
+        self._events: asyncio.Queue[Preview | Finished | Exception] = asyncio.Queue()
+
+    async def __aiter__(self) -> AsyncIterator[Preview | Finished]:
+        while True:
+            event = await self.next()
+            yield event
+            if isinstance(event, Finished):
+                return
+
+    async def next(self) -> Preview | Finished:
+        """Wait for the next event.
+
+        Raises:
+            GenerationError: generation failed.
+            RefusedError: the engine was stopped before the request was finished.
+        """
+        event = await self._events.get()
+        if isinstance(event, Exception):
+            raise event
+        return event
+
+    async def images(self) -> list[Image.Image]:
+        """Wait for all images.
+
+        Raises:
+            GenerationError: generation failed.
+            RefusedError: the engine was stopped before the request was finished.
+        """
+        async for event in self:
+            if isinstance(event, Finished):
+                return event.images
+        raise AssertionError("a ticket ends with its images or an exception")
+
+    def close(self) -> None:
+        """Give up the request; nothing happens if it has ended."""
+        if not self.ended:
+            self.ended = True
+            self._on_end(self)
+
+    def show(self, preview: Preview) -> None:
+        """Deliver a preview."""
+        self._events.put_nowait(preview)
+
+    def deliver(self, position: int, image: Image.Image) -> None:
+        """Deliver one of the images; with the last one, the request is finished."""
+        self._images[position] = image
+        found = [each for each in self._images if each is not None]
+        if len(found) == len(self._images):
+            self._events.put_nowait(Finished(found))
+            self.close()
+
+    def fail(self, error: Exception) -> None:
+        """End the request by an exception."""
+        if not self.ended:
+            self._events.put_nowait(error)
+            self.close()

@@ -26,11 +26,13 @@ class DecoderInputs:
         ranks: (B, L) int, which nearest neighbour replaces the code of a position; 0 keeps the code. None
             keeps all codes.
         scales: (B,) int, number of scales, from the coarsest on, that are decoded.
+        completed: (n, z, P, P), features that a generator has drawn, in place of the first n samples' own.
     """
 
     residual_share: Tensor
     ranks: Tensor | None
     scales: Tensor
+    completed: Tensor | None = None
 
     def part(self, rows: slice, device: torch.device) -> "DecoderInputs":
         """The choices for some of the samples, on a device."""
@@ -87,4 +89,7 @@ def decoder_features(
         discrete = torch.stack(list(steps), dim=1)[torch.arange(len(features)), inputs.scales - 1]
         withheld = (inputs.residual_share - 1)[:, None, None, None] * (features.float() - complete)
         change = discrete - complete + withheld  # exactly 0 where nothing is withheld
-    return features + change.to(features.dtype)
+    given = features + change.to(features.dtype)
+    if inputs.completed is None:
+        return given
+    return torch.cat([inputs.completed.to(given.dtype), given[len(inputs.completed) :]])

@@ -21,6 +21,18 @@ class Exchange(Section):
     nearest: Count = 100
 
 
+class OwnSamples(Section):
+    """Images that a generator has completed, as inputs of the decoder (RobusTok, arXiv 2503.08354).
+
+    In a fraction ``images`` of each batch, the codes of the first scales are given, at least those of
+    ``known_scales`` scales, and the model in the folder ``generator`` draws the other codes and the residual.
+    """
+
+    generator: PathText
+    images: Share = 0.5
+    known_scales: Count = 1
+
+
 class Phase(Section):
     """A phase of tokenizer training.
 
@@ -28,7 +40,8 @@ class Phase(Section):
     ``train: decoder`` freezes encoder, codes and φ (HART, section 3.1). ``perceptual: false`` omits the
     perceptual loss, whose network takes more time than it saves while reconstructions are still blurred.
 
-    Three settings make the decoder robust: ``exchange`` gives it near codes in place of true ones;
+    Four settings make the decoder robust: ``exchange`` gives it near codes in place of true ones;
+    ``own_samples`` gives it codes and residuals that a generator has drawn (``train: decoder`` only);
     ``random_residual`` adds λ times the residual, λ uniform in [0, 1], in place of all of it;
     ``scale_dropout`` is the fraction of images decoded from codes of which only the first scales are used;
     their number is drawn.
@@ -40,6 +53,7 @@ class Phase(Section):
     train: Literal["all", "decoder"] = "all"
     kmeans_start: Flag = False
     exchange: Exchange | None = None
+    own_samples: OwnSamples | None = None
     random_residual: Flag = False
     scale_dropout: Share = 0.0
     perceptual: Flag = True
@@ -99,6 +113,18 @@ class TokenizerRecipe(Section):
     def _model_is_known(cls, value: dict[str, Any]) -> dict[str, Any]:
         check_settings(HybridTokenizer, value, "model")
         return value
+
+    @model_validator(mode="after")
+    def _own_samples_need_fixed_codes(self) -> "TokenizerRecipe":
+        settings = [phase.own_samples for phase in self.phases if phase.own_samples]
+        if settings and any(phase.train != "decoder" for phase in self.phases):
+            raise ValueError(
+                "own_samples: the generator draws codes of the finished tokenizer, so every phase needs "
+                "train: decoder, and 'initial' names that tokenizer"
+            )
+        if len({one.generator for one in settings}) > 1:
+            raise ValueError("own_samples.generator: all phases must name the same generator")
+        return self
 
     @model_validator(mode="after")
     def _codes_need_range(self) -> "TokenizerRecipe":

@@ -1,7 +1,7 @@
 """The tokenizer's stage of training: its step, its sample images and its result."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from openhart.atomic import folder_written_whole
 from openhart.checksums import write_checksums
-from openhart.randomness import step_generator
+from openhart.data.sample import Sample
+from openhart.randomness import sample_generators, step_generator
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.tokenizer.quantizer import Quantized
 from openhart.training.optimizer import rate_factor, set_rates
@@ -25,8 +26,9 @@ from openhart.training.tokenizer.codebook import CodeRevival, code_use
 from openhart.training.tokenizer.decoder_inputs import DecoderInputs, draw_decoder_inputs
 from openhart.training.tokenizer.discriminator import Adversary
 from openhart.training.tokenizer.losses import quantization_loss, reconstruction_loss
+from openhart.training.tokenizer.own_samples import OwnSampler
 from openhart.training.tokenizer.phases import kmeans_start, phase_at
-from openhart.training.tokenizer.recipe import Phase, TokenizerRecipe
+from openhart.training.tokenizer.recipe import OwnSamples, Phase, TokenizerRecipe
 
 
 @dataclass
@@ -40,6 +42,7 @@ class TokenizerStage:
         perceptual: the perceptual distance, or None.
         guard: skips steps that are not finite.
         held_out: images (n, 3, H, W) that the log shows.
+        sampler: completes images by a generator, for phases with ``own_samples``.
         flops_of_phases: FLOPs of one pass in each phase.
     """
 
@@ -56,6 +59,7 @@ class TokenizerStage:
     guard: NonFiniteGuard
     saved: Mapping[str, Saved]
     held_out: Tensor
+    sampler: OwnSampler | None
     flops_of_phases: Sequence[float]
     name: str = "tokenizer"
     shown: Sequence[str] = ("likeness", "psnr", "codes_alive")
@@ -86,7 +90,8 @@ class TokenizerStage:
             image, samples = next(batches)
             names += [sample.name for sample in samples]
             with syncing(accelerator, self.model, part + 1 == passes):
-                metrics, quantized = self._pass(number, image.to(accelerator.device), common)
+                place = (number * passes + part) * accelerator.num_processes + accelerator.process_index
+                metrics, quantized = self._pass(number, place, image.to(accelerator.device), samples, common)
         metrics["gradient_norm"] = accelerator.clip_grad_norm_(
             self.tokenizer.parameters(), recipe.optimizer.max_gradient_norm
         )
@@ -129,13 +134,18 @@ class TokenizerStage:
         return self.recipe.phases[index], phase_step
 
     def _pass(
-        self, number: int, image: Tensor, generator: torch.Generator
+        self, number: int, place: int, image: Tensor, samples: list[Sample], generator: torch.Generator
     ) -> tuple[dict[str, Any], Quantized]:
-        """One forward and backward pass of tokenizer and discriminator on images (B, 3, H, W)."""
+        """One forward and backward pass of tokenizer and discriminator on images (B, 3, H, W).
+
+        ``place`` is the number of batches of the whole run before this one, over all processes.
+        """
         phase, phase_step = self._phase(number)
         if self.recipe.mirror:
             image = _mirrored(image, generator)
         inputs = self._draw_inputs(phase, len(image), generator)
+        if phase.own_samples:
+            inputs = replace(inputs, completed=self._completed(phase.own_samples, place, image, samples))
         with self.accelerator.autocast():
             output, features, quantized = self.model(
                 image, inputs, frozen=phase.train == "decoder", learns_codes=phase.learns_codes
@@ -170,6 +180,18 @@ class TokenizerStage:
         quantizer, first = self.tokenizer.quantizer, self.accelerator.process_index * batch
         drawn = draw_decoder_inputs(phase, quantizer, batch * self.accelerator.num_processes, generator)
         return drawn.part(slice(first, first + batch), self.accelerator.device)
+
+    @torch.no_grad()
+    def _completed(
+        self, settings: OwnSamples, place: int, image: Tensor, samples: list[Sample]
+    ) -> Tensor | None:
+        """Features of the first images of a batch, completed by the generator of ``own_samples``."""
+        count = round(settings.images * len(image))
+        if not count or self.sampler is None:
+            return None
+        codes = self.tokenizer.quantize(self.tokenizer.encode(image[:count]).float()).codes
+        generators = sample_generators(self.recipe.run.seed, place * len(image), count)
+        return self.sampler.complete(codes, samples[:count], settings.known_scales, generators)
 
     def _revive_codes(
         self, number: int, quantized: Quantized, generator: torch.Generator

@@ -25,6 +25,7 @@ from openhart.training.tokenizer.codebook import CodeRevival
 from openhart.training.tokenizer.cost import tokenizer_phase_cost
 from openhart.training.tokenizer.discriminator import Adversary
 from openhart.training.tokenizer.losses import build_perceptual
+from openhart.training.tokenizer.own_samples import OwnSampler, open_sampler
 from openhart.training.tokenizer.recipe import TokenizerRecipe
 from openhart.training.tokenizer.reconstruction import Reconstruction
 from openhart.training.tokenizer.stage import TokenizerStage
@@ -64,9 +65,10 @@ def prepare(recipe: TokenizerRecipe) -> TokenizerStage:
     some_samples(dataset, 1)  # fails now if nothing can be read
     held_out = open_dataset(recipe.data.test or recipe.data.train, size, only=recipe.data.only)
     perceptual = build_perceptual(recipe.losses.perceptual) if recipe.losses.perceptual else None
+    sampler = open_sampler(recipe, tokenizer)
     accelerator = open_run(recipe, all_used=False)
     shown = torch.stack([image for image, _ in some_samples(held_out, SHOWN)])
-    return _assemble(recipe, accelerator, dataset, tokenizer, perceptual, shown)
+    return _assemble(recipe, accelerator, dataset, tokenizer, perceptual, shown, sampler)
 
 
 def _assemble(
@@ -76,6 +78,7 @@ def _assemble(
     tokenizer: HybridTokenizer,
     perceptual: nn.Module | None,
     held_out: Tensor,
+    sampler: OwnSampler | None,
 ) -> TokenizerStage:
     """Share the tokenizer among processes, and put adversary, optimizers and averages beside it."""
     optimizer = build_optimizer([tokenizer], recipe.optimizer)
@@ -112,6 +115,7 @@ def _assemble(
             "skips": guard,
         },
         held_out=held_out.to(accelerator.device),
+        sampler=sampler and OwnSampler(sampler.pipeline.to(accelerator.device)),
         flops_of_phases=_flops(recipe, tokenizer),
     )
 

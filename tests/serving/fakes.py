@@ -14,7 +14,8 @@ SCALES = 4
 
 @dataclass(frozen=True)
 class FakeState:
-    scale_index: int
+    index: int
+    count: int
     values: list[int]
 
 
@@ -40,12 +41,12 @@ class FakeModel:
             for index in range(SCALES):
                 assert self.gate.wait(20)
                 self.finished_scales += 1
-                yield FakeState(index, seeds)
+                yield FakeState(index, SCALES, seeds)
         finally:
             self.closed += 1
 
     def decode(self, state, rows):
-        return [Image.new("RGB", (8, 8), (state.values[row], state.scale_index, 0)) for row in rows]
+        return [Image.new("RGB", (8, 8), (state.values[row], state.index, 0)) for row in rows]
 
     def batch_limit(self, request, most):
         return most

@@ -6,7 +6,7 @@ import pytest
 
 from openhart.serving.engine import Limits
 from openhart.serving.model import ServedModel
-from openhart.serving.request import Finished, GenerationError, Preview, RefusedError
+from openhart.serving.request import Finished, GenerationError, Preview, RefusedError, preview_indices
 from tests.serving.fakes import SCALES, FakeModel, asked, level, until, with_engine
 
 
@@ -56,10 +56,10 @@ def test_the_images_of_a_request_have_the_seeds_that_follow_its_own(tiny):
 
 def test_previews_are_the_decoded_scales_and_the_last_event_is_the_image_without_previews(tiny):
     async def test(engine):
-        request = text_request(tiny, "a cat", 3, previews=frozenset({0, 2}))
+        request = text_request(tiny, "a cat", 3, previews=2)
         events = [event async for event in engine.submit(request)]
         plain = await engine.submit(text_request(tiny, "a cat", 3)).images()
-        assert [event.scale_index for event in events[:-1]] == [0, 2]
+        assert [event.scale_index for event in events[:-1]] == [1, 2]
         assert difference(events[-1].images[0], plain[0]) <= 1
 
     with_engine(tiny, test)
@@ -67,7 +67,7 @@ def test_previews_are_the_decoded_scales_and_the_last_event_is_the_image_without
 
 def test_previews_show_the_image_of_their_own_row(tiny):
     async def test(engine):
-        wanted = {"previews": frozenset({1})}
+        wanted = {"previews": 1}
         ticket = engine.submit(text_request(tiny, "a dog", 4, **wanted))
         alone = (await ticket.next()).image
         await ticket.next()
@@ -180,7 +180,7 @@ def test_a_client_that_leaves_in_the_middle_of_a_batch_frees_its_place_and_harms
     model = FakeModel()
 
     async def test(engine):
-        leaving = engine.submit(asked(1, owner="one", previews=frozenset({0})))
+        leaving = engine.submit(asked(1, owner="one", previews=1))
         staying = engine.submit(asked(2, owner="two"))
         assert isinstance(await leaving.next(), Preview)
         leaving.close()
@@ -269,3 +269,11 @@ def test_the_loop_stays_free_while_images_are_made():
         assert isinstance([event async for event in ticket][-1], Finished)
 
     with_engine(model, test)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "scales", "indices"),
+    [(0, 6, set()), (1, 6, {2}), (3, 6, {1, 2, 4}), (3, 10, {2, 4, 7}), (3, 3, {0, 1}), (9, 1, set())],
+)
+def test_previews_are_spread_over_the_scales(wanted, scales, indices):
+    assert preview_indices(wanted, scales) == indices

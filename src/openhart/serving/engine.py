@@ -20,7 +20,14 @@ from typing import Any, Protocol
 from PIL import Image
 
 from openhart.serving.metrics import Metrics
-from openhart.serving.request import GenerationError, ImageRequest, Preview, RefusedError, Ticket
+from openhart.serving.request import (
+    GenerationError,
+    ImageRequest,
+    Preview,
+    RefusedError,
+    Ticket,
+    preview_indices,
+)
 
 LOG = logging.getLogger(__name__)
 LONGEST_RETRY = 60.0  # seconds; clients of the protocol wait exactly as long as the answer states
@@ -30,7 +37,10 @@ class StreamingModel(Protocol):
     """What the engine needs of a model; it is called in the worker thread."""
 
     def start(self, requests: list[ImageRequest], seeds: list[int]) -> Iterator[Any]:
-        """Begin a batch of one image per request, all of the same key; yields the state after each scale."""
+        """Begin a batch of one image per request, all of the same key.
+
+        Yields the state after each scale, with its ``index`` and the ``count`` of all.
+        """
 
     def decode(self, state: Any, rows: list[int]) -> list[Image.Image]:
         """Decode the images of some rows of a state."""
@@ -64,18 +74,23 @@ class Job:
         ticket: of the request.
         position: number of the image within the request.
         since: time at which it was accepted.
-        previews: scales after which a preview has still to be shown.
+        shown: indices of the scales whose image was delivered.
     """
 
     ticket: Ticket
     position: int
     since: float
-    previews: set[int] = field(default_factory=set)
+    shown: set[int] = field(default_factory=set)
 
     @property
     def seed(self) -> int:
         """Seed of the image."""
         return self.ticket.request.seed_of(self.position)
+
+    def wants(self, index: int, count: int) -> bool:
+        """Whether the image of a state is to be delivered, by the index and the number of states."""
+        wanted = preview_indices(self.ticket.request.previews, count)
+        return index in wanted and index not in self.shown and not self.ticket.ended
 
 
 class Engine:
@@ -139,7 +154,7 @@ class Engine:
         ticket = Ticket(request, self._end)
         now = time.monotonic()
         for position in range(request.count):
-            self._waiting.append(Job(ticket, position, now, set(request.previews)))
+            self._waiting.append(Job(ticket, position, now))
         self._open.add(ticket)
         self._owners[request.owner] += request.count
         self._changed.set()
@@ -267,33 +282,32 @@ class Engine:
         states = await call(self.model.start, requests, [job.seed for job in jobs])
         last = None
         try:
-            state, index = await self._next(call, states, 0), 0
+            state = await self._next(call, states)
             while state is not None and any(not job.ticket.ended for job in jobs):
-                await self._show(call, jobs, state, index)
-                last, index = state, index + 1
-                state = await self._next(call, states, index)
+                await self._show(call, jobs, state)
+                last, state = state, await self._next(call, states)
         finally:
             await call(getattr(states, "close", lambda: None))
         if state is None:
             await self._deliver(call, jobs, last)
 
-    async def _next(self, call: Callable[..., Any], states: Iterator[Any], index: int) -> Any:
+    async def _next(self, call: Callable[..., Any], states: Iterator[Any]) -> Any:
         begin = time.monotonic()
         state = await call(next, states, None)
         if state is not None:
-            self.metrics.scale_took(index, time.monotonic() - begin)
+            self.metrics.scale_took(state.index, time.monotonic() - begin)
         return state
 
-    async def _show(self, call: Callable[..., Any], jobs: list[Job], state: Any, index: int) -> None:
-        rows = [row for row, job in enumerate(jobs) if index in job.previews and not job.ticket.ended]
+    async def _show(self, call: Callable[..., Any], jobs: list[Job], state: Any) -> None:
+        rows = [row for row, job in enumerate(jobs) if job.wants(state.index, state.count)]
         if not rows:
             return
         for row, image in zip(rows, await call(self.model.decode, state, rows), strict=True):
             job = jobs[row]
             if not job.ticket.ended:
-                job.previews.discard(index)
-                self.metrics.preview_shown(index == min(job.ticket.request.previews), job.since)
-                job.ticket.show(Preview(index, image))
+                self.metrics.preview_shown(not job.shown, job.since)
+                job.shown.add(state.index)
+                job.ticket.show(Preview(state.index, state.count, image))
 
     async def _deliver(self, call: Callable[..., Any], jobs: list[Job], state: Any) -> None:
         rows = [row for row, job in enumerate(jobs) if not job.ticket.ended]

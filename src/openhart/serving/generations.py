@@ -22,7 +22,6 @@ from openhart.serving.protocol import (
     Generation,
     parse_generation,
     parse_size,
-    preview_scales,
     value_problem,
 )
 from openhart.serving.request import Finished, ImageRequest, Preview, Ticket
@@ -146,7 +145,7 @@ async def _order(request: Request, service: Service, owner: str) -> Order:
             settings,
             parameters.n,
             parameters.negative_prompt,
-            preview_scales(parameters, model.scales),
+            parameters.previews,
             owner,
         ),
         Encoding(
@@ -273,7 +272,7 @@ async def _partial(order: Order, preview: Preview, index: int) -> str:
             "created_at": int(time.time()),
             "partial_image_index": index,
             "scale_index": preview.scale_index,
-            "scales": order.model.scales,
+            "scales": preview.scales,
             **order.common(),
         },
     )

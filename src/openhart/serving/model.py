@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from PIL import Image
-from torch import Tensor
 
 from openhart import __version__
 from openhart.errors import UserError
@@ -51,11 +50,6 @@ class ServedModel:
         self.takes_classes = pipeline.condition_encoder.argument == "class_labels"
         self.sampling_names = tuple(declarations(type(pipeline.sampling_settings())))
         pipeline.set_progress_bar_config(disable=True)
-
-    @property
-    def scales(self) -> int:
-        """Number of states that a stream yields."""
-        return int(self.pipeline.num_timesteps)
 
     def peak_memory(self) -> int | None:
         """Peak memory of the process on the model's device, in bytes; None if it is unknown."""
@@ -148,12 +142,8 @@ class ServedModel:
 
     def decode(self, state: Any, rows: list[int]) -> list[Image.Image]:
         """Decode the images of some rows of a state."""
-        tensors = {
-            field.name: value[rows]
-            for field in dataclasses.fields(state)
-            if isinstance(value := getattr(state, field.name), Tensor) and value.ndim > 1
-        }
-        images: list[Image.Image] = self.pipeline.decode_preview(dataclasses.replace(state, **tensors))
+        part = dataclasses.replace(state, features=state.features[rows])
+        images: list[Image.Image] = self.pipeline.decode_preview(part)
         return images
 
     def batch_limit(self, request: ImageRequest, most: int) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -52,6 +53,13 @@ class Generation(BaseModel):
     negative_prompt: str | None = Field(None, max_length=LONGEST_PROMPT)
     seed: int | None = Field(None, ge=0, le=LARGEST_SEED)
     every_scale: bool = False
+
+    @property
+    def previews(self) -> int:
+        """Number of partial images; more than there are scales for one after each scale."""
+        if not self.stream:
+            return 0
+        return sys.maxsize if self.every_scale else self.partial_images
 
     @property
     def shown_quality(self) -> str:
@@ -155,16 +163,3 @@ def value_problem(error: UserError, names: tuple[str, ...]) -> ProtocolError:
     message = str(error).removeprefix("sampling: ")
     param = next((name for name in names if re.match(rf"{name}\b", message)), None)
     return ProtocolError(400, message, "invalid_value", param)
-
-
-def preview_scales(parameters: Generation, scales: int) -> frozenset[int]:
-    """Indices of the scales after which a partial image is sent.
-
-    With K + 1 scales and N partial images, these are round((i + 1) · K / (N + 1)) for i = 0 … N − 1.
-    """
-    if not parameters.stream:
-        return frozenset()
-    last, wanted = scales - 1, parameters.partial_images
-    if parameters.every_scale or wanted >= last:
-        return frozenset(range(last)) if parameters.every_scale or wanted else frozenset()
-    return frozenset(round((i + 1) * last / (wanted + 1)) for i in range(wanted))

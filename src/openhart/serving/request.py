@@ -21,7 +21,7 @@ class ImageRequest:
         sampling: the complete sampling settings of the pipeline.
         count: number of images.
         negative_prompt: text that guidance steers away from, or None.
-        previews: indices of the scales after which an image is delivered.
+        previews: number of scales after which an image is delivered, chosen by :func:`preview_indices`.
         owner: the API key of the client, for limits per key; empty without one.
     """
 
@@ -31,7 +31,7 @@ class ImageRequest:
     sampling: Any
     count: int = 1
     negative_prompt: str | None = None
-    previews: frozenset[int] = frozenset()
+    previews: int = 0
     owner: str = ""
 
     @property
@@ -44,16 +44,30 @@ class ImageRequest:
         return (self.seed + position) % (LARGEST_SEED + 1)
 
 
+def preview_indices(wanted: int, scales: int) -> set[int]:
+    """Indices of the scales after which an image is delivered; the last scale gives the final image.
+
+    With K + 1 scales and N wanted images, these are round((i + 1) · K / (N + 1)) for i = 0 … N − 1, or all
+    scales but the last if N exceeds K.
+    """
+    last = scales - 1
+    if wanted >= last:
+        return set(range(last)) if wanted else set()
+    return {round((i + 1) * last / (wanted + 1)) for i in range(wanted)}
+
+
 @dataclass(frozen=True)
 class Preview:
     """The image after one scale.
 
     Attributes:
         scale_index: index of the scale, from 0.
+        scales: number of scales.
         image: the image.
     """
 
     scale_index: int
+    scales: int
     image: Image.Image
 
 

@@ -10,6 +10,7 @@ post-training, which keeps a fraction of the true codes for the same reason).
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,8 +56,9 @@ class OwnSampler:
         given = torch.tensor(draws, device=codes[0].device)[:, None]
         masks = [(index < given).expand_as(part) for index, part in enumerate(codes)]
         encoder = self.pipeline.condition_encoder
+        condition: dict[str, Any] = {encoder.argument: [sample.condition(encoder.kind) for sample in samples]}
         features: Tensor = self.pipeline(
-            **{encoder.argument: [sample.condition(encoder.kind) for sample in samples]},
+            **condition,
             known_codes=KnownCodes(codes, masks),
             generator=list(generators),
             output_type="latent",

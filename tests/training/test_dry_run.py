@@ -14,7 +14,7 @@ from openhart.conditioning.encoder import EncodedContext
 from openhart.scales import split_by_scale
 from openhart.training.dry_run import dry_run
 from openhart.training.generator.hart.losses import Batch, GeneratorLosses
-from openhart.training.generator.recipe import GeneratorRecipe
+from openhart.training.generator.hart.recipe import HartRecipe
 from tests.tiny import tiny_head, tiny_transformer
 from tests.training.test_runs import generator_recipe, tokenizer_recipe, write_recipe
 
@@ -40,7 +40,7 @@ def recipe_of_a_step(folder, **run):
 def parts_of_a_step(**values):
     values |= {"residual": {"width": 32, "depth": 2, "repeats": 2}, "optimizer": {"learning_rate": 1e-3}}
     nowhere = {"run": {"output": "a"}, "data": {"train": "a"}, "tokenizer": "a", "steps": 1}
-    recipe = GeneratorRecipe.model_validate(nowhere | values)
+    recipe = HartRecipe.model_validate(nowhere | values)
     settings = {"depth": 4, "width": WIDTH, "num_heads": 4, "scales": SCALES}
     transformer = tiny_transformer(**settings, context_dim=384, context_tokens=8)
     losses = GeneratorLosses(

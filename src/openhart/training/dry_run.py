@@ -10,12 +10,13 @@ from torch import nn
 from openhart.errors import UserError
 from openhart.loading import read_config
 from openhart.lora import add_lora
+from openhart.reading import read_json
 from openhart.scales import count_tokens
 from openhart.tokenizer.model import HybridTokenizer
-from openhart.training.build import build_head, build_model, transformer_settings, width_of
-from openhart.training.generator.data import open_conditions
-from openhart.training.generator.hart.cost import generator_cost, kept_shares
-from openhart.training.generator.hart.embedding_losses import build_alignment
+from openhart.training.build import build_model
+from openhart.training.generator.build import transformer_settings
+from openhart.training.generator.data import check_tokenizer_kind, open_conditions
+from openhart.training.generator.families import open_family
 from openhart.training.generator.recipe import GeneratorRecipe
 from openhart.training.recipes import load_recipe
 from openhart.training.run.flops import FLOAT, Cost, Counter
@@ -23,9 +24,11 @@ from openhart.training.run.settings import Run
 from openhart.training.tokenizer.cost import tokenizer_phase_cost
 from openhart.training.tokenizer.discriminator import PatchDiscriminator
 from openhart.training.tokenizer.recipe import TokenizerRecipe
-from openhart.transformer.model import HartTransformer
+from openhart.transformer.block import Block
 
 GIB = 2**30
+NAMES = {"encoder": "condition encoder", "alignment": "embedding losses"}
+"""What a report calls some of the trained parts."""
 
 
 @dataclass(frozen=True)
@@ -152,61 +155,50 @@ def _worst(costs: list[Cost]) -> Cost:
 
 def _weigh_generator(recipe: GeneratorRecipe, path: Path, gpus: int) -> Report:
     tokenizer = _tokenizer_without_weights(recipe, path)
-    conditions = open_conditions(recipe.conditioning, width_of(recipe))
+    conditions = open_conditions(recipe.conditioning, recipe.width)
     context = conditions.planned_shape(recipe.model)
+    model = _initial_config(recipe) | recipe.model
+    family = open_family(recipe.model_copy(update={"model": model}), tokenizer)
     with torch.device("meta"):
-        model = _initial_config(recipe) | recipe.model
-        settings = transformer_settings(recipe.model_copy(update={"model": model}), tokenizer, context)
-        transformer = build_model(HartTransformer, settings)
+        transformer: Any = build_model(recipe.transformer, transformer_settings(family, context))
         encoder = conditions.build_encoder(context["context_dim"])
-        head = build_head(recipe.residual, transformer)
-        mlps = build_alignment(recipe.embedding_losses, transformer)
-    named = {
-        "transformer": transformer,
-        "residual head": head,
-        "condition encoder": encoder,
-        "embedding losses": mlps,
-    }
-    models = {name: part for name, part in named.items() if part is not None and _count(part)}
-    parts = {name: _count(part) for name, part in models.items()}
+        head = family.build_head(transformer)
+        losses = family.losses(transformer, head, encoder)
+    models = {NAMES.get(name, name.replace("_", " ")): part for name, part in losses.named_children()}
+    parts = {name: count for name, part in models.items() if (count := _count(part))}
     if recipe.lora is not None:
-        for part in models.values():
-            part.requires_grad_(False)
+        losses.requires_grad_(False)
         with torch.device("meta"):
             add_lora(transformer, **recipe.lora.model_dump())
         parts["adapters"] = _count(transformer) - parts["transformer"]
-    trained = sum(p.numel() for part in models.values() for p in part.parameters() if p.requires_grad)
-    h, w = transformer.scales[-1]
-    average, most = (round(h * w * share) for share in kept_shares(recipe.token_dropping))
+    trained = sum(p.numel() for p in losses.parameters() if p.requires_grad)
     counter = Counter(recipe.run.precision)
-    usual, largest = (generator_cost(counter, recipe, transformer, head, count) for count in (average, most))
-    cost = Cost(usual.flops, largest.kept)
-    tokens = count_tokens(transformer.scales)
+    cost = family.cost(counter, transformer, head, recipe.run.gradient_checkpointing)
     batch = recipe.data.batch_size
-    seen = tokens - h * w + average
-    report = _report(recipe.run, parts, (trained, _count(tokenizer)), (tokens, seen), batch, cost, gpus)
+    report = _report(
+        recipe.run, parts, (trained, _count(tokenizer)), family.tokens(transformer), batch, cost, gpus
+    )
     if recipe.run.parallel != "fsdp" or gpus == 1:
         return report
     return replace(report, gathered=_gathered(transformer, sum(parts.values())) * counter.bytes)
 
 
-def _gathered(transformer: HartTransformer, weights: int) -> int:
+def _gathered(transformer: nn.Module, weights: int) -> int:
     """Of a spread model, those outside the blocks and those of two blocks, the next being fetched early."""
-    blocks = [_count(block) for block in transformer.blocks]
+    blocks = [_count(block) for block in transformer.modules() if isinstance(block, Block)]
     return weights - sum(blocks) + 2 * max(blocks)
 
 
-def _tokenizer_without_weights(recipe: GeneratorRecipe, path: Path) -> HybridTokenizer:
+def _tokenizer_without_weights(recipe: GeneratorRecipe, path: Path) -> nn.Module:
     """The tokenizer of the folder, if it is there already, else of the recipe beside that makes it."""
     config = Path(recipe.tokenizer) / "config.json"
     if config.is_file():
+        check_tokenizer_kind(recipe, read_json(config))
         settings = read_config(Path(recipe.tokenizer))
     else:
         settings = _maker_of(recipe.tokenizer, path).model
-    if recipe.scales:
-        settings = settings | {"scales": recipe.scales}
     with torch.device("meta"):
-        tokenizer: HybridTokenizer = build_model(HybridTokenizer, settings)
+        tokenizer: nn.Module = build_model(recipe.image_tokenizer, settings | recipe.tokenizer_settings)
     return tokenizer
 
 

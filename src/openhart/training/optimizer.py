@@ -11,12 +11,19 @@ from openhart.training.muon import MuonWithAdamW, split_for_muon
 from openhart.training.run.settings import OptimizerSettings
 
 
-def build_optimizer(modules: Iterable[nn.Module], settings: OptimizerSettings) -> Optimizer:
+def build_optimizer(
+    modules: Iterable[nn.Module], settings: OptimizerSettings, undecayed: Iterable[nn.Parameter] = ()
+) -> Optimizer:
     """The optimizer of a recipe for all trainable parameters of some modules.
 
     Weight decay applies to parameters of two or more dimensions, not to biases and norms.
+
+    Args:
+        modules: all that is trained.
+        settings: of the recipe.
+        undecayed: further parameters without weight decay; Muon decays the matrices that it trains anyway.
     """
-    modules = list(modules)
+    modules, spared = list(modules), set(undecayed)
     if settings.kind == "muon":
         hidden, others = split_for_muon(modules)
         return MuonWithAdamW(
@@ -29,9 +36,11 @@ def build_optimizer(modules: Iterable[nn.Module], settings: OptimizerSettings) -
             weight_decay=settings.weight_decay,
         )
     trained = {p: None for module in modules for p in module.parameters() if p.requires_grad}
+    decayed = [p for p in trained if p.ndim >= 2 and p not in spared]
+    rest = [p for p in trained if p.ndim < 2 or p in spared]
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": rest, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
 

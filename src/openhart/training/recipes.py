@@ -1,17 +1,26 @@
 """Reading recipes: one YAML file, with values that overrides replace."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
-from openhart.checks import parse_values
+from openhart.checks import listed, parse_values
 from openhart.errors import UserError, reason
 from openhart.reading import read_text
+from openhart.training.generator.hart.recipe import HartRecipe
+from openhart.training.generator.masked.recipe import MaskedRecipe
+from openhart.training.generator.raster.recipe import RasterRecipe
 from openhart.training.generator.recipe import GeneratorRecipe
 from openhart.training.tokenizer.recipe import TokenizerRecipe
 
 Recipe = TypeVar("Recipe", TokenizerRecipe, GeneratorRecipe)
+
+FAMILIES: Mapping[type, Sequence[type[GeneratorRecipe]]] = {
+    GeneratorRecipe: (HartRecipe, MaskedRecipe, RasterRecipe)
+}
+"""The recipes of each family, which ``model.kind`` chooses from; the first is that of a recipe without it."""
 
 
 def load_recipe(path: Path, kind: type[Recipe], overrides: list[str] | None = None) -> Recipe:
@@ -30,7 +39,20 @@ def load_recipe(path: Path, kind: type[Recipe], overrides: list[str] | None = No
         raise UserError(f"{path} must hold the sections of a recipe, such as run and data")
     for override in overrides or []:
         _override(values, override)
-    return parse_values(kind, values, str(path))
+    return parse_values(_of_family(kind, values, str(path)), values, str(path))
+
+
+def _of_family(kind: type[Recipe], values: dict[str, Any], where: str) -> type[Recipe]:
+    """The recipe of the family that ``model.kind`` names."""
+    if kind not in FAMILIES:
+        return kind
+    families: dict[Any, Any] = {family.kind: family for family in FAMILIES[kind]}
+    model = values.get("model")
+    name = model.get("kind", next(iter(families))) if isinstance(model, dict) else next(iter(families))
+    if not isinstance(name, str) or name not in families:
+        raise UserError(f"{where}: model.kind must be {listed(families)}, got {name!r:.60}")
+    chosen: type[Recipe] = families[name]
+    return chosen
 
 
 def _parse_yaml(text: str, where: str) -> Any:

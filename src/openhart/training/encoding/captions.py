@@ -1,6 +1,6 @@
 """Conditions from captions: each is encoded once, by a frozen text encoder or into a cache."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,7 @@ from openhart.conditioning.text import (
     empty_condition,
     load_text_encoder,
 )
-from openhart.data.sample import Sample
+from openhart.data.sample import Sample, check_samples
 from openhart.data.words import drop_words
 from openhart.errors import UserError
 from openhart.training.encoding.conditions import (
@@ -63,6 +63,10 @@ class TextConditions:
                 raise UserError(f"model.context_dim must be given: the width of the hidden states of {name}")
             dim = int(stated["context_dim"])
         return {"context_dim": dim, "context_tokens": self.settings.max_tokens}
+
+    def check(self, samples: Iterable[Sample]) -> None:
+        """Check the captions of each sample."""
+        check_samples(samples, "text", None)
 
     def check_encoder(self, encoder: ConditionEncoder, name: str) -> None:
         """Check that a model's encoder takes text and has the recipe's number of tokens."""

@@ -1,6 +1,6 @@
 """What conditions a generator's samples: captions (``captions.py``) or class labels (``labels.py``)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -36,6 +36,13 @@ class Conditions(Protocol):
 
         Raises:
             UserError: if it does not.
+        """
+
+    def check(self, samples: Iterable[Sample]) -> None:
+        """Check that every sample has what it is conditioned on.
+
+        Raises:
+            UserError: if a caption or a label is missing or not valid.
         """
 
     def check_encoder(self, encoder: ConditionEncoder, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Caches on disk: codes, targets and text states of a data set, so that training runs no encoder.
+"""Caches on disk: encoded images and text states of a data set, so that training runs no encoder.
 
 A cache is a folder: ``cache.json`` states what it was made from and, once it is complete, the number of
 samples; ``part-N.safetensors`` and ``part-N.jsonl`` hold the samples of a shard or of a range of a data set.
@@ -26,7 +26,6 @@ from openhart.data.shards import Shards
 from openhart.data.skipping import BrokenImages, SkipBrokenDataset
 from openhart.errors import UserError
 from openhart.interrupts import outlive_interrupts
-from openhart.tokenizer.model import HybridTokenizer
 from openhart.training.encoding.conditions import Conditions
 from openhart.training.encoding.files import (
     ABOUT,
@@ -38,7 +37,7 @@ from openhart.training.encoding.files import (
     write_about,
     write_part,
 )
-from openhart.training.encoding.memory import encode_images
+from openhart.training.encoding.images import STORED, Encoded, Tokenizer, encode_images, to_stored
 from openhart.training.generator.recipe import GeneratorRecipe
 from openhart.training.run.batches import reraise_worker_errors
 
@@ -73,14 +72,15 @@ class LatentCache(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.lines)
 
-    def __getitem__(self, index: int) -> tuple[tuple[Tensor, Tensor], Sample]:
+    def __getitem__(self, index: int) -> tuple[Encoded, Sample]:
         number = bisect_right(self.starts, index) - 1
         row = index - self.starts[number]
         part, sample = self.part(number), Sample.from_record(json.loads(self.lines[index]))
         if self.rows is not None:
             row = self.rows[index][1]
         ending = _ending(sample.size)
-        return (part.row("codes" + ending, row), part.row("targets" + ending, row)), sample
+        names = [name for name in STORED if name + ending in part.tensors]
+        return {name: part.row(name + ending, row) for name in names}, sample
 
     def all_samples(self) -> Iterator[Sample]:
         """What is known of every sample without its tensors."""
@@ -98,12 +98,12 @@ class LatentCache(Dataset[Any]):
         return part.row("context", rows[choice]), part.row("mask", rows[choice])
 
 
-def describe(recipe: GeneratorRecipe, tokenizer: HybridTokenizer) -> dict[str, Any]:
+def describe(recipe: GeneratorRecipe, tokenizer: Tokenizer) -> dict[str, Any]:
     """What a cache for this recipe is made from; two caches with equal descriptions are interchangeable."""
     copies = recipe.data.model_dump(mode="json", include={"augment", "copies"}, exclude_defaults=True)
     return {
         "tokenizer": digest(tokenizer),
-        "scales": [list(size) for size in tokenizer.quantizer.scales],
+        "scales": [list(size) for size in recipe.latent_sizes(tokenizer)],
         "data": recipe.data.model_dump(mode="json", include={"train", "only", "buckets"}) | copies,
         "conditioning": recipe.conditioning.identity(),
     }
@@ -125,7 +125,7 @@ def check_same(folder: Path, about: dict[str, Any], wanted: dict[str, Any]) -> N
             )
 
 
-def digest(tokenizer: HybridTokenizer) -> str:
+def digest(tokenizer: Tokenizer) -> str:
     """SHA-256 of a tokenizer's weights."""
     found = hashlib.sha256()
     for name, tensor in sorted(tokenizer.state_dict().items()):
@@ -139,7 +139,7 @@ def make_cache(
     folder: Path,
     about: dict[str, Any],
     dataset: Any,
-    tokenizer: HybridTokenizer,
+    tokenizer: Tokenizer,
     conditions: Conditions,
     batch_size: int,
     workers: int,
@@ -217,17 +217,16 @@ def _total(parts: list[Any], numbers: list[int]) -> int | None:
 
 
 def _encoded(
-    pairs: Iterator[tuple[Tensor, Sample]], tokenizer: HybridTokenizer, batch_size: int, bar: Any
+    pairs: Iterator[tuple[Tensor, Sample]], tokenizer: Tokenizer, batch_size: int, bar: Any
 ) -> tuple[dict[str, Tensor], list[Sample]]:
-    """Codes and targets of a part, grouped by size, and the samples in their order."""
+    """The encoding of a part, grouped by size, and the samples in their order."""
     samples: list[Sample] = []
     waiting: dict[Size | None, list[Tensor]] = {}
-    encoded: dict[Size | None, list[tuple[Tensor, Tensor]]] = {}
+    encoded: dict[Size | None, list[Encoded]] = {}
 
     def encode(size: Size | None) -> None:
         images = torch.stack(waiting.pop(size)).to(tokenizer.device)
-        codes, targets = encode_images(tokenizer, images)
-        encoded.setdefault(size, []).append((codes.to(torch.int32).cpu(), targets.to(torch.bfloat16).cpu()))
+        encoded.setdefault(size, []).append(to_stored(encode_images(tokenizer, images)))
         bar.update(len(images))
 
     for image, sample in pairs:
@@ -239,9 +238,9 @@ def _encoded(
     for size in list(waiting):
         encode(size)
     tensors: dict[str, Tensor] = {}
-    for size, rows in encoded.items():
-        codes, targets = (torch.cat(column) for column in zip(*rows, strict=True))
-        tensors |= {"codes" + _ending(size): codes, "targets" + _ending(size): targets}
+    for size, batches in encoded.items():
+        for name in batches[0]:
+            tensors[name + _ending(size)] = torch.cat([batch[name] for batch in batches])
     return tensors, samples
 
 

@@ -1,6 +1,6 @@
 """Conditions from class labels, which an encoder that is trained with the transformer turns into context."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from openhart.conditioning.encoder import ConditionEncoder
 from openhart.conditioning.label import LabelEncoder
-from openhart.data.sample import Sample
+from openhart.data.sample import Sample, check_samples
 from openhart.errors import UserError
 from openhart.training.encoding.conditions import (
     ConditionCache,
@@ -32,9 +32,9 @@ class LabelConditions:
     """
 
     def __init__(self, settings: Conditioning, width: int) -> None:
-        if settings.num_classes is None:
+        if settings.classes is None:
             raise UserError("conditioning.num_classes must be given for kind: label")
-        self.settings, self.width, self.classes = settings, width, settings.num_classes
+        self.settings, self.width, self.classes = settings, width, settings.classes
         self.device = torch.device("cpu")
 
     def shape(self) -> dict[str, int]:
@@ -45,6 +45,10 @@ class LabelConditions:
         """One token of the transformer's width."""
         return self.shape()
 
+    def check(self, samples: Iterable[Sample]) -> None:
+        """Check the label of each sample."""
+        check_samples(samples, "label", self.classes)
+
     def check_encoder(self, encoder: ConditionEncoder, name: str) -> None:
         """Check that a model's encoder takes labels and has the recipe's number of classes."""
         check_kind(encoder, self.settings, name)
@@ -52,6 +56,10 @@ class LabelConditions:
             raise UserError(
                 f"initial: {name} has {encoder.num_classes} classes, the recipe's "
                 f"conditioning.num_classes is {self.classes}"
+            )
+        if self.settings.drop and isinstance(encoder, LabelEncoder) and not encoder.config.empty_class:
+            raise UserError(
+                f"initial: {name} has no vector for an empty condition, set conditioning.drop to 0"
             )
 
     def build_encoder(self, dim: int) -> nn.Module:
@@ -79,3 +87,33 @@ class LabelConditions:
     def components(self, encoder: nn.Module, generates: bool) -> dict[str, Any]:
         """The label encoder."""
         return {"label_encoder": encoder}
+
+
+class NoConditions(LabelConditions):
+    """One class, of which all images are: the condition of an unconditional model, which has no empty one.
+
+    Args:
+        settings: the recipe's ``conditioning``.
+        width: the transformer's width C.
+    """
+
+    def check(self, samples: Iterable[Sample]) -> None:
+        """Any sample will do."""
+
+    def check_encoder(self, encoder: ConditionEncoder, name: str) -> None:
+        """Check that a model's encoder has one class."""
+        if not isinstance(encoder, LabelEncoder) or encoder.num_classes != 1:
+            raise UserError(f"initial: {name} has a condition, but the recipe's conditioning.kind is none")
+
+    def build_encoder(self, dim: int) -> nn.Module:
+        """A new label encoder of one class."""
+        encoder: nn.Module = LabelEncoder(num_classes=1, dim=dim, empty_class=False)
+        return encoder
+
+    def draw(self, samples: Sequence[Sample], generators: list[torch.Generator]) -> EncoderInputs:
+        """Zeros (B,) int64."""
+        return (torch.zeros(len(samples), dtype=torch.long),)
+
+    def store(self, number: int, samples: Sequence[Sample]) -> tuple[dict[str, Tensor], list[Sample]]:
+        """Nothing."""
+        return {}, list(samples)

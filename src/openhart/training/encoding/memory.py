@@ -1,4 +1,4 @@
-"""Encoding of images, and a data set that is encoded once and kept in memory."""
+"""A data set that is encoded once and kept in memory."""
 
 import itertools
 from collections.abc import Iterator
@@ -15,18 +15,11 @@ from openhart.data.aspect import Size
 from openhart.data.sample import Dataset, Sample
 from openhart.data.skipping import BrokenImages, SkipBrokenDataset
 from openhart.interrupts import outlive_interrupts
-from openhart.tokenizer.model import HybridTokenizer
-
-
-@torch.no_grad()
-def encode_images(tokenizer: HybridTokenizer, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Images (B, 3, H, W) in [−1, 1] → codes of all scales (B, L), continuous target (B, P², z)."""
-    quantized = tokenizer.quantize(tokenizer.encode(images))
-    return torch.cat(quantized.codes, dim=1), quantized.continuous_target.flatten(2).transpose(1, 2)
+from openhart.training.encoding.images import Encoded, Tokenizer, encode_images, to_stored
 
 
 class Latents(data.Dataset[Any]):
-    """A data set encoded once: codes in int32, targets in bfloat16, and the samples.
+    """A data set encoded once, and its samples.
 
     Args:
         tokenizer: the trained image tokenizer.
@@ -38,14 +31,13 @@ class Latents(data.Dataset[Any]):
 
     def __init__(
         self,
-        tokenizer: HybridTokenizer,
+        tokenizer: Tokenizer,
         dataset: Dataset[Tensor],
         batch_size: int,
         workers: int,
         quiet: bool = False,
     ) -> None:
-        self.codes: dict[int, Tensor] = {}
-        self.targets: dict[int, Tensor] = {}
+        self.encoded: dict[int, Encoded] = {}
         self.samples: dict[int, Sample] = {}
         readable, broken = SkipBrokenDataset(dataset), BrokenImages()
         order = sorted(range(len(readable)), key=lambda index: str(readable.bucket(index)))
@@ -60,18 +52,18 @@ class Latents(data.Dataset[Any]):
         )
         places = iter(order)
         for images, samples in tqdm(loader, desc="encoding", disable=quiet):
-            codes, targets = encode_images(tokenizer, images.to(tokenizer.device))
+            encoded = to_stored(encode_images(tokenizer, images.to(tokenizer.device)))
             broken.note(samples)
-            rows = zip(codes.to(torch.int32).cpu(), targets.to(torch.bfloat16).cpu(), samples, strict=True)
-            for row in rows:
+            for row, sample in enumerate(samples):
                 place = next(places)
-                self.codes[place], self.targets[place], self.samples[place] = row
+                self.encoded[place] = {name: part[row] for name, part in encoded.items()}
+                self.samples[place] = sample
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[tuple[Tensor, Tensor], Sample]:
-        return (self.codes[index], self.targets[index]), self.samples[index]
+    def __getitem__(self, index: int) -> tuple[Encoded, Sample]:
+        return self.encoded[index], self.samples[index]
 
     def bucket(self, index: int) -> Size | None:
         """The size of a sample, if there are several."""

@@ -6,15 +6,13 @@ import torch
 from torch import Tensor
 
 from openhart.data.sample import Dataset, Stream
-from openhart.tokenizer.model import HybridTokenizer
 from openhart.training.encoding.conditions import Conditions
-from openhart.training.encoding.memory import Latents, encode_images
-
-Encoded = tuple[Tensor, Tensor]
+from openhart.training.encoding.images import Encoded, Tokenizer, encode_images, from_stored
+from openhart.training.encoding.memory import Latents
 
 
 class Source(Protocol):
-    """Samples whose values become codes and continuous targets.
+    """Samples whose values become the encodings that a generator learns from.
 
     Attributes:
         dataset: batches of values and samples are read from it, also by other processes.
@@ -28,12 +26,8 @@ class Source(Protocol):
         """Move the encoders to a device and do what precedes the first batch."""
 
     def encoded(self, values: Any) -> Encoded:
-        """The encoding of a batch of values, on the device.
-
-        Returns:
-            codes of all scales (B, L) int64, and the continuous target (B, P², z) float32: the features minus
-            all scales but the last.
-        """
+        """The encoding of a batch of values, on the device, in int64 and float32, by name
+        (:func:`openhart.training.encoding.images.encode_images`)."""
 
 
 class ImageSource:
@@ -46,7 +40,7 @@ class ImageSource:
     """
 
     def __init__(
-        self, tokenizer: HybridTokenizer, dataset: Dataset[Tensor] | Stream[Tensor], conditions: Conditions
+        self, tokenizer: Tokenizer, dataset: Dataset[Tensor] | Stream[Tensor], conditions: Conditions
     ) -> None:
         self.tokenizer, self.conditions = tokenizer, conditions
         self.dataset: Dataset[Any] | Stream[Any] = dataset
@@ -57,7 +51,7 @@ class ImageSource:
         self.conditions.device = device
 
     def encoded(self, values: Tensor) -> Encoded:
-        """Codes and targets of images (B, 3, H, W)."""
+        """The encoding of images (B, 3, H, W)."""
         return encode_images(self.tokenizer, values.to(self.tokenizer.device))
 
 
@@ -66,11 +60,11 @@ class StoredSource:
 
     Args:
         tokenizer: the image tokenizer that encoded them.
-        dataset: codes (L,) and targets (P², z).
+        dataset: encodings and samples.
         conditions: of the samples.
     """
 
-    def __init__(self, tokenizer: HybridTokenizer, dataset: Dataset[Any], conditions: Conditions) -> None:
+    def __init__(self, tokenizer: Tokenizer, dataset: Dataset[Any], conditions: Conditions) -> None:
         self.tokenizer, self.conditions = tokenizer, conditions
         self.dataset: Dataset[Any] | Stream[Any] = dataset
 
@@ -80,9 +74,8 @@ class StoredSource:
         self.conditions.device = device
 
     def encoded(self, values: Encoded) -> Encoded:
-        """Codes and targets as they were stored."""
-        codes, target = (part.to(self.tokenizer.device) for part in values)
-        return codes.long(), target.float()
+        """The encoding as it was stored."""
+        return from_stored(values, self.tokenizer.device)
 
 
 class MemorySource(StoredSource):
@@ -99,7 +92,7 @@ class MemorySource(StoredSource):
 
     def __init__(
         self,
-        tokenizer: HybridTokenizer,
+        tokenizer: Tokenizer,
         images: Dataset[Tensor],
         conditions: Conditions,
         batch_size: int,

@@ -1,5 +1,6 @@
 """The data of a generator's recipe: its frozen tokenizer, its samples and their cache."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,40 +8,59 @@ import torch
 from accelerate import PartialState
 from torch.utils.data import IterableDataset
 
-from openhart.data import collate, open_dataset
+from openhart.data import open_dataset
 from openhart.data.augment import AugmentedCopies
-from openhart.data.sample import check_samples
 from openhart.data.skipping import some_samples
 from openhart.errors import UserError
 from openhart.model_files import loading
-from openhart.tokenizer.model import HybridTokenizer
-from openhart.training.build import width_of
+from openhart.reading import read_json
 from openhart.training.encoding.captions import TextConditions
 from openhart.training.encoding.conditions import Conditions
 from openhart.training.encoding.disk import LatentCache, describe, make_cache
-from openhart.training.encoding.labels import LabelConditions
+from openhart.training.encoding.images import Tokenizer
+from openhart.training.encoding.labels import LabelConditions, NoConditions
 from openhart.training.encoding.source import ImageSource, MemorySource, Source, StoredSource
 from openhart.training.generator.recipe import NO_CACHE, GeneratorRecipe
 from openhart.training.generator.settings import Conditioning
 from openhart.training.recipes import load_recipe
 
-RESIDUAL_SHARE_KEPT = 0.995
-MEASURED_SAMPLES = 512
-LARGEST_QUANTILE = 2**24  # torch takes no more values
-LEAST_DEVIATION = 1e-4
+CLASSES = {"label": LabelConditions, "none": NoConditions}
 
 
-def load_tokenizer(recipe: GeneratorRecipe) -> HybridTokenizer:
-    """The recipe's tokenizer, frozen, with the recipe's scales."""
-    folder = Path(recipe.tokenizer)
+def load_tokenizer(recipe: GeneratorRecipe) -> Any:
+    """The recipe's tokenizer, frozen, with the recipe's settings in place of its own.
+
+    Raises:
+        UserError: if there is none, or if it is of another kind than the recipe's family needs.
+    """
+    folder, kind = Path(recipe.tokenizer), recipe.image_tokenizer
     if not (folder / "config.json").is_file():
         raise UserError(f"no image tokenizer in {folder}: train or convert one first")
     with loading(folder):
-        tokenizer: HybridTokenizer = HybridTokenizer.from_pretrained(folder)
-        if recipe.scales is not None:
-            tokenizer = HybridTokenizer.from_pretrained(folder, scales=recipe.scales)
+        check_tokenizer_kind(recipe, read_json(folder / "config.json"))
+        tokenizer: Any = kind.from_pretrained(folder)
+        if recipe.tokenizer_settings:
+            tokenizer = kind.from_pretrained(folder, **recipe.tokenizer_settings)
     tokenizer.eval().requires_grad_(False)
     return tokenizer
+
+
+def check_tokenizer_kind(recipe: GeneratorRecipe, config: Mapping[str, Any]) -> None:
+    """Check that a tokenizer is of the kind that the recipe's family needs.
+
+    Args:
+        recipe: names the tokenizer.
+        config: the content of its ``config.json``.
+
+    Raises:
+        UserError: if it is not.
+    """
+    wanted = recipe.image_tokenizer.__name__
+    found = config.get("_class_name", wanted)
+    if found != wanted:
+        raise UserError(
+            f"tokenizer: {recipe.tokenizer} is a {found}, but model.kind {recipe.kind} needs a {wanted}"
+        )
 
 
 def open_conditions(settings: Conditioning, width: int) -> Conditions:
@@ -53,12 +73,12 @@ def open_conditions(settings: Conditioning, width: int) -> Conditions:
     Raises:
         UserError: if ``kind: label`` is given without ``num_classes``.
     """
-    if settings.kind == "label":
-        return LabelConditions(settings, width)
-    return TextConditions(settings)
+    if settings.kind == "text":
+        return TextConditions(settings)
+    return CLASSES[settings.kind](settings, width)
 
 
-def open_source(recipe: GeneratorRecipe, tokenizer: HybridTokenizer, quiet: bool = False) -> Source:
+def open_source(recipe: GeneratorRecipe, tokenizer: Tokenizer, quiet: bool = False) -> Source:
     """The samples that a recipe trains on, encoded in the way that its ``cache`` names.
 
     Shards, which are read as a stream, are encoded in each step, unless a cache on disk holds them.
@@ -72,25 +92,27 @@ def open_source(recipe: GeneratorRecipe, tokenizer: HybridTokenizer, quiet: bool
         UserError: if the data or the cache cannot be used.
     """
     settings, data = recipe.conditioning, recipe.data
-    folder, conditions = recipe.cache_folder, open_conditions(settings, width_of(recipe))
+    folder, conditions = recipe.cache_folder, open_conditions(settings, recipe.width)
     if folder is not None:
         cache = LatentCache(folder, describe(recipe, tokenizer))
-        _check(cache, recipe)
+        _check(cache, conditions)
         return StoredSource(tokenizer, cache, conditions.from_cache(cache))
     images = open_images(recipe, tokenizer)
+    _check(images, conditions)
     if recipe.cache == NO_CACHE or isinstance(images, IterableDataset):
         return ImageSource(tokenizer, images, conditions)
     return MemorySource(tokenizer, images, conditions, data.batch_size, data.workers, quiet)
 
 
-def open_images(recipe: GeneratorRecipe, tokenizer: HybridTokenizer) -> Any:
+def open_images(recipe: GeneratorRecipe, tokenizer: Tokenizer) -> Any:
     """The images of a recipe, with their changed copies if it names any.
 
     Raises:
-        UserError: if images cannot be read, a caption or label is missing, or shards are to be augmented.
+        UserError: if images cannot be read, or if shards are to be augmented.
     """
     data = recipe.data
-    sizes = data.buckets or [tokenizer.image_size]
+    height, width = (side * tokenizer.downsample_factor for side in recipe.latent_sizes(tokenizer)[-1])
+    sizes = data.buckets or [(height, width)]
     images = open_dataset(data.train, *sizes, only=data.only)
     if data.augment is not None:
         if isinstance(images, IterableDataset):
@@ -99,17 +121,14 @@ def open_images(recipe: GeneratorRecipe, tokenizer: HybridTokenizer) -> Any:
             )
         augment = data.augment
         images = AugmentedCopies(images, data.copies, augment.mirror, augment.shift, augment.scale)
-    _check(images, recipe)
     return images
 
 
-def _check(dataset: Any, recipe: GeneratorRecipe) -> None:
+def _check(dataset: Any, conditions: Conditions) -> None:
     """Check the condition of every sample that is known before reading, and read one sample."""
-    settings = recipe.conditioning
     if not isinstance(dataset, IterableDataset):
-        check_samples(dataset.all_samples(), settings.kind, settings.num_classes)
-    first = [sample for _, sample in some_samples(dataset, 1)]
-    check_samples(first, settings.kind, settings.num_classes)
+        conditions.check(dataset.all_samples())
+    conditions.check(sample for _, sample in some_samples(dataset, 1))
 
 
 def fill_cache(path: Path, overrides: list[str] | None = None, quiet: bool = False) -> tuple[Path, int]:
@@ -133,7 +152,8 @@ def fill_cache(path: Path, overrides: list[str] | None = None, quiet: bool = Fal
         raise UserError(f"{path} names no cache: give it a folder, as in cache=runs/cache")
     tokenizer = load_tokenizer(recipe)
     about, images = describe(recipe, tokenizer), open_images(recipe, tokenizer)
-    conditions = open_conditions(recipe.conditioning, width_of(recipe))
+    conditions = open_conditions(recipe.conditioning, recipe.width)
+    _check(images, conditions)
     device = PartialState(cpu=not torch.accelerator.is_available()).device
     tokenizer.to(device)
     conditions.device = device
@@ -141,23 +161,3 @@ def fill_cache(path: Path, overrides: list[str] | None = None, quiet: bool = Fal
     return folder, make_cache(
         folder, about, images, tokenizer, conditions, data.batch_size, data.workers, quiet
     )
-
-
-def residual_scale(tokenizer: HybridTokenizer, source: Source, scaling: str) -> float | list[float]:
-    """The units of the residual head, by which residuals are divided.
-
-    Args:
-        tokenizer: its codebook is that of the source.
-        source: of the encoded samples; some are read.
-        scaling: ``quantile``, one number, so that 99.5 % of the residuals are in [−1, 1]; or ``variance``,
-            the standard deviation of each channel.
-    """
-    samples = some_samples(source.dataset, MEASURED_SAMPLES)
-    size = samples[0][1].size
-    values, _ = collate([pair for pair in samples if pair[1].size == size])
-    codes, targets = source.encoded(values)
-    residual = targets - tokenizer.quantizer.lookup(codes[:, -targets.shape[1] :]).float()
-    if scaling == "variance":
-        deviations: list[float] = residual.flatten(0, 1).std(dim=0).clamp_min(LEAST_DEVIATION).tolist()
-        return deviations
-    return float(residual.abs().flatten()[:LARGEST_QUANTILE].quantile(RESIDUAL_SHARE_KEPT))

@@ -10,12 +10,11 @@ from diffusers.training_utils import EMAModel
 
 from openhart.atomic import folder_written_whole
 from openhart.lora import add_lora, save_lora
-from openhart.pipelines.hart import HartPipeline
+from openhart.pipelines.files import PipelineFiles
 from openhart.randomness import seeded_generators
-from openhart.tokenizer.model import HybridTokenizer
 from openhart.training.encoding.conditions import Conditions
-from openhart.training.generator.hart.losses import GeneratorLosses
-from openhart.training.generator.recipe import GeneratorRecipe
+from openhart.training.generator.build import new_like
+from openhart.training.generator.family import Family
 from openhart.training.run.distributed import full_tensor
 from openhart.training.run.logs import log_images
 
@@ -29,24 +28,23 @@ class Export:
         ema: averages of their weights.
     """
 
-    recipe: GeneratorRecipe
+    family: Family[Any]
     accelerator: Accelerator
-    tokenizer: HybridTokenizer
     conditions: Conditions
-    losses: GeneratorLosses
+    losses: Any
     ema: EMAModel
 
     @torch.no_grad()
     def log_samples(self, number: int) -> None:
         """Log images of the recipe's samples, always from the same seeds. Collective."""
-        recipe = self.recipe
+        recipe = self.family.recipe
         count = len(recipe.sample_prompts or recipe.sample_labels)
         if not count:
             return
         averaged = self._averaged()
         if not self.accelerator.is_main_process:
             return
-        pipeline = self._pipeline(averaged, reads_text=True)
+        pipeline: Any = self._pipeline(averaged, reads_text=True)
         pipeline.set_progress_bar_config(disable=True)
         images = pipeline(
             recipe.sample_prompts or None,
@@ -58,8 +56,8 @@ class Export:
 
     def save(self) -> Path:
         """Save the pipeline in ``pipeline``, or the adapter alone in ``lora``. Collective."""
-        adapted = self.recipe.lora is not None
-        folder = Path(self.recipe.run.output) / ("lora" if adapted else "pipeline")
+        adapted = self.family.recipe.lora is not None
+        folder = Path(self.family.recipe.run.output) / ("lora" if adapted else "pipeline")
         averaged = self._averaged()
         if self.accelerator.is_main_process:
             with folder_written_whole(folder) as whole_folder:
@@ -70,33 +68,29 @@ class Export:
         return folder
 
     @torch.no_grad()
-    def _averaged(self) -> GeneratorLosses:
+    def _averaged(self) -> Any:
         """The averaged weights in modules of their own. Collective."""
         weights = [full_tensor(part) for part in self.ema.shadow_params]
-        transformer = new_like(self.losses.transformer)
-        if self.recipe.lora is not None:
-            add_lora(transformer, **self.recipe.lora.model_dump())
-        encoder = self.conditions.build_encoder(transformer.config.context_dim)
-        averaged = GeneratorLosses(transformer, new_like(self.losses.residual_head), encoder, self.recipe)
+        family, losses = self.family, self.losses
+        transformer = new_like(losses.transformer)
+        if family.recipe.lora is not None:
+            add_lora(transformer, **family.recipe.lora.model_dump())
+        head, encoder = new_like(family.head_of(losses)), new_like(losses.encoder)
+        averaged = family.losses(transformer, head, encoder)
         averaged.to(self.accelerator.device).eval()
         for parameter, weight in zip(averaged.parameters(), weights, strict=True):
             parameter.copy_(weight)
         return averaged
 
-    def _pipeline(self, parts: GeneratorLosses, reads_text: bool) -> HartPipeline:
+    def _pipeline(self, parts: Any, reads_text: bool) -> PipelineFiles:
         """A pipeline of the parts; one that is only saved needs its text encoder's name alone."""
-        settings = self.recipe.conditioning
-        return HartPipeline(
-            image_tokenizer=self.tokenizer,
+        family, settings = self.family, self.family.recipe.conditioning
+        return family.pipeline(
+            image_tokenizer=family.tokenizer,
             transformer=parts.transformer,
-            residual_head=parts.residual_head,
+            **family.named_head(parts),
             max_tokens=settings.max_tokens,
             instruction=settings.instruction,
-            sampling=self.recipe.sampling,
+            sampling=family.recipe.sampling,
             **self.conditions.components(parts.encoder, reads_text),
         )
-
-
-def new_like(part: Any) -> Any:
-    """A new model of the same settings; None for None."""
-    return None if part is None else type(part).from_config(part.config)

@@ -1,27 +1,19 @@
-"""The recipe of a generator."""
+"""The recipe of a generator: what all families share."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import AliasChoices, Field, PlainValidator, field_validator, model_validator
+from diffusers.models.modeling_utils import ModelMixin
+from pydantic import Field, PlainValidator, field_validator, model_validator
 
-from openhart.checks import Count, Natural, PathText, Text, check_settings
-from openhart.generation.settings import SamplingSettings
-from openhart.scales import OptionalScales
-from openhart.training.generator.hart.settings import (
-    CodeLoss,
-    EmbeddingLosses,
-    NoisyContext,
-    ResidualHead,
-    TokenDropping,
-)
+from openhart.checks import Count, Natural, PathText, Text, check_settings, listed
+from openhart.scales import OptionalScales, Scales
 from openhart.training.generator.settings import Conditioning, Lora
 from openhart.training.run.settings import Data, OptimizerSettings, Run, Section
-from openhart.transformer.model import HartTransformer
 
 SHOWN_SAMPLES = 64
 NO_CACHE, MEMORY = "none", "memory"
-SAMPLES = {"text": "sample_prompts", "label": "sample_labels"}
+SAMPLES = {"text": "sample_prompts", "label": "sample_labels", "none": "sample_labels"}
 
 
 def _cache(value: Any) -> str:
@@ -33,33 +25,33 @@ def _cache(value: Any) -> str:
 
 
 class GeneratorRecipe(Section):
-    """Everything that makes a generator on a trained tokenizer.
+    """Everything that makes a generator on a trained tokenizer; each family has a subclass.
 
-    ``model`` holds HartTransformer's settings; scales, codes and context are filled in from the
-    tokenizer and the condition encoder; one that is given nevertheless must agree. ``scales`` replaces the
-    tokenizer's own, for another resolution. ``initial`` names a pipeline to start from, which may have
-    other scales. ``lora`` trains adapters of it alone. ``noise``, ``embedding_losses`` and ``code_loss``
-    change what is learned (:mod:`openhart.training.generator.hart.settings`). ``cache: memory`` encodes the data
-    once, before the first step; ``cache: none`` encodes each batch; any other word names a folder that
-    ``openhart data cache`` filled. ``sample_prompts``, or ``sample_labels`` for classes, are generated into
-    the log every ``run.sample_every`` steps.
+    ``model`` holds ``kind``, the family (``hart``, ``masked`` or ``raster``; ``hart`` if it is left out), and
+    the settings of the family's transformer. What the tokenizer and the condition encoder determine is filled
+    in; a value that is given nevertheless must agree. ``initial`` names a pipeline to start from, and
+    ``lora`` trains adapters of it alone. ``cache: memory`` encodes the data once, before the first step;
+    ``cache: none`` encodes each batch; any other word names a folder that ``openhart data cache`` filled.
+    ``sample_prompts``, or ``sample_labels`` for classes, are generated into the log every
+    ``run.sample_every`` steps. ``sampling`` holds the defaults of the saved pipeline.
     """
+
+    kind: ClassVar[str]
+    """Name of the family in ``model.kind``."""
+    transformer: ClassVar[type[ModelMixin]]
+    image_tokenizer: ClassVar[type[ModelMixin]]
+    sampling_settings: ClassVar[type]
+    condition_kinds: ClassVar[tuple[str, ...]] = ("text", "label")
+    takes_adapters: ClassVar[bool] = False
+    """Whether the family's pipeline loads LoRA adapters."""
 
     run: Run
     data: Data
     tokenizer: PathText
-    scales: OptionalScales = None
     steps: Count
     model: dict[str, Any] = Field(default={})
     conditioning: Conditioning = Conditioning()
-    residual: ResidualHead | None = ResidualHead()
     optimizer: OptimizerSettings
-    token_dropping: TokenDropping | None = Field(
-        default=None, validation_alias=AliasChoices("token_dropping", "thinning")
-    )
-    noise: NoisyContext | None = None
-    embedding_losses: EmbeddingLosses | None = None
-    code_loss: CodeLoss = CodeLoss()
     cache: Annotated[str, PlainValidator(_cache)] = MEMORY
     initial: PathText | None = None
     lora: Lora | None = None
@@ -72,20 +64,40 @@ class GeneratorRecipe(Section):
         """The folder of the cache on disk, or None."""
         return None if self.cache in (NO_CACHE, MEMORY) else Path(self.cache)
 
+    @property
+    def width(self) -> int:
+        """The transformer's width C, which is that of a label's context token."""
+        return int(check_settings(self.transformer, self.model, "model")["width"])
+
+    @property
+    def tokenizer_settings(self) -> dict[str, Any]:
+        """Settings that replace those of the tokenizer's folder."""
+        return {}
+
+    def latent_sizes(self, tokenizer: Any) -> Scales:
+        """Height and width of each map into which the tokenizer encodes an image; the last is the finest."""
+        sizes: Scales = tokenizer.quantizer.scales
+        return sizes
+
     @field_validator("model")
     @classmethod
     def _model_is_known(cls, value: dict[str, Any]) -> dict[str, Any]:
-        check_settings(HartTransformer, value, "model")
-        return value
+        settings = dict(value)
+        if settings.pop("kind", cls.kind) != cls.kind:
+            raise ValueError(f"model.kind must be {cls.kind}, got {value['kind']!r:.60}")
+        check_settings(cls.transformer, settings, "model")
+        return settings
 
     @field_validator("sampling")
     @classmethod
     def _sampling_is_known(cls, value: dict[str, Any]) -> dict[str, Any]:
-        SamplingSettings(**value)
+        cls.sampling_settings(**value)
         return value
 
     @model_validator(mode="after")
     def _adapters_need_a_model(self) -> "GeneratorRecipe":
+        if self.lora is not None and not self.takes_adapters:
+            raise ValueError(f"lora: there are no adapters for model.kind {self.kind}, leave it out")
         if self.lora is not None and self.initial is None:
             raise ValueError("lora adapts a trained model: name it as initial")
         return self
@@ -100,19 +112,27 @@ class GeneratorRecipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _a_wide_head_needs_the_map(self) -> "GeneratorRecipe":
-        if self.token_dropping is not None and self.residual is not None and self.residual.kind == "wide":
-            raise ValueError(
-                "token_dropping leaves out tokens that a wide residual head looks at: take kind: token"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _samples_need_their_condition(self) -> "GeneratorRecipe":
-        wanted = SAMPLES[self.conditioning.kind]
+        kind, classes = self.conditioning.kind, self.conditioning.classes
+        if kind not in self.condition_kinds:
+            raise ValueError(f"conditioning.kind must be {listed(self.condition_kinds)}, got {kind}")
+        wanted = SAMPLES[kind]
         if any(getattr(self, name) for name in SAMPLES.values() if name != wanted):
-            raise ValueError(f"conditioning.kind is {self.conditioning.kind}: its samples are {wanted}")
-        classes = self.conditioning.num_classes
+            raise ValueError(f"conditioning.kind is {kind}: its samples are {wanted}")
         if classes is not None and any(label >= classes for label in self.sample_labels):
             raise ValueError(f"sample_labels: there are {classes} classes, 0 to {classes - 1}")
         return self
+
+
+class CodesRecipe(GeneratorRecipe):
+    """A generator of codes, whose number and order depend on the tokenizer's scales.
+
+    ``scales`` replaces the tokenizer's own, for another resolution.
+    """
+
+    scales: OptionalScales = None
+
+    @property
+    def tokenizer_settings(self) -> dict[str, Any]:
+        """The recipe's scales, if it has any."""
+        return {} if self.scales is None else {"scales": self.scales}

@@ -1,18 +1,20 @@
 """The sections of a recipe that all generators share."""
 
-from typing import Any, Literal
+import math
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+import torch
+from pydantic import Field, model_validator
 
-from openhart.checks import Below1, Count, PathText, Positive, Text, Width
+from openhart.checks import Below1, Count, Number, PathText, Positive, Text, Width
 from openhart.training.run.settings import Section
 
-ENCODING_SETTINGS = {"text": ("text_encoder", "max_tokens", "instruction"), "label": ()}
+ENCODING_SETTINGS = {"text": ("text_encoder", "max_tokens", "instruction"), "label": (), "none": ()}
 
 
 class Conditioning(Section):
-    """The condition, which takes the position of scale 1: text (by default encoded by the packaged MiniLM),
-    or a class label.
+    """The condition: text (by default encoded by the packaged MiniLM), a class label, or ``none``, which is
+    the same for all images.
 
     ``drop`` is the probability with which a sample gets the empty condition, for classifier-free guidance.
 
@@ -20,13 +22,18 @@ class Conditioning(Section):
     (:func:`openhart.data.words.drop_words`). The captions that result are encoded while training.
     """
 
-    kind: Literal["text", "label"] = "text"
+    kind: Literal["text", "label", "none"] = "text"
     text_encoder: PathText = "all-MiniLM-L6-v2"
     max_tokens: Width = 24
     instruction: Text = ""
     num_classes: Count | None = None
     drop: Below1 = 0.1
     word_drop: Below1 = 0.0
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes, if that is known; images without a condition are of one class."""
+        return 1 if self.kind == "none" else self.num_classes
 
     def identity(self) -> dict[str, Any]:
         """The settings on which encoded conditions depend."""
@@ -44,3 +51,39 @@ class Lora(Section):
     rank: Width = 16
     alpha: Positive = 16.0
     targets: list[Text] = Field(default=["qkv", "proj", "gate", "up", "down"], min_length=1)
+
+
+class TruncatedNormal(Section):
+    """A fraction between ``min`` and 1, drawn from a truncated normal distribution.
+
+    Attributes:
+        mean: of the distribution before it is truncated.
+        std: its standard deviation.
+        min: the smallest fraction.
+    """
+
+    mean: Number = 1.0
+    std: Annotated[Number, Field(ge=0.01, le=10)] = 0.25
+    min: Below1
+
+    @model_validator(mode="after")
+    def _some_of_the_normal_lies_inside(self) -> "TruncatedNormal":
+        reach = 4 * self.std
+        if not self.min - reach <= self.mean <= 1 + reach:
+            raise ValueError(
+                f"mean {self.mean} is more than 4 deviations outside of the range {self.min} to 1"
+            )
+        return self
+
+    def draw(self, generator: torch.Generator) -> float:
+        """One fraction."""
+        found = torch.empty(())
+        return float(torch.nn.init.trunc_normal_(found, self.mean, self.std, self.min, 1.0, generator))
+
+    @property
+    def average(self) -> float:
+        """The expected value of :meth:`draw`."""
+        low, high = ((edge - self.mean) / self.std for edge in (self.min, 1.0))
+        bell = [math.exp(-edge * edge / 2) / math.sqrt(2 * math.pi) for edge in (low, high)]
+        area = [(1 + math.erf(edge / math.sqrt(2))) / 2 for edge in (low, high)]
+        return self.mean + self.std * (bell[0] - bell[1]) / (area[1] - area[0])

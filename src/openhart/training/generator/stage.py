@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from openhart.randomness import sample_generators, seed_dropout, step_generator
 from openhart.training.encoding.source import Source
 from openhart.training.generator.export import Export
-from openhart.training.generator.hart.batch import BatchMaker
-from openhart.training.generator.hart.losses import GeneratorLosses
+from openhart.training.generator.family import BatchMaker
 from openhart.training.generator.recipe import GeneratorRecipe
 from openhart.training.optimizer import rate_factor, set_rates
 from openhart.training.run.checkpoint import Saved
@@ -33,12 +32,13 @@ class GeneratorStage:
         make_batch: makes what the losses take.
         guard: skips steps that are not finite.
         average_flops: of a pass, when tokens are dropped as often as on average.
+        shown: metrics that the progress bar shows.
     """
 
     recipe: GeneratorRecipe
     accelerator: Accelerator
     source: Source
-    losses: GeneratorLosses
+    losses: nn.Module
     model: nn.Module
     optimizer: Any
     ema: EMAModel
@@ -47,8 +47,8 @@ class GeneratorStage:
     result: Export
     saved: Mapping[str, Saved]
     average_flops: float
+    shown: Sequence[str]
     name: str = "generator"
-    shown: Sequence[str] = ("cross_entropy", "diffusion")
 
     @property
     def dataset(self) -> Any:
@@ -77,14 +77,14 @@ class GeneratorStage:
         names: list[str] = []
         for part in range(passes):
             values, samples = next(batches)
-            codes, continuous_target = self.source.encoded(values)
+            encoded = self.source.encoded(values)
             names += [sample.name for sample in samples]
             place = number * passes + part
             place = place * accelerator.num_processes + accelerator.process_index
             seed_dropout(recipe.run.seed, place)
-            generators = sample_generators(recipe.run.seed, place * len(codes), len(codes))
+            generators = sample_generators(recipe.run.seed, place * len(samples), len(samples))
             progress = number / recipe.steps
-            batch = self.make_batch(codes, continuous_target, samples, generators, common, progress)
+            batch = self.make_batch(encoded, samples, generators, common, progress)
             with syncing(accelerator, self.model, part + 1 == passes):
                 with accelerator.autocast():
                     metrics = self.model(batch)

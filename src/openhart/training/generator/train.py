@@ -1,4 +1,4 @@
-"""Training the generator: codes by cross-entropy, the residual by diffusion (HART, section 3.2)."""
+"""Training a generator of any family on a trained tokenizer."""
 
 from functools import partial
 from pathlib import Path
@@ -11,24 +11,19 @@ from torch import nn
 
 from openhart.conditioning.encoder import EncodedContext
 from openhart.lora import add_lora
-from openhart.pipelines.hart import HartPipeline
-from openhart.tokenizer.model import HybridTokenizer
-from openhart.training.build import (
-    build_head,
-    build_model,
-    check_generator_fits,
-    check_same_shape,
-    transformer_settings,
-)
+from openhart.training.build import build_model
 from openhart.training.encoding.conditions import Conditions
 from openhart.training.encoding.source import Source
-from openhart.training.generator.data import load_tokenizer, open_source, residual_scale
-from openhart.training.generator.export import Export, new_like
-from openhart.training.generator.hart.batch import BatchMaker
-from openhart.training.generator.hart.code_loss import check_weights, soft_targets
-from openhart.training.generator.hart.cost import generator_cost, kept_shares
-from openhart.training.generator.hart.losses import GeneratorLosses
-from openhart.training.generator.hart.noisy_context import Exchange
+from openhart.training.generator.build import (
+    check_generator_fits,
+    check_same_shape,
+    new_like,
+    transformer_settings,
+)
+from openhart.training.generator.data import load_tokenizer, open_source
+from openhart.training.generator.export import Export
+from openhart.training.generator.families import open_family
+from openhart.training.generator.family import Family
 from openhart.training.generator.recipe import GeneratorRecipe
 from openhart.training.generator.stage import GeneratorStage
 from openhart.training.optimizer import build_optimizer
@@ -39,8 +34,7 @@ from openhart.training.run.flops import Counter
 from openhart.training.run.loop import run_stage
 from openhart.training.run.nonfinite import NonFiniteGuard
 from openhart.training.run.opening import open_run
-from openhart.transformer.model import HartTransformer
-from openhart.transformer.resize import with_scales
+from openhart.transformer.block import Block
 
 
 def train(path: Path, overrides: list[str] | None = None, quiet: bool = False) -> Path:
@@ -52,7 +46,7 @@ def train(path: Path, overrides: list[str] | None = None, quiet: bool = False) -
         quiet: show no progress bar.
 
     Returns:
-        The folder of the trained pipeline, for :meth:`HartPipeline.from_pretrained`; with ``lora``, of the
+        The folder of the trained pipeline, for :func:`openhart.from_pretrained`; with ``lora``, of the
         adapter alone, for :meth:`openhart.HartPipeline.load_lora_weights`.
 
     Raises:
@@ -69,104 +63,92 @@ def prepare(recipe: GeneratorRecipe, quiet: bool) -> GeneratorStage:
         UserError: as :func:`train`; if the recipe or its data is wrong, before the output folder is made.
     """
     tokenizer = load_tokenizer(recipe)
-    check_weights(recipe.code_loss, len(tokenizer.quantizer.scales))
+    family = open_family(recipe, tokenizer)
     source = open_source(recipe, tokenizer, quiet)
-    start = _load_initial(recipe, tokenizer, source.conditions)
-    _check(recipe, tokenizer, source.conditions, start)
-    has_head = recipe.residual is not None and (start is None or start.residual_head is not None)
-    accelerator = open_run(recipe, all_used=has_head)
+    start = _load_initial(family, source.conditions)
+    has_head = _check(family, source.conditions, start)
+    accelerator = open_run(recipe, all_used=family.gives_every_gradient(has_head))
     source.start(accelerator.device)
-    units: float | list[float] = 1.0
-    if start is None and recipe.residual is not None:
-        units = residual_scale(tokenizer, source, recipe.residual.scaling)
-    losses = _build(recipe, tokenizer, source.conditions, start, units)
-    return _assemble(recipe, accelerator, tokenizer, source, losses)
+    losses = _build(family, source, start)
+    return _assemble(family, accelerator, source, losses)
 
 
-def _load_initial(
-    recipe: GeneratorRecipe, tokenizer: HybridTokenizer, conditions: Conditions
-) -> HartPipeline | None:
-    """The pipeline to start from, at the tokenizer's scales, with adapters if the recipe wants them.
+def _load_initial(family: Family[Any], conditions: Conditions) -> Any:
+    """The pipeline to start from, at the tokenizer's size, with adapters if the recipe wants them, or None.
 
     Raises:
         UserError: if there is none, or if it does not fit the recipe, its tokenizer or its conditioning.
     """
+    recipe = family.recipe
     if not recipe.initial:
         return None
-    found = HartPipeline.from_pretrained(recipe.initial, text_encoder=None, text_tokenizer=None)
+    found: Any = family.pipeline.from_pretrained(recipe.initial, text_encoder=None, text_tokenizer=None)
     check_same_shape(recipe, found.transformer)
     conditions.check_encoder(found.condition_encoder, recipe.initial)
-    start = HartPipeline(
-        image_tokenizer=tokenizer,
-        transformer=with_scales(found.transformer, tokenizer.config.scales),
-        residual_head=found.residual_head,
+    start: Any = family.pipeline(
+        image_tokenizer=family.tokenizer,
+        transformer=family.adopted(found.transformer, recipe.initial),
+        **family.named_head(found),
         label_encoder=found.label_encoder,
         max_tokens=found.config.max_tokens,
     )
     if recipe.lora is not None:
         add_lora(start.transformer, **recipe.lora.model_dump())
-        for part in (start.residual_head, start.label_encoder):
+        for part in (family.head_of(start), start.label_encoder):
             if part is not None:
                 part.requires_grad_(False)
     return start
 
 
-def _check(
-    recipe: GeneratorRecipe, tokenizer: HybridTokenizer, conditions: Conditions, start: HartPipeline | None
-) -> None:
-    """Refuse a generator that cannot be, does not fit the device or cannot make the recipe's sizes."""
+def _check(family: Family[Any], conditions: Conditions, start: Any) -> bool:
+    """Refuse a generator that cannot be, does not fit the device or cannot make the recipe's sizes.
+
+    Returns:
+        whether the generator has a head.
+    """
     if start is not None:
-        model = start.transformer
+        model, head = start.transformer, family.head_of(start)
     else:
-        shape = conditions.shape()
+        settings = transformer_settings(family, conditions.shape())
         with torch.device("meta"):
-            model = build_model(HartTransformer, transformer_settings(recipe, tokenizer, shape))
-    check_generator_fits(recipe, model)
-    for size in recipe.data.buckets:
-        model.check_scales(tokenizer.scales_for_image(size))
+            model = build_model(family.recipe.transformer, settings)
+            head = family.build_head(model)
+    family.check(model)
+    check_generator_fits(family, model)
+    return head is not None
 
 
-def _build(
-    recipe: GeneratorRecipe,
-    tokenizer: HybridTokenizer,
-    conditions: Conditions,
-    start: HartPipeline | None,
-    residual_units: float | list[float],
-) -> GeneratorLosses:
+def _build(family: Family[Any], source: Source, start: Any) -> nn.Module:
     """The trained modules, new or those of ``start``, and their losses."""
+    recipe = family.recipe
     if start is not None:
-        transformer, head = start.transformer.train(), start.residual_head
+        transformer, head = start.transformer.train(), family.head_of(start)
         encoder: nn.Module = start.label_encoder or EncodedContext()
     else:
-        shape = conditions.shape()
-        transformer = build_model(HartTransformer, transformer_settings(recipe, tokenizer, shape))
-        encoder = conditions.build_encoder(transformer.config.context_dim)
-        head = build_head(recipe.residual, transformer, residual_units)
+        settings = transformer_settings(family, source.conditions.shape())
+        transformer = build_model(recipe.transformer, settings)
+        encoder = source.conditions.build_encoder(transformer.config.context_dim)
+        head = family.build_head(transformer, source)
     if recipe.run.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     if recipe.run.compile:
-        for block in transformer.blocks:
-            block.compile()
-    soft = soft_targets(tokenizer.quantizer.codebook.weight, recipe.code_loss)
-    return GeneratorLosses(transformer, head, encoder, recipe, soft)
+        for block in transformer.modules():
+            if isinstance(block, Block):
+                block.compile()
+    return family.losses(transformer, head, encoder)
 
 
-def _assemble(
-    recipe: GeneratorRecipe,
-    accelerator: Accelerator,
-    tokenizer: HybridTokenizer,
-    source: Source,
-    losses: GeneratorLosses,
-) -> GeneratorStage:
+def _assemble(family: Family[Any], accelerator: Accelerator, source: Source, losses: Any) -> GeneratorStage:
     """Share the modules among processes, and put optimizer and averages beside them.
 
     A sharded model is sharded first, since its optimizer holds shards.
     """
+    recipe = family.recipe
     sharded = recipe.run.parallel == "fsdp" and accelerator.num_processes > 1
     if sharded:
         shard(accelerator, losses.to(accelerator.device))
     model: nn.Module = losses
-    optimizer: Any = build_optimizer([losses], recipe.optimizer)
+    optimizer: Any = build_optimizer([losses], recipe.optimizer, family.undecayed(losses))
     saved: dict[str, Saved] = {"sharded": ShardedState(losses, optimizer)}
     if not sharded:
         model, optimizer = accelerator.prepare(losses, optimizer)
@@ -176,7 +158,6 @@ def _assemble(
     saved |= {"averages": FullTensorEMA(ema), "skips": guard}
     if accelerator.scaler is not None:
         saved["scaler"] = accelerator.scaler
-    exchange = Exchange(tokenizer.quantizer.codebook.weight, recipe.noise) if recipe.noise else None
     return GeneratorStage(
         recipe=recipe,
         accelerator=accelerator,
@@ -185,24 +166,23 @@ def _assemble(
         model=model,
         optimizer=optimizer,
         ema=ema,
-        make_batch=BatchMaker(tokenizer, source.conditions, exchange, recipe.token_dropping),
+        make_batch=family.batch_maker(source.conditions, losses.transformer),
         guard=guard,
-        result=Export(recipe, accelerator, tokenizer, source.conditions, losses, ema),
+        result=Export(family, accelerator, source.conditions, losses, ema),
         saved=saved,
-        average_flops=_flops(recipe, losses),
+        average_flops=_flops(family, losses),
+        shown=family.shown,
     )
 
 
-def _flops(recipe: GeneratorRecipe, losses: GeneratorLosses) -> int:
+def _flops(family: Family[Any], losses: Any) -> int:
     """FLOPs of an average pass; blocks that gradient checkpointing recomputes are counted once."""
+    recipe = family.recipe
     with torch.device("meta"):
-        transformer, head = new_like(losses.transformer), new_like(losses.residual_head)
+        transformer, head = new_like(losses.transformer), new_like(family.head_of(losses))
         if recipe.lora is not None:
             for part in (transformer, head):
                 if part is not None:
                     part.requires_grad_(False)
             add_lora(transformer, **recipe.lora.model_dump())
-    plain = recipe.model_copy(update={"run": recipe.run.model_copy(update={"gradient_checkpointing": False})})
-    height, width = transformer.scales[-1]
-    last = round(height * width * kept_shares(recipe.token_dropping)[0])
-    return generator_cost(Counter(recipe.run.precision), plain, transformer, head, last).flops
+    return family.cost(Counter(recipe.run.precision), transformer, head, checkpointing=False).flops

@@ -1,6 +1,6 @@
 """Counting the FLOPs and the memory of a pass on tensors that have shapes but no storage."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -30,6 +30,39 @@ class Cost:
 
     def __mul__(self, times: int) -> "Cost":
         return Cost(self.flops * times, self.kept * times)
+
+
+def stack_cost(block: Cost, depth: int, entrance: int, checkpointing: bool) -> Cost:
+    """Equal blocks one after the other.
+
+    Args:
+        block: one of them.
+        depth: their number.
+        entrance: bytes of a block's input, which is all that is kept of a block that is recomputed.
+        checkpointing: recompute blocks in the backward pass.
+    """
+    if not checkpointing:
+        return block * depth
+    return Cost(block.flops * depth + block.flops * depth // 3, block.kept + depth * entrance)
+
+
+def cost_of_stacks(
+    count: Callable[..., Cost], depths: Sequence[int], entrances: Sequence[int], checkpointing: bool
+) -> Cost:
+    """A model with several stacks of equal blocks, from models whose stacks have one or two blocks.
+
+    Args:
+        count: the cost of a model with these numbers of blocks, none of them recomputed.
+        depths: number of blocks of each stack.
+        entrances: bytes of a block's input, of each stack.
+        checkpointing: recompute blocks in the backward pass.
+    """
+    ones = [1] * len(depths)
+    total = shallow = count(*ones)
+    for index, (depth, entrance) in enumerate(zip(depths, entrances, strict=True)):
+        block = count(*ones[:index], 2, *ones[index + 1 :]) + shallow * -1
+        total += stack_cost(block, depth, entrance, checkpointing) + block * -1
+    return total
 
 
 class Counter:

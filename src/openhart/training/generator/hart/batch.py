@@ -1,4 +1,4 @@
-"""Batches of the generator: codes, the transformer's context, and one condition per sample."""
+"""Batches of HART's generator: codes, the transformer's context, and one condition per sample."""
 
 from dataclasses import dataclass
 
@@ -10,13 +10,14 @@ from openhart.randomness import stack_random
 from openhart.scales import split_by_scale
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.training.encoding.conditions import Conditions
+from openhart.training.encoding.images import Encoded
 from openhart.training.generator.hart.losses import Batch
 from openhart.training.generator.hart.noisy_context import Exchange, clean_context, noisy_context
 from openhart.training.generator.hart.settings import TokenDropping
 
 
 @dataclass(frozen=True)
-class BatchMaker:
+class HartBatchMaker:
     """Makes what the losses take of encoded samples.
 
     Attributes:
@@ -34,23 +35,14 @@ class BatchMaker:
     @torch.no_grad()
     def __call__(
         self,
-        codes: Tensor,
-        continuous_target: Tensor,
+        encoded: Encoded,
         samples: list[Sample],
         generators: list[torch.Generator],
         common: torch.Generator,
         progress: float,
     ) -> Batch:
-        """One batch of B samples.
-
-        Args:
-            codes: (B, L), of all scales.
-            continuous_target: (B, P², z), the features minus all scales but the last.
-            samples: what is known of them; all are of one size.
-            generators: one per sample.
-            common: draws what all samples on every process share.
-            progress: share of the run's steps that is done.
-        """
+        """One batch of B samples, of ``codes`` of all scales and ``targets``."""
+        codes, continuous_target = encoded["codes"], encoded["targets"]
         quantizer = self.tokenizer.quantizer
         scales = self.tokenizer.scales_for_image(samples[0].size or self.tokenizer.image_size)
         size, by_scale = scales[-1], split_by_scale(codes, scales)
@@ -85,9 +77,6 @@ def _choose_kept(
     if token_dropping is None:
         return None
     count = size[0] * size[1]
-    dropped = torch.nn.init.trunc_normal_(
-        torch.empty(()), token_dropping.mean, token_dropping.std, token_dropping.min, 1.0, common
-    )
-    kept = max(1, round(count * (1 - float(dropped))))
+    kept = max(1, round(count * (1 - token_dropping.draw(common))))
     order = stack_random(torch.rand, (count,), generators).argsort(dim=1)
     return (order < kept).to(codes.device)

@@ -1,6 +1,5 @@
 """What a training step of the generator costs."""
 
-import math
 from functools import partial
 from typing import Any
 
@@ -8,34 +7,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openhart.residual.heads import TokenResidualHead
 from openhart.scales import count_tokens
+from openhart.training.generator.diffusion import head_cost
 from openhart.training.generator.hart.embedding_losses import build_alignment
-from openhart.training.generator.hart.settings import EmbeddingLosses, ResidualHead, TokenDropping
-from openhart.training.generator.recipe import GeneratorRecipe
-from openhart.training.run.flops import FLOAT, Cost, Counter
+from openhart.training.generator.hart.recipe import HartRecipe
+from openhart.training.generator.hart.settings import EmbeddingLosses, TokenDropping
+from openhart.training.run.flops import FLOAT, Cost, Counter, stack_cost
 from openhart.transformer.attention import block_causal
 from openhart.transformer.model import HartTransformer
 from openhart.transformer.modulation import LinearModulation
 
 
 def generator_cost(
-    counter: Counter, recipe: GeneratorRecipe, transformer: HartTransformer, head: Any, last_scale: int
+    counter: Counter,
+    recipe: HartRecipe,
+    transformer: HartTransformer,
+    head: Any,
+    last_scale: int,
+    checkpointing: bool,
 ) -> Cost:
     """One pass of a generator recipe with ``last_scale`` tokens of the last scale."""
     batch, depth = recipe.data.batch_size, len(transformer.blocks)
     block = block_cost(counter, transformer, batch, last_scale)
     cost = ends_cost(counter, transformer, batch, last_scale)
     if head is not None and recipe.residual is not None:
-        cost += head_cost(counter, head, recipe.residual, batch, (1, last_scale))
+        times = last_scale if recipe.residual.kind == "token" else 1
+        cost += head_cost(counter, head, batch, last_scale, recipe.residual.repeats, times)
     if recipe.embedding_losses is not None:
         predicted = 1 + count_tokens(transformer.scales[1:-1]) + last_scale
         cost += alignment_cost(counter, recipe.embedding_losses, transformer, batch, predicted)
-    if not recipe.run.gradient_checkpointing:
-        return cost + block * depth
-    positions = count_tokens(transformer.scales[1:-1]) + transformer.config.context_tokens + last_scale
-    entrances = depth * batch * positions * transformer.config.width * FLOAT
-    return cost + Cost(block.flops * depth + block.flops * depth // 3, block.kept + entrances)
+    entrance = batch * sum(_lengths(transformer, last_scale)) * transformer.config.width * FLOAT
+    return cost + stack_cost(block, depth, entrance, checkpointing)
 
 
 def block_cost(counter: Counter, transformer: HartTransformer, batch: int, last_scale: int) -> Cost:
@@ -89,23 +91,6 @@ def ends_cost(counter: Counter, transformer: HartTransformer, batch: int, last_s
     return cost
 
 
-def head_cost(
-    counter: Counter, head: TokenResidualHead, settings: ResidualHead, batch: int, size: tuple[int, int]
-) -> Cost:
-    """The residual head on a map of ``size``, each token repeated with its own noise."""
-    rows, tokens = batch * settings.repeats, size[0] * size[1]
-    noisy = counter.tensor(rows, tokens, head.config.code_dim, needs_gradient=False)
-    condition = counter.tensor(batch, tokens, head.config.condition_dim)
-    times = counter.tensor(rows, tokens if settings.kind == "token" else 1, needs_gradient=False)
-
-    def run() -> Tensor:
-        embedded = head.embed_condition(condition).repeat(settings.repeats, 1, 1)
-        prediction: Tensor = head(noisy, times, embedded, size).prediction
-        return prediction
-
-    return counter.count(head, run)
-
-
 def alignment_cost(
     counter: Counter, settings: EmbeddingLosses, transformer: HartTransformer, batch: int, predicted: int
 ) -> Cost:
@@ -130,11 +115,7 @@ def kept_shares(token_dropping: TokenDropping | None) -> tuple[float, float]:
     """Fraction of the last scale's tokens that are kept, on average and at most."""
     if token_dropping is None:
         return 1.0, 1.0
-    low, high = ((edge - token_dropping.mean) / token_dropping.std for edge in (token_dropping.min, 1.0))
-    bell = [math.exp(-edge * edge / 2) / math.sqrt(2 * math.pi) for edge in (low, high)]
-    area = [(1 + math.erf(edge / math.sqrt(2))) / 2 for edge in (low, high)]
-    dropped = token_dropping.mean + token_dropping.std * (bell[0] - bell[1]) / (area[1] - area[0])
-    return 1 - dropped, 1 - token_dropping.min
+    return 1 - token_dropping.average, 1 - token_dropping.min
 
 
 def _lengths(transformer: HartTransformer, last_scale: int) -> list[int]:

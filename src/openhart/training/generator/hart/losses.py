@@ -1,20 +1,19 @@
-"""Losses of the generator: cross-entropy of codes and diffusion of the residual (HART, section 3.2)."""
+"""Losses of HART's generator: cross-entropy of codes and diffusion of the residual (HART, section 3.2)."""
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from openhart.generation.logits import sample_codes
-from openhart.randomness import stack_random
 from openhart.residual.diffusion import diffusion_loss
 from openhart.residual.heads import TokenResidualHead
 from openhart.residual.schedule import cosine_schedule
 from openhart.scales import Scales
+from openhart.training.generator.diffusion import diffusion_metrics, draw_noise
 from openhart.training.generator.hart.code_loss import SoftTargets, cross_entropies, token_weights
 from openhart.training.generator.hart.embedding_losses import build_alignment, codes_before
-from openhart.training.generator.recipe import GeneratorRecipe
+from openhart.training.generator.hart.recipe import HartRecipe
 from openhart.transformer.model import HartTransformer
 
 
@@ -34,7 +33,7 @@ class GeneratorLosses(nn.Module):
         transformer: HartTransformer,
         residual_head: TokenResidualHead | None,
         encoder: nn.Module,
-        recipe: GeneratorRecipe,
+        recipe: HartRecipe,
         soft: SoftTargets | None = None,
     ) -> None:
         super().__init__()
@@ -103,17 +102,10 @@ class GeneratorLosses(nn.Module):
         if settings.clip is not None:
             target = target.clamp(-settings.clip, settings.clip)
         condition = self.transformer.residual_condition(hidden, embedding)
-        times = partial(torch.randint, len(self.schedule))
-        size = (settings.repeats, target.shape[1] if settings.kind == "token" else 1)
-        t = stack_random(lambda *size, generator: times(size, generator=generator), size, batch.generators)
-        noise = stack_random(torch.randn, (settings.repeats, *target.shape[1:]), batch.generators)
-        t, noise = (part.transpose(0, 1).flatten(0, 1).to(target.device) for part in (t, noise))
+        times = target.shape[1] if settings.kind == "token" else 1
+        t, noise = draw_noise(target, settings.repeats, times, len(self.schedule), batch.generators)
         mse, bound = diffusion_loss(head, target, condition, t, noise, self.schedule, size=batch.scales[-1])
-        return {
-            "diffusion": (mse + bound).mean(),
-            "diffusion/mse": mse.mean().detach(),
-            "diffusion/bound": bound.mean().detach(),
-        }
+        return diffusion_metrics(mse, bound)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from openhart.checks import Below1, Count, Depth, Number, Positive, Share, Weight, Width
+from openhart.training.generator.settings import TruncatedNormal
 from openhart.training.run.settings import Section
 
 
@@ -33,25 +34,15 @@ class ResidualHead(Section):
         return self.clip or {"quantile": 1.0, "variance": 4.0}[self.scaling]
 
 
-class TokenDropping(Section):
+class TokenDropping(TruncatedNormal):
     """Token dropping: the fraction of the last scale's tokens that a step omits, drawn from a truncated
     normal distribution on ``min`` … 1 (HART, section 3.3). With the default values it is about 80 % on
     average."""
 
-    mean: Number = 1.0
     std: Annotated[Number, Field(ge=0.01, le=10)] = Field(
         default=0.25, validation_alias=AliasChoices("std", "deviation")
     )
     min: Below1 = Field(default=0.5, validation_alias=AliasChoices("min", "least"))
-
-    @model_validator(mode="after")
-    def _some_of_the_normal_lies_inside(self) -> "TokenDropping":
-        reach = 4 * self.std
-        if not self.min - reach <= self.mean <= 1 + reach:
-            raise ValueError(
-                f"mean {self.mean} is more than 4 deviations outside of the range {self.min} to 1"
-            )
-        return self
 
 
 class NoisyContext(Section):

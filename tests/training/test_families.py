@@ -6,8 +6,6 @@ import torch
 from safetensors.torch import load_file
 
 import openhart
-from openhart.cli import main
-from openhart.training.generator import data as generator_data
 from openhart.training.generator import train as generator
 from tests.tiny import tiny_kl, tiny_tokenizer, tiny_vqgan_tokenizer
 from tests.training.corpus import draw_corpus, logged, pictures, run_section, write_recipe

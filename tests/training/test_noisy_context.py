@@ -5,7 +5,7 @@ import torch
 
 from openhart.data import collate
 from openhart.scales import split_by_scale
-from openhart.training.encoding.memory import encode_images
+from openhart.training.encoding.images import encode_images
 from openhart.training.generator import data as generator_data
 from openhart.training.generator.hart.noisy_context import Exchange, clean_context, features_of, noisy_context
 from openhart.training.generator.hart.settings import NoisyContext
@@ -26,7 +26,7 @@ def tokenizer():
 def latents(tokenizer):
     size = (BATCH, 3, *tokenizer.image_size)
     image = torch.rand(size, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    codes, continuous_target = encode_images(tokenizer, image)
+    codes, continuous_target = encode_images(tokenizer, image).values()
     return split_by_scale(codes, tokenizer.quantizer.scales), continuous_target, tokenizer.encode(image)
 
 
@@ -129,7 +129,7 @@ def test_every_source_gives_the_features_again(tokenizer, tmp_path):
         source = generator_data.open_source(recipe.model_copy(update={"cache": cache}), tokenizer, quiet=True)
         source.start(torch.device("cpu"))
         values, _ = collate([source.dataset[index] for index in range(len(images))])
-        codes, targets = source.encoded(values)
+        codes, targets = source.encoded(values).values()
         by_scale = split_by_scale(codes, tokenizer.quantizer.scales)
         found = features_of(tokenizer.quantizer, by_scale, targets)
         torch.testing.assert_close(found, expected, atol=2**-8 * float(targets.abs().max()), rtol=0)

@@ -11,13 +11,16 @@ from openhart.conditioning.label import LabelEncoder
 from openhart.conditioning.text import DEFAULT_TEXT_ENCODER, load_text_encoder
 from openhart.pipelines.hart import HartPipeline
 from openhart.pipelines.mar import MarPipeline
+from openhart.pipelines.vqgan import VqganPipeline
 from tests.tiny import (
     shaken,
     tiny_head,
     tiny_kl,
     tiny_masked_transformer,
+    tiny_raster,
     tiny_tokenizer,
     tiny_transformer,
+    tiny_vqgan_tokenizer,
 )
 
 torch.set_num_threads(1)
@@ -65,6 +68,45 @@ def mar_pipeline() -> MarPipeline:
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+@pytest.fixture(scope="session")
+def text_mar_pipeline(text_pipeline) -> MarPipeline:
+    pipeline = MarPipeline(
+        image_tokenizer=tiny_kl(),
+        transformer=tiny_masked_transformer(
+            buffer_tokens=TOKENS, context_tokens=TOKENS, context_dim=384, context_projection=True
+        ),
+        diffusion_head=tiny_head(code_dim=4, limit=4.0),
+        text_encoder=text_pipeline.text_encoder,
+        text_tokenizer=text_pipeline.text_tokenizer,
+        text_encoder_name=DEFAULT_TEXT_ENCODER,
+        sampling={"num_inference_steps": 3, "diffusion_steps": 4},
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="session")
+def text_vqgan_pipeline(text_pipeline) -> VqganPipeline:
+    pipeline = VqganPipeline(
+        image_tokenizer=tiny_vqgan_tokenizer(),
+        transformer=tiny_raster(context_tokens=TOKENS, context_dim=384, context_projection=True),
+        text_encoder=text_pipeline.text_encoder,
+        text_tokenizer=text_pipeline.text_tokenizer,
+        text_encoder_name=DEFAULT_TEXT_ENCODER,
+        sampling={"top_k": 16},
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="session", params=["mar", "vqgan"])
+def sibling_model(request, tmp_path_factory):
+    """The folder of a text-conditional model of a family beside HART."""
+    folder = tmp_path_factory.mktemp("models") / request.param
+    request.getfixturevalue(f"text_{request.param}_pipeline").save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

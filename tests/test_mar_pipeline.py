@@ -11,13 +11,10 @@ from PIL import Image
 
 import openhart
 from openhart.cli.main import main
-from openhart.conditioning.text import DEFAULT_TEXT_ENCODER, load_text_encoder
 from openhart.errors import UserError
 from openhart.pipelines.hart import HartPipeline
 from openhart.pipelines.mar import MarPipeline
 from tests.tiny import tiny_head, tiny_kl, tiny_masked_transformer
-
-TOKENS = 8
 
 
 def seeded(seed=0):
@@ -33,24 +30,6 @@ def saved(mar_pipeline, tmp_path_factory):
     folder = tmp_path_factory.mktemp("mar") / "model"
     mar_pipeline.save_pretrained(folder)
     return folder
-
-
-@pytest.fixture(scope="module")
-def texts():
-    text_tokenizer, text_encoder = load_text_encoder()
-    pipeline = MarPipeline(
-        image_tokenizer=tiny_kl(),
-        transformer=tiny_masked_transformer(
-            buffer_tokens=TOKENS, context_tokens=TOKENS, context_dim=384, context_projection=True
-        ),
-        diffusion_head=tiny_head(code_dim=4, limit=4.0),
-        text_encoder=text_encoder,
-        text_tokenizer=text_tokenizer,
-        text_encoder_name=DEFAULT_TEXT_ENCODER,
-        sampling={"num_inference_steps": 3, "diffusion_steps": 4},
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 def test_output_types(mar_pipeline):
@@ -143,7 +122,8 @@ def test_the_callback_of_diffusers_sees_and_replaces_latents(mar_pipeline):
     assert not found.any()
 
 
-def test_prompts(texts, tmp_path):
+def test_prompts(text_mar_pipeline, tmp_path):
+    texts = text_mar_pipeline
     apple = picture(texts, "a red apple", guidance_scale=2.0)
     pair = texts(["a cat", "a red apple"], guidance_scale=2.0, generator=[seeded(1), seeded()],
                  output_type="pt").images  # fmt: skip
@@ -247,10 +227,12 @@ def test_generate(saved, tmp_path, capsys):
     with Image.open(tmp_path / "class-3.png") as image:
         assert image.size == (24, 16)
         assert np.array_equal(image, called)
+    assert main([*given, "--optimize", "exact", "--steps", "2", "-o", str(tmp_path / "exact.png")]) == 0
     for wrong, code, message in (
         (["--top-k", "5"], 2, "the model has no setting --top-k"),
         (["--diffusion-steps", "1"], 2, "must be a whole number from 2 to 1000"),
-        (["--optimize", "exact"], 1, "MarPipeline does not support --optimize"),
+        (["--optimize", "fastest"], 1, "the level must be exact or fast"),
+        (["--lora", "adapter"], 1, "MarPipeline does not support --lora"),
         (["--height", "32"], 1, "images of 16×24 pixels only"),
     ):
         try:

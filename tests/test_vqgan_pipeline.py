@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 from PIL import Image
@@ -180,3 +182,48 @@ def test_the_last_preview_is_the_image_of_the_call(by_class, mar_pipeline, label
         called = pipeline(class_labels=1, generator=seeds(0)).images[0]
         assert previews[-1] == called.tobytes()
         assert len(set(previews)) == len(previews)
+
+
+def test_the_command_makes_images_of_an_unconditional_model(by_class, tmp_path, capsys):
+    one = labels(1, empty_class=False)
+    unconditional = VqganPipeline(by_class.image_tokenizer, by_class.transformer, label_encoder=one)
+    unconditional.save_pretrained(tmp_path / "model")
+    given = ["generate", "--model", str(tmp_path / "model"), "-o", str(tmp_path), "--quiet", "--seed", "3"]
+    assert main([*given, "--images-per-prompt", "2"]) == 0
+    with Image.open(tmp_path / "image-2.png") as image:
+        assert image.tobytes() == unconditional(generator=seeds(4)).images[0].tobytes()
+    assert main([*given, "a cat"]) == 1
+    assert "this model is unconditional: omit a prompt" in capsys.readouterr().err
+
+
+def test_the_command_makes_images_of_codes_and_maps_of_classes(by_codes, tmp_path, capsys):
+    by_codes.save_pretrained(tmp_path / "model")
+    pixels = torch.randint(0, 7, (12, 10), generator=seeds(0)[0])
+    Image.fromarray(pixels.byte().numpy()).save(tmp_path / "classes.png")
+    condition = torch.nn.functional.one_hot(pixels, 7).permute(2, 0, 1).float()
+    tokenizer = by_codes.condition_tokenizer
+    with torch.no_grad():
+        codes = tokenizer.quantize(tokenizer.encode(condition[None])).codes[0].unflatten(1, (6, 5))
+    (tmp_path / "codes.json").write_text(json.dumps(codes[0].tolist()))
+    given = ["generate", "--model", str(tmp_path / "model"), "-o", str(tmp_path / "out"), "--seed", "3"]
+    files = [str(tmp_path / name) for name in ("classes.png", "codes.json")]
+    assert main([*given, "--condition", files[0], "--condition", files[1], "--previews", "--quiet"]) == 0
+    called = by_codes(condition_image=condition[None], height=12, width=10, generator=seeds(3)).images[0]
+    for name in ("classes", "codes"):
+        with Image.open(tmp_path / "out" / f"{name}.png") as image:
+            assert image.tobytes() == called.tobytes()
+    pixels[0, 0] = 7
+    Image.fromarray(pixels.byte().numpy()).save(tmp_path / "classes.png")
+    Image.new("RGB", (10, 12)).save(tmp_path / "colours.png")
+    (tmp_path / "wrong.json").write_text("[[1, 2], [3]]")
+    for arguments, code, message in (
+        (["--condition", files[0]], 1, "must be numbers of classes, 0 … 6, got 7"),
+        (["--condition", str(tmp_path / "colours.png")], 1, "must have one channel per pixel"),
+        (["--condition", str(tmp_path / "wrong.json")], 1, "such rows of equal length"),
+        (["--condition", str(tmp_path / "absent.png")], 1, "there is no file"),
+        (["--label", "1"], 1, "another image or its codes: give --condition FILE instead of --label"),
+        ([], 2, "another image or its codes: give --condition FILE"),
+        (["a cat", "--condition", files[0]], 2, "give a prompt or --condition, not both"),
+    ):
+        assert main([*given, *arguments]) == code
+        assert message in capsys.readouterr().err

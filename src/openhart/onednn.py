@@ -39,12 +39,14 @@ def linear(x: Tensor, packed: Tensor, bias: Tensor | None, activation: str = "no
         x: (…, in).
         packed: from :func:`pack_weight`.
         bias: (out,) or None.
-        activation: ``none``, ``swish`` or ``gelu`` (its tanh approximation).
+        activation: ``none``, ``swish``, ``gelu`` or ``gelu_tanh`` (its approximation).
 
     Returns:
         (…, out).
     """
-    algorithm = "tanh" if activation == "gelu" else ""
+    activation, _, algorithm = activation.partition("_")
+    if activation == "gelu":
+        algorithm = algorithm or "none"
     mapped: Tensor = operators._linear_pointwise(x, packed, bias, activation, [], algorithm)  # noqa: SLF001
     return mapped
 

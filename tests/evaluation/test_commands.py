@@ -91,10 +91,9 @@ def test_a_checker_is_trained_and_asked(capsys, text_model, tmp_path):
     fails(capsys, 1, "other settings", *composition, "--seed", "1")
 
 
-@pytest.mark.slow
-def test_every_kind_of_measure_on_a_model(capsys, text_model, tmp_path):
-    pytest.importorskip("efficientnet_lite_pytorch")
-    folder = write_scenes(tmp_path / "scenes", 16)
+def emoji_like(folder):
+    """Scenes whose records name a thing, a style and a background, as those of the emoji corpus."""
+    write_scenes(folder, 16)
     lines = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
     for index, line in enumerate(lines):
         thing, style = f"thing {index // 2}", ("flat", "rough")[index % 2]
@@ -102,6 +101,13 @@ def test_every_kind_of_measure_on_a_model(capsys, text_model, tmp_path):
         text = f"{thing}, {style}" + ("" if ground == "white" else f", on a {ground} background")
         line |= {"thing": thing, "style": style, "background": ground, "text": text}
     (folder / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+@pytest.mark.slow
+def test_every_kind_of_measure_on_a_model(capsys, text_model, tmp_path):
+    pytest.importorskip("efficientnet_lite_pytorch")
+    folder = emoji_like(tmp_path / "scenes")
     report = tmp_path / "r.json"
     for kind, name in (("retrieval", "top1"), ("residual", "with residual, FD"), ("attributes", "style")):
         common = ("--count", "3", "--model", text_model, "-o", report)

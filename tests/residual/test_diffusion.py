@@ -3,9 +3,9 @@ import torch
 
 from openhart.errors import UserError
 from openhart.residual.diffusion import diffusion_loss
-from openhart.residual.heads import ResidualHeadOutput, TokenResidualHead, WideResidualHead
+from openhart.residual.heads import ResidualHeadOutput, StepConditions, TokenResidualHead, WideResidualHead
 from openhart.residual.schedule import cosine_schedule, respace
-from openhart.residual.solvers import SOLVERS, solve
+from openhart.residual.solvers import ROWS, SOLVERS, solve
 from tests.tiny import tiny_head
 
 SIZE = (3, 4)
@@ -24,7 +24,10 @@ class Oracle:
     def embed_condition(self, condition):
         return condition
 
-    def __call__(self, x, t, embedded, size):
+    def at_steps(self, embedded, timesteps):
+        return StepConditions(embedded.expand(len(timesteps), *embedded.shape))
+
+    def __call__(self, x, t, embedded, size, conditions=None):
         alpha_bar = SCHEDULE.alpha_bars.float()[t][..., None]
         noise = (x - alpha_bar.sqrt() * self.target) / (1 - alpha_bar).sqrt()
         return ResidualHeadOutput(torch.cat([noise, -torch.ones_like(noise)], dim=-1))
@@ -42,7 +45,10 @@ class GaussianOracle:
     def embed_condition(self, condition):
         return condition
 
-    def __call__(self, x, t, embedded, size):
+    def at_steps(self, embedded, timesteps):
+        return StepConditions(embedded.expand(len(timesteps), *embedded.shape))
+
+    def __call__(self, x, t, embedded, size, conditions=None):
         alpha_bar = SCHEDULE.alpha_bars.float()[t][..., None]
         share = (1 - alpha_bar) / (alpha_bar * self.deviation**2 + 1 - alpha_bar)
         noise = (x - alpha_bar.sqrt() * self.mean) * share / (1 - alpha_bar).sqrt()
@@ -161,6 +167,36 @@ def changed_tokens(head):
 def test_the_token_head_sees_one_token_and_the_wide_one_its_neighbours():
     assert changed_tokens(tiny_head()) == [5]
     assert len(changed_tokens(tiny_head(WideResidualHead, depth=1))) > 5
+
+
+class StepByStep:
+    """A head that computes its conditions anew at each step."""
+
+    def __init__(self, head):
+        self.head, self.limit, self.clamp = head, head.limit, head.clamp
+        self.embed_condition, self.at_steps = head.embed_condition, head.at_steps
+
+    def __call__(self, x, t, embedded, size, conditions):
+        return self.head(x, t, embedded, size)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [TokenResidualHead, WideResidualHead])
+@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize("solver", ["ddpm", "dpm++"])
+def test_conditions_of_many_steps_at_once_give_what_each_step_gives(kind, guided, solver):
+    head, (batch, steps) = tiny_head(kind), (2, 25)
+    assert 1 < ROWS // (batch * 12 * (1 + guided)) < steps, "several steps at once, and several times"
+    schedule = SOLVERS[solver].respace(SCHEDULE, steps)
+    found = []
+    for each in (head, StepByStep(head)):
+        generator = torch.Generator().manual_seed(0)
+        condition, empty = torch.randn(2, batch, 12, 32, generator=generator)
+        noise = torch.randn(batch, 12, 8, generator=generator)
+        given = (each, condition, empty if guided else None, 2.0, noise)
+        draw = lambda g=generator: torch.randn(batch, 12, 8, generator=g)  # noqa: E731
+        found.append(SOLVERS[solver].sample(*given, draw, schedule, SIZE))
+    torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)
 
 
 def test_the_wide_head_starts_as_the_token_head():

@@ -1,11 +1,10 @@
 """A transformer block that processes tokens in chunks, so that intermediate results stay in the CPU cache."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from openhart.transformer.attention import Attend
 from openhart.transformer.block import Block
-from openhart.transformer.model import HartTransformer
 from openhart.transformer.rotary import Rotation
 
 ROWS = 512
@@ -51,8 +50,8 @@ class ChunkedBlock(Block):
         return out
 
 
-def chunk_blocks(transformer: HartTransformer) -> None:
-    """Replace every block by a :class:`ChunkedBlock`, in place."""
-    for index, block in enumerate(transformer.blocks):
+def chunk_blocks(blocks: nn.ModuleList) -> None:
+    """Replace every :class:`Block` by a :class:`ChunkedBlock`, in place."""
+    for index, block in enumerate(blocks):
         if type(block) is Block:
-            transformer.blocks[index] = ChunkedBlock(block)
+            blocks[index] = ChunkedBlock(block)

@@ -1,10 +1,12 @@
 """Levels of optimization, and the replacement of modules by faster equivalents."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
 import torch
+from torch import nn
 
 from openhart.acceleration.chunked import chunk_blocks
 from openhart.acceleration.decoder import speed_up_decoder
@@ -13,8 +15,10 @@ from openhart.checks import listed
 from openhart.errors import UserError
 from openhart.lora import merge_adapters
 from openhart.residual.heads import TokenResidualHead
-from openhart.tokenizer.model import HybridTokenizer
+from openhart.tokenizer.base import ImageTokenizer
+from openhart.transformer.masked import MaskedTransformer
 from openhart.transformer.model import HartTransformer
+from openhart.transformer.raster import RasterTransformer
 
 
 @dataclass(frozen=True)
@@ -30,26 +34,31 @@ class Level:
     sampling: dict[str, Any] = field(default_factory=dict)
 
 
+COMMON_LEVELS = {"exact": Level(), "fast": Level(True)}
+"""The levels of any family."""
 LEVELS = {
     "exact": Level(),
     "fast": Level(True, {"unguided_scales": 1}),
     "fastest": Level(True, {"unguided_scales": 3}),
 }
+"""The levels of next-scale prediction, where guidance can be omitted at the last scales."""
 
 
-def find_level(name: str) -> Level:
+def find_level(name: str, levels: Mapping[str, Level] = LEVELS) -> Level:
     """Find a level by its name.
 
     Raises:
         UserError: if no level has this name.
     """
-    if name not in LEVELS:
-        raise UserError(f"the level must be {listed(LEVELS)}, got {name!r}")
-    return LEVELS[name]
+    if name not in levels:
+        raise UserError(f"the level must be {listed(levels)}, got {name!r}")
+    return levels[name]
 
 
 def speed_up(
-    image_tokenizer: HybridTokenizer, transformer: HartTransformer, residual_head: TokenResidualHead | None
+    image_tokenizer: ImageTokenizer,
+    transformer: HartTransformer | MaskedTransformer | RasterTransformer,
+    head: TokenResidualHead | None = None,
 ) -> None:
     """Replace, in place, the modules that have a faster equivalent on their current device.
 
@@ -58,23 +67,24 @@ def speed_up(
     Args:
         image_tokenizer: its decoder is changed in place.
         transformer: changed in place.
-        residual_head: changed in place; or None.
+        head: changed in place; or None.
     """
     merge_adapters(transformer)
     if _can_fuse(transformer):
         from openhart.acceleration.fused import fuse_blocks
 
         fuse_blocks(transformer)
-    for model in (transformer, residual_head):
+    for model in (transformer, head):
         if model is not None and can_pack(model):
             pack(model)
     if transformer.device.type == "cpu":
-        chunk_blocks(transformer)
+        if hasattr(transformer, "blocks"):
+            chunk_blocks(transformer.blocks)
         speed_up_decoder(image_tokenizer.decoder)
     if transformer.device.type in ("cpu", "cuda"):
         image_tokenizer.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _can_fuse(transformer: HartTransformer) -> bool:
-    modulated = transformer.modulations is not None
+def _can_fuse(transformer: nn.Module) -> bool:
+    modulated = getattr(transformer, "modulations", None) is not None
     return modulated and transformer.device.type == "cuda" and find_spec("triton") is not None

@@ -27,7 +27,7 @@ class PackedLinear(nn.Module):
         self.bias = None if bias is None else bias.detach().clone()
 
     def forward(self, x: Tensor, activation: str = "none") -> Tensor:
-        """(…, in) → (…, out), followed by the activation ``none``, ``swish`` or ``gelu`` (tanh form)."""
+        """(…, in) → (…, out), followed by the activation ``none``, ``swish``, ``gelu`` or ``gelu_tanh``."""
         return linear(x, self.weight, self.bias, activation)
 
     def times(self, x: Tensor, factor: Tensor) -> Tensor:
@@ -73,8 +73,14 @@ class PackedGELU(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, width) → (…, width)."""
-        mapped: Tensor = self[2](self[0](x, "gelu"))
+        tanh = _gelu_of(self[1]).approximate == "tanh"
+        mapped: Tensor = self[2](self[0](x, "gelu_tanh" if tanh else "gelu"))
         return mapped
+
+
+def _gelu_of(activation: nn.Module) -> Any:
+    """The activation itself, or that in front of a dropout, which does nothing in inference."""
+    return activation[0] if isinstance(activation, nn.Sequential) else activation
 
 
 def _packed_linear(module: nn.Linear) -> PackedLinear:
@@ -82,9 +88,9 @@ def _packed_linear(module: nn.Linear) -> PackedLinear:
 
 
 def _packed_sequence(layers: nn.Sequential) -> nn.Sequential:
-    is_gelu_mlp = [type(layer) for layer in layers] == [nn.Linear, nn.GELU, nn.Linear]
+    kinds = [type(_gelu_of(layer)) for layer in layers]
     pack(layers)
-    return PackedGELU(*layers) if is_gelu_mlp and layers[1].approximate == "tanh" else layers
+    return PackedGELU(*layers) if kinds == [nn.Linear, nn.GELU, nn.Linear] else layers
 
 
 REPLACEMENTS: dict[type, Any] = {

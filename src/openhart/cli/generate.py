@@ -1,15 +1,17 @@
-"""``openhart generate``: images of prompts or classes into a folder or a file.
+"""``openhart generate``: images of prompts, classes or other images into a folder or a file.
 
 Heavy libraries are imported after the options have been checked.
 """
 
-import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from openhart.atomic import check_writable
+from openhart.cli.conditions import Subject, call_arguments, condition_names, read_subjects
 from openhart.cli.device import find_device
 from openhart.cli.files import check_image_path
 from openhart.cli.options import (
@@ -30,13 +32,29 @@ from openhart.image_io import grid, save_image
 EXAMPLE = 'openhart generate "a red apple" -o apple.png --seed 0'
 IMAGES_AT_A_TIME = 8
 MOST_IMAGES = 100_000
-LONGEST_NAME = 100  # bytes, so that a number and a suffix may follow
 MOST_PREVIEWS = 16
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image to make.
+
+    Attributes:
+        subject: what it is made of.
+        seed: its seed.
+        path: its file.
+    """
+
+    subject: Subject
+    seed: int
+    path: Path
 
 
 def add_generate(commands: Any) -> None:
     """Add the options."""
-    parser = add_command(commands, "generate", "Generate images from prompts or class labels.", EXAMPLE)
+    parser = add_command(
+        commands, "generate", "Generate images from prompts, class labels or other images.", EXAMPLE
+    )
     add = parser.add_argument
     add(
         "prompts", nargs="*", type=text, metavar="PROMPT",
@@ -53,13 +71,19 @@ def add_generate(commands: Any) -> None:
         help="Class label in place of a prompt, for class-conditional models; may be given several times.",
     )  # fmt: skip
     add(
+        "--condition", type=place, action="append", metavar="FILE",
+        help="Image, or .json file of its codes, in place of a prompt, for models that are conditioned on "
+        "codes: colours, gray levels such as depth, or numbers of classes as pixels; may be given several "
+        "times.",
+    )  # fmt: skip
+    add(
         "--seed", type=whole(0, LARGEST_SEED), metavar="N",
         help="Seed of the first image per prompt; further images of a prompt have the following seeds. "
         "Equal seeds give equal images (default: a random seed, which is printed).",
     )  # fmt: skip
     add(
         "--images-per-prompt", type=whole(1, MANY), default=1, metavar="N",
-        help="Number of images per prompt or label (default: 1).",
+        help="Number of images per prompt, label or condition (default: 1).",
     )  # fmt: skip
     add("--height", type=whole(1, MANY), metavar="PIXELS", help="Height (default: that of the model).")
     add("--width", type=whole(1, MANY), metavar="PIXELS", help="Width (default: that of the model).")
@@ -101,11 +125,11 @@ def _add_computing(parser: ArgumentParser) -> None:
 
 def generate(options: Namespace) -> None:
     """Make the images and print each one's file and seed."""
-    conditions = _conditions(options)
+    names = condition_names(options)
     if options.optimize and options.weights:
         raise UsageError("give --optimize or --weights, not both")
     sampling = given_sampling(options)
-    paths = _image_paths(options, [name for name, _ in conditions])
+    paths = _image_paths(options, names)
     import torch
 
     device, dtype = find_device(options.device), getattr(torch, options.dtype)
@@ -113,7 +137,7 @@ def generate(options: Namespace) -> None:
     from openhart.randomness import random_seed
 
     pipeline: Any = from_pretrained(options.model, dtype=dtype)
-    _check_kind(pipeline, options)
+    subjects = read_subjects(pipeline, options)
     _check_abilities(pipeline, options)
     if options.lora is not None:
         pipeline.load_lora_weights(options.lora)
@@ -124,26 +148,15 @@ def generate(options: Namespace) -> None:
         pipeline.quantize(options.weights)
     pipeline.set_progress_bar_config(disable=options.quiet, leave=False)
     first = random_seed() if options.seed is None else options.seed
-    jobs = [(value, first + number) for _, value in conditions for number in range(options.images_per_prompt)]
-    together = _images_at_a_time(pipeline, options, sampling)
-    for start in range(0, len(jobs), together):
-        part = jobs[start : start + together]
-        made = _pictures(pipeline, part, options, sampling)
-        for path, (_, seed), (image, strip) in zip(paths[start:], part, made, strict=False):
-            save_image(image, path)
+    seeded = [(each, first + number) for each in subjects for number in range(options.images_per_prompt)]
+    jobs = [Job(*each, path) for each, path in zip(seeded, paths, strict=True)]
+    for part in _batches(pipeline, jobs, sampling):
+        for job, (image, strip) in zip(part, _pictures(pipeline, part, options, sampling), strict=True):
+            save_image(image, job.path)
             if strip is not None:
-                save_image(strip, path.with_name(f"{path.stem}-previews.png"))
+                save_image(strip, job.path.with_name(f"{job.path.stem}-previews.png"))
             if not options.quiet:
-                print(f"{path}  seed {seed}")
-
-
-def _check_kind(pipeline: Any, options: Namespace) -> None:
-    encoder = pipeline.condition_encoder
-    if options.label and encoder.argument != "class_labels":
-        raise UserError("this model takes prompts: give a prompt instead of --label")
-    if options.prompts and encoder.argument != "prompt":
-        count = encoder.num_classes
-        raise UserError(f"this model takes classes: give --label 0 … {count - 1} instead of a prompt")
+                print(f"{job.path}  seed {job.seed}")
 
 
 def _check_abilities(pipeline: Any, options: Namespace) -> None:
@@ -158,32 +171,23 @@ def _check_abilities(pipeline: Any, options: Namespace) -> None:
             raise UserError(f"{type(pipeline).__name__} does not support {flag}: omit it")
 
 
-def _images_at_a_time(pipeline: Any, options: Namespace, sampling: dict[str, Any]) -> int:
+def _batches(pipeline: Any, jobs: list[Job], sampling: dict[str, Any]) -> Iterator[list[Job]]:
+    """The jobs in order, as many of the same argument and size together as fit into memory."""
+    memory = pipeline.memory(pipeline.sampling_settings(**sampling))
+    for (_, size), group in groupby(jobs, key=lambda job: (job.subject.argument, job.subject.size)):
+        same = list(group)
+        together = _images_at_a_time(pipeline, memory, size)
+        yield from (same[start : start + together] for start in range(0, len(same), together))
+
+
+def _images_at_a_time(pipeline: Any, memory: Any, size: tuple[int | None, int | None]) -> int:
     """Number of images that fit into memory together, at least 1; the pipeline refuses one that does not."""
     from openhart.memory import free_memory, largest_fitting
 
-    size = pipeline.check_size(options.height, options.width)
-    memory = pipeline.memory(pipeline.sampling_settings(**sampling))
-    free = free_memory(pipeline.device)
+    pixels, free = pipeline.check_size(*size), free_memory(pipeline.device)
     if free is None:
         return IMAGES_AT_A_TIME
-    return max(1, largest_fitting(lambda count: memory.of(count, size) <= free, IMAGES_AT_A_TIME))
-
-
-def _conditions(options: Namespace) -> list[tuple[str, Any]]:
-    """Name and prompt, or name and class label, of each condition."""
-    if options.prompts and options.label:
-        raise UsageError("give prompts or --label, not both")
-    if not options.prompts and not options.label:
-        raise UsageError('give a prompt, as in: openhart generate "a red apple"')
-    if options.label:
-        return [(f"class-{label}", label) for label in options.label]
-    return [(_slug(prompt), prompt) for prompt in options.prompts]
-
-
-def _slug(prompt: str) -> str:
-    words = re.sub(r"[\W_]+", "-", prompt[:1000].lower()).strip("-")[:60]
-    return words.encode()[:LONGEST_NAME].decode(errors="ignore").strip("-") or "unconditional"
+    return max(1, largest_fitting(lambda count: memory.of(count, pixels) <= free, IMAGES_AT_A_TIME))
 
 
 def _image_paths(options: Namespace, names: list[str]) -> list[Path]:
@@ -222,18 +226,13 @@ def distinct(names: list[str], each: int) -> Iterator[str]:
 
 
 def _pictures(
-    pipeline: Any, jobs: list[tuple[Any, int]], options: Namespace, sampling: dict[str, Any]
+    pipeline: Any, jobs: list[Job], options: Namespace, sampling: dict[str, Any]
 ) -> list[tuple[Any, Any]]:
     """For each job its image, and its previews side by side or None."""
     from openhart.randomness import seeded_generators
 
-    call = {
-        "class_labels" if options.label else "prompt": [value for value, _ in jobs],
-        "generator": seeded_generators(seed for _, seed in jobs),
-        "height": options.height,
-        "width": options.width,
-        **sampling,
-    }
+    call = call_arguments([job.subject for job in jobs])
+    call |= {"generator": seeded_generators(job.seed for job in jobs), **sampling}
     try:
         if not options.previews:
             return [(image, None) for image in pipeline(**call).images]

@@ -8,9 +8,9 @@ from typing import Any, get_args
 import torch
 
 from openhart.errors import UserError, reason
-from openhart.pipelines.hart import HartPipeline
+from openhart.pipelines.auto import from_pretrained
+from openhart.pipelines.checks import LAYOUTS
 
-OWN = "HartPipeline"
 GIVEN_BY_THE_BENCHMARK = (
     "self", "prompt", "class_labels", "generator", "output_type", "return_dict", "num_images_per_prompt",
 )  # fmt: skip
@@ -29,8 +29,8 @@ def load_any_pipeline(
     Raises:
         UserError: the model cannot be loaded.
     """
-    if model is None or _class_of(model) == OWN:
-        return HartPipeline.from_pretrained(model, dtype=dtype).to(device)
+    if model is None or _class_of(model) in (None, *LAYOUTS):
+        return from_pretrained(model, dtype=dtype).to(device)
     from diffusers import DiffusionPipeline
 
     settings: dict[str, Any] = {} if dtype is None else {"torch_dtype": dtype}
@@ -41,16 +41,16 @@ def load_any_pipeline(
     return pipeline.to(device)
 
 
-def _class_of(model: str) -> str:
-    """The class in a model's index; HartPipeline if there is no such model, because it reports this best."""
+def _class_of(model: str) -> str | None:
+    """The class in a model's index; None if there is no such model, which OpenHART's own loader reports."""
     from diffusers import DiffusionPipeline
 
     if Path(model).is_dir() and not Path(model, "model_index.json").is_file():
-        return OWN
+        return None
     try:
         name: Any = DiffusionPipeline.load_config(model)["_class_name"]
     except (OSError, ValueError, KeyError):
-        return OWN
+        return None
     return str(name[-1] if isinstance(name, list) else name)
 
 

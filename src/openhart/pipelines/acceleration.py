@@ -1,31 +1,29 @@
 """The part of a pipeline that makes it faster or smaller: levels of optimization, and quantized weights."""
 
-from typing import Any, Self, Unpack
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 import torch
 from diffusers import DiffusionPipeline
 
-from openhart.acceleration.levels import find_level, speed_up
+from openhart.acceleration.levels import COMMON_LEVELS, Level, find_level, speed_up
 from openhart.acceleration.quantized import quantize_weights
 from openhart.arithmetic import fastest_dtype
 from openhart.errors import UserError
-from openhart.generation.settings import (
-    SAMPLING,
-    SamplingOptions,
-    SamplingSettings,
-    given_overrides,
-    values_of,
-)
-from openhart.tokenizer.model import HybridTokenizer
-from openhart.transformer.model import HartTransformer
 
 
 class AcceleratedPipeline(DiffusionPipeline):
-    """Replaces modules and weights by faster or smaller ones, and changes the sampling defaults with them."""
+    """Replaces modules and weights by faster or smaller ones.
 
-    image_tokenizer: HybridTokenizer
-    transformer: HartTransformer
-    residual_head: Any
+    Attributes:
+        levels: the levels of :meth:`optimize`.
+        head_name: the part that generates tokens or residuals by diffusion; None for a family without one.
+    """
+
+    image_tokenizer: Any
+    transformer: Any
+    levels: ClassVar[Mapping[str, Level]] = COMMON_LEVELS
+    head_name: ClassVar[str | None] = None
     _optimized = False
     _quantized = False
     _level_sampling: dict[str, Any] = {}  # noqa: RUF012 — replaced, never changed in place
@@ -37,8 +35,9 @@ class AcceleratedPipeline(DiffusionPipeline):
 
         Args:
             level: ``exact`` computes the same images up to rounding. ``fast`` computes in bfloat16 where
-                that is faster than float32, and the last scale without guidance. ``fastest`` also computes
-                the last three scales without guidance. ``docs/speed.md`` has the gain and cost of each.
+                that is faster than float32. In next-scale prediction, ``fast`` also computes the last scale
+                without guidance, and ``fastest`` the last three. ``docs/speed.md`` has the gain and cost of
+                each.
 
         Returns:
             the pipeline itself.
@@ -46,18 +45,18 @@ class AcceleratedPipeline(DiffusionPipeline):
         Raises:
             UserError: no such level, or the weights are quantized.
         """
-        chosen = find_level(level)
+        chosen = find_level(level, self.levels)
         if self._quantized:
             raise UserError("a pipeline with quantized weights cannot be optimized: choose one of the two")
         if chosen.low_precision and fastest_dtype(self.device) == torch.bfloat16:
             self.to(dtype=torch.bfloat16)
         self._level_sampling = dict(chosen.sampling)
-        speed_up(self.image_tokenizer, self.transformer, self.residual_head)
+        speed_up(self.image_tokenizer, self.transformer, self._head())
         self._optimized = True
         return self
 
     def quantize(self, kind: str = "int8") -> Self:
-        """Store the weights of transformer and residual head in eight bits, in place.
+        """Store the weights of the transformer and of a diffusion head in eight bits, in place.
 
         Afterwards the pipeline only generates: it cannot be trained, optimized or take a LoRA.
 
@@ -72,27 +71,12 @@ class AcceleratedPipeline(DiffusionPipeline):
         """
         if self._optimized:
             raise UserError("an optimized pipeline cannot be quantized: choose one of the two")
-        for part in (self.transformer, self.residual_head):
+        for part in (self.transformer, self._head()):
             if part is not None:
                 quantize_weights(part, kind)
         self._quantized = True
         return self
 
-    def sampling_settings(
-        self, sampling: SamplingSettings | None = None, **overrides: Unpack[SamplingOptions]
-    ) -> SamplingSettings:
-        """Sampling settings of a call.
-
-        Args:
-            sampling: complete settings; None for the model's defaults, changed by :meth:`optimize`.
-            overrides: single settings that replace theirs; None replaces nothing. A new ``top_k`` holds for
-                every scale, unless ``late_top_k`` is given too.
-
-        Raises:
-            UserError: there is no such setting, or a value is outside its range.
-        """
-        defaults = {**self.config.sampling, **self._level_sampling}
-        values, given = values_of(SamplingSettings, sampling, defaults), given_overrides(overrides, SAMPLING)
-        if "top_k" in given:
-            values.pop("late_top_k", None)
-        return SamplingSettings(**(values | given))
+    def _head(self) -> Any:
+        """The part that generates by diffusion, or None."""
+        return self.head_name and getattr(self, self.head_name)

@@ -18,6 +18,14 @@ class CodeConditionedPipeline(ConditionedPipeline):
     transformer: RasterTransformer
     condition_tokenizer: VqganTokenizer | None
 
+    @property
+    def condition_kind(self) -> str:
+        """``codes`` for a model without encoders, ``none`` for one of a single class; else as others."""
+        if self.label_encoder is None and self.text_encoder is None:
+            return "codes"
+        single = self.label_encoder is not None and self.label_encoder.num_classes == 1
+        return "none" if single else super().condition_kind
+
     def encode_context(
         self,
         prompt: str | Sequence[str] | None = None,
@@ -42,11 +50,10 @@ class CodeConditionedPipeline(ConditionedPipeline):
             UserError: if none or several of them are given, or one that does not suit the model.
         """
         others = [prompt, class_labels, prompt_embeds]
-        by_codes = self.label_encoder is None and self.text_encoder is None
-        if not by_codes:
+        if self.condition_kind != "codes":
             if condition_image is not None or condition_codes is not None:
                 raise UserError("this model is not conditioned on codes")
-            if self.label_encoder is not None and self.label_encoder.num_classes == 1:
+            if self.condition_kind == "none":
                 class_labels = 0 if all(value is None for value in others) else class_labels
             return self.encode_condition(prompt, class_labels, prompt_embeds)[0]
         given = [condition_image is not None, condition_codes is not None]

@@ -26,6 +26,11 @@ class ConditionedPipeline(DiffusionPipeline):
     text_tokenizer: Any
 
     @property
+    def condition_kind(self) -> str:
+        """What images are made of: ``text``, ``label``, ``codes`` of another image, or ``none``."""
+        return self.condition_encoder.kind
+
+    @property
     def condition_encoder(self) -> ConditionEncoder:
         """The encoder of prompts (text encoder and tokenizer) or of class labels (label encoder)."""
         if self.label_encoder is not None:

@@ -8,12 +8,19 @@ from diffusers import ImagePipelineOutput
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from openhart.acceleration.levels import LEVELS
 from openhart.checks import parse_values
 from openhart.conditioning.encoder import Condition
 from openhart.conditioning.label import LabelEncoder
 from openhart.generation.next_scale import generate
 from openhart.generation.saved import VERSION, VERSION_KEY
-from openhart.generation.settings import SamplingOptions, SamplingSettings
+from openhart.generation.settings import (
+    SAMPLING,
+    SamplingOptions,
+    SamplingSettings,
+    given_overrides,
+    values_of,
+)
 from openhart.generation.states import KnownCodes, ScaleState
 from openhart.memory import ImageMemory, check_images
 from openhart.pipelines.acceleration import AcceleratedPipeline
@@ -52,6 +59,8 @@ class HartPipeline(ConditionedPipeline, AcceleratedPipeline, TilingPipeline, Lor
 
     model_cpu_offload_seq = "text_encoder->transformer"
     family = "HartPipeline"
+    levels = LEVELS
+    head_name = "residual_head"
     layout = LAYOUTS["HartPipeline"]
     _optional_components = list(layout.optional)  # noqa: RUF012
     _exclude_from_cpu_offload = ["image_tokenizer", "residual_head", "label_encoder"]  # noqa: RUF012
@@ -93,6 +102,25 @@ class HartPipeline(ConditionedPipeline, AcceleratedPipeline, TilingPipeline, Lor
     def num_timesteps(self) -> int:
         """Number of scales K, which are the steps of a call."""
         return len(self.transformer.scales)
+
+    def sampling_settings(
+        self, sampling: SamplingSettings | None = None, **overrides: Unpack[SamplingOptions]
+    ) -> SamplingSettings:
+        """Sampling settings of a call.
+
+        Args:
+            sampling: complete settings; None for the model's defaults, changed by :meth:`optimize`.
+            overrides: single settings that replace theirs; None replaces nothing. A new ``top_k`` holds for
+                every scale, unless ``late_top_k`` is given too.
+
+        Raises:
+            UserError: there is no such setting, or a value is outside its range.
+        """
+        defaults = {**self.config.sampling, **self._level_sampling}
+        values, given = values_of(SamplingSettings, sampling, defaults), given_overrides(overrides, SAMPLING)
+        if "top_k" in given:
+            values.pop("late_top_k", None)
+        return SamplingSettings(**(values | given))
 
     @torch.no_grad()
     def __call__(

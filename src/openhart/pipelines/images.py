@@ -11,8 +11,7 @@ from torch import Tensor
 from openhart.errors import UserError
 from openhart.generation.states import State
 from openhart.pipelines.callbacks import Callbacks
-from openhart.tokenizer.base import CodeTokenizer
-from openhart.tokenizer.kl import KLAutoencoder
+from openhart.tokenizer.base import CodeTokenizer, ImageTokenizer
 from openhart.tokenizer.tiling import decode_in_tiles
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -48,7 +47,7 @@ def as_output(decoded: Tensor, output_type: str) -> Any:
 class DecodingPipeline(DiffusionPipeline):
     """Turns the states of generation into images."""
 
-    image_tokenizer: CodeTokenizer | KLAutoencoder
+    image_tokenizer: ImageTokenizer
 
     @torch.no_grad()
     def decode_preview(self, state: State) -> list[Any]:

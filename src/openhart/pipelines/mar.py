@@ -21,6 +21,7 @@ from openhart.generation.masked_settings import (
 from openhart.generation.saved import VERSION, VERSION_KEY
 from openhart.generation.settings import given_overrides, values_of
 from openhart.memory import MaskedMemory, check_images
+from openhart.pipelines.acceleration import AcceleratedPipeline
 from openhart.pipelines.callbacks import TENSOR_INPUTS, Callbacks, StepCallback
 from openhart.pipelines.checks import LAYOUTS, PipelineSettings, check_condition, check_mar_fit
 from openhart.pipelines.conditions import ConditionedPipeline, check_count, repeat_each
@@ -32,7 +33,7 @@ from openhart.tokenizer.kl import KLAutoencoder
 from openhart.transformer.masked import MaskedTransformer
 
 
-class MarPipeline(ConditionedPipeline, DecodingPipeline, PipelineFiles):
+class MarPipeline(ConditionedPipeline, AcceleratedPipeline, DecodingPipeline, PipelineFiles):
     """Generates images from class labels or prompts, some tokens per step, in random order.
 
     Args:
@@ -54,6 +55,7 @@ class MarPipeline(ConditionedPipeline, DecodingPipeline, PipelineFiles):
     """
 
     family = "MarPipeline"
+    head_name = "diffusion_head"
     layout = LAYOUTS["MarPipeline"]
     model_cpu_offload_seq = "text_encoder->transformer"
     _optional_components = list(layout.optional)  # noqa: RUF012

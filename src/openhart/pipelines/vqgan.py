@@ -16,6 +16,7 @@ from openhart.generation.saved import VERSION, VERSION_KEY
 from openhart.generation.settings import given_overrides, values_of
 from openhart.generation.states import KnownCodes
 from openhart.memory import RasterMemory, check_images
+from openhart.pipelines.acceleration import AcceleratedPipeline
 from openhart.pipelines.callbacks import TENSOR_INPUTS, Callbacks, StepCallback
 from openhart.pipelines.checks import LAYOUTS, PipelineSettings, check_condition, check_vqgan_fit
 from openhart.pipelines.code_conditions import CodeConditionedPipeline
@@ -27,7 +28,7 @@ from openhart.tokenizer.vqgan import VqganTokenizer
 from openhart.transformer.raster import RasterTransformer
 
 
-class VqganPipeline(CodeConditionedPipeline, TilingPipeline, PipelineFiles):
+class VqganPipeline(CodeConditionedPipeline, AcceleratedPipeline, TilingPipeline, PipelineFiles):
     """Generates images code by code, from nothing, class labels, prompts, or another map of codes.
 
     A model of one class is unconditional: it needs no label. A model without a label encoder and a text

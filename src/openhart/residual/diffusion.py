@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from openhart.residual.heads import ResidualHeadOutput
+from openhart.residual.heads import ResidualHeadOutput, StepConditions
 from openhart.residual.schedule import Schedule
 
 Size = tuple[int, int]
@@ -30,7 +30,18 @@ class Head(Protocol):
     def embed_condition(self, condition: Tensor) -> Tensor:
         """(B, N, C) → (B, N, W)."""
 
-    def __call__(self, x: Tensor, t: Tensor, embedded: Tensor, size: Size) -> ResidualHeadOutput:
+    def at_steps(self, embedded: Tensor, timesteps: Tensor) -> StepConditions:
+        """The conditions of tokens at several steps of the training schedule, (S,)."""
+
+    def __call__(
+        self,
+        x: Tensor,
+        t: Tensor,
+        embedded: Tensor,
+        size: Size,
+        *,
+        conditions: StepConditions | None = None,
+    ) -> ResidualHeadOutput:
         """Predict noise and variance of noisy tokens (B, N, z)."""
 
 

@@ -31,6 +31,38 @@ class ResidualHeadOutput(BaseOutput):
     prediction: Tensor
 
 
+class StepConditions:
+    """The conditions of tokens at some diffusion steps, and what the layers of a head have made of them.
+
+    The part of a head that depends on the condition and the step alone is most of its work. A sampler that
+    knows its steps has each layer compute it for several of them in one product, which reads the layer's
+    weights once. The caller owns this object, and uses it for one set of conditions.
+
+    Args:
+        conditions: (S, B, N, W), of S steps.
+    """
+
+    def __init__(self, conditions: Tensor) -> None:
+        self.conditions, self.active, self.step = conditions, F.silu(conditions), 0
+        self.made: list[Tensor] = []
+
+    @property
+    def present(self) -> Tensor:
+        """The conditions of the present step, (B, N, W)."""
+        return self.conditions[self.step]
+
+    def through(self, layer: nn.Module, slot: int) -> Tensor:
+        """What a layer makes of the activated conditions of the present step, (B, N, W) → (B, N, …).
+
+        Args:
+            layer: the layer; it runs for all steps when it is first used.
+            slot: the layer's index in the order of first use, from 0.
+        """
+        if slot == len(self.made):
+            self.made.append(layer(self.active))
+        return self.made[slot][self.step]
+
+
 class TokenBlock(nn.Module):
     """MLP behind AdaLN, (B, N, W) → (B, N, W); the block of MAR's head (arXiv 2406.11838, section 3.2)."""
 
@@ -41,13 +73,13 @@ class TokenBlock(nn.Module):
         self.second = nn.Linear(width, width)
         self.modulation = nn.Linear(width, 3 * width)
 
-    def forward(self, x: Tensor, cond: Tensor, size: tuple[int, int]) -> Tensor:
-        """Tokens (B, N, W) and the condition of each token (B, N, W) → (B, N, W)."""
-        return self.mix(x, cond)
+    def forward(self, x: Tensor, cond: StepConditions, slot: int, size: tuple[int, int]) -> Tensor:
+        """Tokens (B, N, W) and their conditions → (B, N, W)."""
+        return self.mix(x, cond, slot)
 
-    def mix(self, x: Tensor, cond: Tensor) -> Tensor:
+    def mix(self, x: Tensor, cond: StepConditions, slot: int) -> Tensor:
         """The gated MLP of each token by itself, (B, N, W) → (B, N, W)."""
-        shift, scale, gate = self.modulation(F.silu(cond)).chunk(3, dim=-1)
+        shift, scale, gate = cond.through(self.modulation, slot).chunk(3, dim=-1)
         h = self.norm(x) * (1 + scale) + shift
         mixed: Tensor = x + gate * self.second(F.silu(self.first(h)))
         return mixed
@@ -63,7 +95,7 @@ class WideBlock(TokenBlock):
         super().__init__(width)
         self.neighbours = nn.Conv2d(width, width, NEIGHBOURHOOD, padding=NEIGHBOURHOOD // 2, groups=width)
 
-    def forward(self, x: Tensor, cond: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(self, x: Tensor, cond: StepConditions, slot: int, size: tuple[int, int]) -> Tensor:
         """(B, N, W), row-major on a map of ``size`` → (B, N, W).
 
         Raises:
@@ -73,8 +105,8 @@ class WideBlock(TokenBlock):
             raise UserError(
                 f"the wide head needs all {size[0] * size[1]} tokens of the map, got {x.shape[1]}"
             )
-        grid = (self.norm(x) + cond).transpose(1, 2).unflatten(2, size)
-        return self.mix(x + self.neighbours(grid).flatten(2).transpose(1, 2), cond)
+        grid = (self.norm(x) + cond.present).transpose(1, 2).unflatten(2, size)
+        return self.mix(x + self.neighbours(grid).flatten(2).transpose(1, 2), cond, slot)
 
 
 class TokenResidualHead(CheckedLoading, ModelMixin, ConfigMixin):
@@ -98,7 +130,7 @@ class TokenResidualHead(CheckedLoading, ModelMixin, ConfigMixin):
     _supports_gradient_checkpointing = False
     _no_split_modules = ("TokenBlock", "WideBlock")
     _repeated_blocks = ("TokenBlock", "WideBlock")
-    _group_offload_block_modules = ("condition",)
+    _group_offload_block_modules = ("condition", "time")
 
     @register_to_config
     @checked
@@ -166,8 +198,24 @@ class TokenResidualHead(CheckedLoading, ModelMixin, ConfigMixin):
         embedded: Tensor = self.condition(condition.to(self.dtype))
         return embedded
 
+    @apply_forward_hook
+    def at_steps(self, embedded: Tensor, timesteps: Tensor) -> StepConditions:
+        """The conditions of tokens at several steps.
+
+        Args:
+            embedded: (B, N, W), from :meth:`embed_condition`.
+            timesteps: steps of the training schedule, (S,).
+        """
+        return StepConditions(embedded + self.time(timesteps, embedded.dtype)[:, None, None])
+
     def forward(
-        self, x: Tensor, t: Tensor, embedded: Tensor, size: tuple[int, int], return_dict: bool = True
+        self,
+        x: Tensor,
+        t: Tensor,
+        embedded: Tensor,
+        size: tuple[int, int],
+        return_dict: bool = True,
+        conditions: StepConditions | None = None,
     ) -> ResidualHeadOutput | tuple[Any, ...]:
         """Predict noise and variance.
 
@@ -177,12 +225,14 @@ class TokenResidualHead(CheckedLoading, ModelMixin, ConfigMixin):
             embedded: (B, N, W), from :meth:`embed_condition`.
             size: height and width of the map.
             return_dict: return a :class:`ResidualHeadOutput`; else a tuple.
+            conditions: from :meth:`at_steps`, whose present step is t; None to compute those of t.
         """
-        cond = embedded + self.time(t, embedded.dtype)
+        if conditions is None:
+            conditions = StepConditions((embedded + self.time(t, embedded.dtype))[None])
         x = self.input(x.to(embedded.dtype))
-        for block in self.blocks:
-            x = block(x, cond, size)
-        shift, scale = self.final_modulation(F.silu(cond)).chunk(2, dim=-1)
+        for slot, block in enumerate(self.blocks):
+            x = block(x, conditions, slot, size)
+        shift, scale = conditions.through(self.final_modulation, len(self.blocks)).chunk(2, dim=-1)
         x = F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
         output = ResidualHeadOutput(self.output(x))
         return output if return_dict else output.to_tuple()

@@ -10,6 +10,8 @@ from torch import Tensor
 from openhart.residual.diffusion import Head, Size, clean_estimate, log_variance, posterior_mean
 from openhart.residual.schedule import Schedule, respace, respace_evenly_in_noise
 
+ROWS = 256  # rows of the matrix products that compute the conditions of several steps
+
 
 def sample(
     head: Head,
@@ -36,11 +38,11 @@ def sample(
     Returns:
         (B, N, z), in the head's units.
     """
-    predict = _guided(head, condition, unconditional, guidance, size)
+    predict = _Guided(head, condition, unconditional, guidance, schedule, size)
     x = noise
     for step in reversed(range(len(schedule))):
         t = torch.full((len(x), 1), step, device=x.device)
-        predicted, variance = predict(x, schedule.timesteps.to(x.device)[t])
+        predicted, variance = predict(x, step)
         guess = _clean_estimate(head, x, predicted, t, schedule)
         x_mean = posterior_mean(guess, x, t, schedule)
         if step == 0:
@@ -63,13 +65,13 @@ def solve(
 
     λ is the half log signal-to-noise ratio; the last step returns the clean estimate itself.
     """
-    predict = _guided(head, condition, unconditional, guidance, size)
+    predict = _Guided(head, condition, unconditional, guidance, schedule, size)
     signals, noises = schedule.alpha_bars.sqrt(), (1 - schedule.alpha_bars).sqrt()
     lambdas = (signals / noises).log()
     x, before = noise, None
     for step in reversed(range(len(schedule))):
         t = torch.full((len(x), 1), step, device=x.device)
-        predicted, _ = predict(x, schedule.timesteps.to(x.device)[t])
+        predicted, _ = predict(x, step)
         guess = _clean_estimate(head, x, predicted, t, schedule)
         if step == 0:
             return guess
@@ -122,20 +124,46 @@ def _clean_estimate(head: Head, x: Tensor, predicted: Tensor, t: Tensor, schedul
     return guess.clamp(-head.limit, head.limit) if head.clamp else guess
 
 
-def _guided(
-    head: Head, condition: Tensor, unconditional: Tensor | None, guidance: float, size: Size
-) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """A function of noisy tokens and their timesteps that returns guided noise and variance."""
-    conditions = condition if unconditional is None else torch.cat([condition, unconditional])
-    embedded = head.embed_condition(conditions)
+class _Guided:
+    """Guided noise and variance of noisy tokens, at the steps of a schedule from the last to the first.
 
-    def predict(x: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
-        copies = len(conditions) // len(x)
-        output = head(x.repeat(copies, 1, 1), timestep.repeat(copies, 1), embedded, size).prediction.float()
-        predicted, variance = output.chunk(2, dim=-1)
-        if unconditional is not None:
+    Args:
+        head: predicts noise and variance.
+        condition: (B, N, C).
+        unconditional: (B, N, C), or None for no guidance.
+        guidance: w.
+        schedule: the steps.
+        size: height and width of the map.
+    """
+
+    def __init__(
+        self,
+        head: Head,
+        condition: Tensor,
+        unconditional: Tensor | None,
+        guidance: float,
+        schedule: Schedule,
+        size: Size,
+    ) -> None:
+        self.head, self.guidance, self.size = head, guidance, size
+        self.guided = unconditional is not None
+        conditions = condition if unconditional is None else torch.cat([condition, unconditional])
+        self.timesteps = schedule.timesteps.to(condition.device)
+        self.embedded = head.embed_condition(conditions)
+        self.together = max(ROWS // max(conditions.shape[:2].numel(), 1), 1)
+        self.first = len(schedule)
+
+    def __call__(self, x: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Noise and variance (B, N, z) each, of tokens (B, N, z)."""
+        if step < self.first:
+            self.first, end = max(step + 1 - self.together, 0), step + 1
+            self.conditions = self.head.at_steps(self.embedded, self.timesteps[self.first : end])
+        self.conditions.step = step - self.first
+        twice = x.repeat(len(self.embedded) // len(x), 1, 1)
+        t = self.timesteps[step].expand(len(twice), 1)
+        output = self.head(twice, t, self.embedded, self.size, conditions=self.conditions)
+        predicted, variance = output.prediction.float().chunk(2, dim=-1)
+        if self.guided:
             with_condition, without = predicted.chunk(2)
-            predicted = guidance * with_condition - (guidance - 1) * without
+            predicted = self.guidance * with_condition - (self.guidance - 1) * without
         return predicted, variance[: len(x)]
-
-    return predict

@@ -108,10 +108,12 @@ def open_pipeline_and_data(options: Namespace) -> tuple[Any, Any]:
     require("torchmetrics", "efficientnet_lite_pytorch", extra="eval")
     only = chosen_records(options)
     from openhart.data import open_dataset
-    from openhart.pipelines.hart import HartPipeline
+    from openhart.pipelines.auto import from_pretrained
 
-    pipeline = HartPipeline.from_pretrained(options.model).to(find_device())
-    dataset = open_dataset(options.data, pipeline.image_tokenizer.image_size, only=only)
+    pipeline: Any = from_pretrained(options.model).to(find_device())
+    if pipeline.condition_kind != "text":
+        raise UserError(f"{options.kind} generates from prompts: give a text-conditional model")
+    dataset = open_dataset(options.data, pipeline.image_size, only=only)
     if not hasattr(dataset, "all_samples"):
         raise UserError(
             f"{options.kind} chooses its images by their records: give an image folder, not shards"

@@ -8,6 +8,7 @@ from openhart.atomic import check_writable
 from openhart.cli.device import find_device
 from openhart.cli.evaluate.common import Report, add_json_output, add_kind, add_seed, report_of
 from openhart.cli.options import MANY, add_model, place, whole
+from openhart.errors import UserError
 
 
 def add_composition(kinds: Any) -> None:
@@ -44,11 +45,13 @@ def measure(options: Namespace) -> Report:
     from openhart.evaluation.checker.files import load_checker
     from openhart.evaluation.samples.layouts import plan_geneval
     from openhart.evaluation.samples.make import make_samples
-    from openhart.pipelines.hart import HartPipeline
+    from openhart.pipelines.auto import from_pretrained
 
     plan = plan_geneval(options.prompts, options.seed, options.images_per_prompt, "composition")
     checker = load_checker(options.checker)
-    pipeline = HartPipeline.from_pretrained(options.model).to(find_device())
+    pipeline: Any = from_pretrained(options.model).to(find_device())
+    if pipeline.condition_kind != "text":
+        raise UserError("composition generates from prompts: give a text-conditional model")
     make_samples(pipeline, options.model or "packaged", plan, options.samples, quiet=options.quiet)
     result, _ = score_composition(options.samples, checker, options.quiet)
     return report_of(result, options)

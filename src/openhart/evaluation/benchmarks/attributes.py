@@ -21,7 +21,6 @@ from openhart.evaluation.networks.extractors import EfficientNetExtractor, Gradi
 from openhart.evaluation.networks.logistic import fit_linear
 from openhart.evaluation.result import Figure, Result
 from openhart.image_io import from_bytes, to_bytes
-from openhart.pipelines.hart import HartPipeline
 
 LEARNED_FROM = 600
 KEPT_ASIDE = 150
@@ -32,7 +31,7 @@ Recognise = Callable[[Images], list[str]]
 
 
 def evaluate_attributes(
-    pipeline: HartPipeline,
+    pipeline: Any,
     dataset: ImageFolder,
     count: int = 128,
     seed: int = 0,

@@ -18,7 +18,6 @@ from openhart.evaluation.metrics.retrieval import RANKS, retrieval_ranks
 from openhart.evaluation.networks.extractors import EfficientNetExtractor, Extractor, GradientExtractor
 from openhart.evaluation.result import Figure, Result
 from openhart.image_io import to_bytes
-from openhart.pipelines.hart import HartPipeline
 from openhart.randomness import mixed_generator
 from openhart.tokenizer.base import CODES
 
@@ -43,7 +42,7 @@ def choose_things(samples: Sequence[Sample], count: int, seed: int) -> list[int]
 
 
 def evaluate_retrieval(
-    pipeline: HartPipeline,
+    pipeline: Any,
     dataset: Any,
     count: int = 256,
     seed: int = 0,

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from openhart.atomic import written_whole
+from openhart.errors import UserError
 from openhart.evaluation.benchmarks.decoded import decoded_figures
 from openhart.evaluation.result import Result
 from openhart.tokenizer.base import COMPLETE, CodeTokenizer
@@ -27,8 +28,13 @@ def evaluate_scales(
     Returns:
         figures ``k of K scales, PSNR`` and ``… FD`` for each k, and the same for ``complete features``;
         details have the ``scales``, height and width in codes.
+
+    Raises:
+        UserError: if the tokenizer has one scale.
     """
     total = len(tokenizer.quantizer.scales)
+    if total == 1:
+        raise UserError("this image tokenizer has one scale only: use openhart evaluate reconstruction")
 
     def versions(images: Tensor, _: int) -> Mapping[str, Tensor]:
         features = tokenizer.encode(images)

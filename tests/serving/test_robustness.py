@@ -78,7 +78,7 @@ def test_a_body_without_end_is_cut_off(plain_server):
         head = f"POST {PATH} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
         client.sendall(head.encode())
         chunk = b"100000\r\n" + b" " * 2**20 + b"\r\n"
-        with pytest.raises(OSError, match="reset|pipe"):
+        with pytest.raises(OSError, match=r"reset|pipe"):
             client.sendall(chunk * 200)
 
 

@@ -38,7 +38,7 @@ def test_samples_have_the_defaults_of_the_model(capsys, sibling_model, text_pipe
     stored = json.loads((sibling_model / "model_index.json").read_text())["sampling"]
     assert stored.items() <= record["sampling"].items()
     assert len(list((tmp_path / "out").rglob("*.png"))) == 2
-    fails(capsys, 1, "takes prompts", "evaluate", "samples", "imagenet", "-o", tmp_path / "x",
+    fails(capsys, 1, "takes no classes", "evaluate", "samples", "imagenet", "-o", tmp_path / "x",
           "--model", sibling_model)  # fmt: skip
     wrong = ("--set", "residual_steps=3", "--model", sibling_model)
     fails(capsys, 1, "Pipeline has no argument residual_steps", *command, *wrong)
@@ -49,8 +49,12 @@ def test_classes_of_every_family_are_sampled(capsys, mar_pipeline, tmp_path):
     command = ("evaluate", "samples", "imagenet", "-o", tmp_path / "out", "--model", tmp_path / "model")
     assert run(capsys, *command, "--images-per-prompt", "2", "--quiet")[0] == 0
     assert len(list((tmp_path / "out").rglob("*.png"))) == 10
+    (tmp_path / "prompts.txt").write_text("a cat\n")
+    prompts = ("evaluate", "samples", "prompts", tmp_path / "prompts.txt", "-o", tmp_path / "other")
+    fails(capsys, 1, "prompts needs a text-conditional model", *prompts, "--model", tmp_path / "model")
+    assert not (tmp_path / "other").exists()
     folder = emoji_like(tmp_path / "scenes")
-    fails(capsys, 1, "retrieval generates from prompts: give a text-conditional model", "evaluate",
+    fails(capsys, 1, "retrieval needs a text-conditional model", "evaluate",
           "retrieval", folder, "--count", "3", "--model", tmp_path / "model")  # fmt: skip
 
 

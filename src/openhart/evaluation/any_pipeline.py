@@ -54,6 +54,20 @@ def _class_of(model: str) -> str | None:
     return str(name[-1] if isinstance(name, list) else name)
 
 
+def check_prompts(pipeline: Any, benchmark: str) -> None:
+    """Refuse a model of ours that takes no prompts.
+
+    Args:
+        pipeline: any diffusers pipeline.
+        benchmark: what generates from prompts, for the message.
+
+    Raises:
+        UserError: if it takes class labels, codes of other images, or nothing.
+    """
+    if getattr(pipeline, "condition_kind", "text") != "text":
+        raise UserError(f"{benchmark} needs a text-conditional model, which takes prompts")
+
+
 def check_call(pipeline: Any, call: dict[str, Any]) -> None:
     """Refuse arguments that a pipeline's call does not have, or that a benchmark determines.
 

@@ -73,7 +73,7 @@ def test_classes_are_sampled(capsys, label_model, tmp_path):
         (["geneval", "nowhere"], 1, "there is no file"),
         (["geneval", "PROMPTS", "--set", "steps=2"], 1, "HartPipeline has no argument steps"),
         (["geneval", "PROMPTS", "--set", "prompt=x"], 1, "determines prompt"),
-        (["imagenet"], 1, "takes prompts"),
+        (["imagenet"], 1, "needs a class-conditional model"),
         (["geneval", "PROMPTS", "--file-type", "jpg"], 1, "must be png files"),
     ],
 )

@@ -108,11 +108,11 @@ def open_pipeline_and_data(options: Namespace) -> tuple[Any, Any]:
     require("torchmetrics", "efficientnet_lite_pytorch", extra="eval")
     only = chosen_records(options)
     from openhart.data import open_dataset
+    from openhart.evaluation.any_pipeline import check_prompts
     from openhart.pipelines.auto import from_pretrained
 
     pipeline: Any = from_pretrained(options.model).to(find_device())
-    if pipeline.condition_kind != "text":
-        raise UserError(f"{options.kind} generates from prompts: give a text-conditional model")
+    check_prompts(pipeline, options.kind)
     dataset = open_dataset(options.data, pipeline.image_size, only=only)
     if not hasattr(dataset, "all_samples"):
         raise UserError(

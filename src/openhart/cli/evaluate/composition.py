@@ -8,7 +8,6 @@ from openhart.atomic import check_writable
 from openhart.cli.device import find_device
 from openhart.cli.evaluate.common import Report, add_json_output, add_kind, add_seed, report_of
 from openhart.cli.options import MANY, add_model, place, whole
-from openhart.errors import UserError
 
 
 def add_composition(kinds: Any) -> None:
@@ -41,6 +40,7 @@ def add_composition(kinds: Any) -> None:
 def measure(options: Namespace) -> Report:
     """Generate the images that are missing and check all of them."""
     check_writable(options.samples)
+    from openhart.evaluation.any_pipeline import check_prompts
     from openhart.evaluation.benchmarks.composition import score_composition
     from openhart.evaluation.checker.files import load_checker
     from openhart.evaluation.samples.layouts import plan_geneval
@@ -50,8 +50,7 @@ def measure(options: Namespace) -> Report:
     plan = plan_geneval(options.prompts, options.seed, options.images_per_prompt, "composition")
     checker = load_checker(options.checker)
     pipeline: Any = from_pretrained(options.model).to(find_device())
-    if pipeline.condition_kind != "text":
-        raise UserError("composition generates from prompts: give a text-conditional model")
+    check_prompts(pipeline, options.kind)
     make_samples(pipeline, options.model or "packaged", plan, options.samples, quiet=options.quiet)
     result, _ = score_composition(options.samples, checker, options.quiet)
     return report_of(result, options)

@@ -82,7 +82,7 @@ def samples(options: Namespace) -> None:
         raise UsageError(f"evaluate samples {options.benchmark} {wrong}")
     check_writable(options.folder)
     call = call_settings(options.settings)
-    from openhart.evaluation.any_pipeline import check_call, load_any_pipeline
+    from openhart.evaluation.any_pipeline import check_call, check_prompts, load_any_pipeline
     from openhart.evaluation.samples.make import Output, join_processes, make_samples
     from openhart.loading import parse_dtype
 
@@ -93,6 +93,8 @@ def samples(options: Namespace) -> None:
     check_call(pipeline, call)
     if plan is None:
         plan = _class_plan(options, pipeline)
+    else:
+        check_prompts(pipeline, options.benchmark)
     output = Output(options.batch, options.rounding, options.file_type)
     model = options.model or "packaged"
     make_samples(pipeline, model, plan, options.folder, output, options.quiet, processes, call)
@@ -115,7 +117,7 @@ def _class_plan(options: Namespace, pipeline: Any) -> "Plan":
     classes = getattr(getattr(encoder, "config", None), "num_classes", None)
     classes = classes or getattr(getattr(transformer, "config", None), "num_embeds_ada_norm", None)
     if classes is None:
-        raise UserError("imagenet needs a class-conditional model, but this model takes prompts")
+        raise UserError("imagenet needs a class-conditional model, and this model takes no classes")
     per_class = options.images_per_prompt or IMAGES_PER_PROMPT["imagenet"]
     return plan_imagenet(classes, options.seed or 0, per_class)
 

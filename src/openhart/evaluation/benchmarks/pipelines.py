@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from openhart.errors import UserError
-from openhart.evaluation.any_pipeline import check_call, load_any_pipeline
+from openhart.evaluation.any_pipeline import check_call, check_prompts, load_any_pipeline
 from openhart.evaluation.benchmarks.distances import evaluate_distances
 from openhart.evaluation.benchmarks.hps import HPS_RULES, on_square
 from openhart.evaluation.image_folders import find_images
@@ -108,6 +108,7 @@ def run_pipeline(candidate: Candidate, plan: Plan, folder: Path, setup: Setup) -
     """
     call = dict(candidate.call)
     pipeline = load_any_pipeline(candidate.model, setup.dtype, setup.device)
+    check_prompts(pipeline, "pipelines")
     check_call(pipeline, call)
     seconds: list[float] = []
     images: list[int] = []

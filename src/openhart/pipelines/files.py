@@ -1,11 +1,13 @@
 """Loading a pipeline from a folder or the hub, and saving it."""
 
+import tempfile
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import diffusers.utils
 import torch
 from diffusers import DiffusionPipeline
+from huggingface_hub import HfApi
 from torch import nn
 
 from openhart.atomic import folder_filled_whole
@@ -24,6 +26,7 @@ from openhart.loading import (
     parse_dtype,
 )
 from openhart.model_files import find_model, loading, read_index
+from openhart.pipelines.card import CARD_FILE, write_card
 from openhart.pipelines.checks import Layout, PipelineSettings, check_index_settings, names_part
 from openhart.safety import OWN_CLASSES, TEXT_PARTS, refuse_code
 
@@ -114,7 +117,8 @@ class PipelineFiles(DiffusionPipeline):
         """Save the model. The folder is filled completely or left as it was.
 
         A text encoder that has a name (``text_encoder_name``) is not saved, but loaded by its name again. The
-        folder also gets a ``pipeline.py``, with which diffusers' generic loader opens the model.
+        folder also gets a ``pipeline.py``, with which diffusers' generic loader opens the model, and a model
+        card ``README.md``, unless it has one.
 
         Args:
             save_directory: the folder, created if it is missing; other files in it stay.
@@ -132,7 +136,48 @@ class PipelineFiles(DiffusionPipeline):
         with folder_filled_whole(Path(save_directory)) as folder:
             DiffusionPipeline.save_pretrained(self._without_named(), str(folder), **kwargs)
             (folder / LOADER_FILE).write_text(LOADER.format(self.family), encoding="utf-8")
+            if not (Path(save_directory) / CARD_FILE).exists():
+                write_card(folder, self.image_tokenizer.image_size)
             write_checksums(folder)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        create_pr: bool = False,
+        **kwargs: Any,
+    ) -> str:
+        """Save the model to a repository of the Hugging Face hub, which is created if it is missing.
+
+        A model card that the repository has stays as it is.
+
+        Args:
+            repo_id: hub id ``owner/name``.
+            commit_message: message of the commit; None for the hub's own.
+            private: whether a new repository is private; None for the owner's default.
+            token: token with the right to write; None for the stored one.
+            create_pr: open a pull request instead of a commit.
+            kwargs: as :meth:`save_pretrained`.
+
+        Returns:
+            address of the commit.
+
+        Raises:
+            UserError: as :meth:`save_pretrained`.
+        """
+        api = HfApi(token=token)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, **kwargs)
+            name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+            return api.upload_folder(
+                repo_id=name,
+                folder_path=folder,
+                commit_message=commit_message,
+                create_pr=create_pr,
+                ignore_patterns=[CARD_FILE] if api.file_exists(name, CARD_FILE) else None,
+            )
 
     def _without_named(self) -> DiffusionPipeline:
         """This pipeline, or, if its text encoder has a name, one of the same parts without the encoder."""

@@ -73,7 +73,8 @@ async def models(request: Request) -> Response:
     """The list of models: one, under each of its names."""
     service = _service(request)
     service.authorize(request)
-    return JSONResponse({"object": "list", "data": [_described(name) for name in service.settings.names]})
+    data = [_described(service, name) for name in service.settings.names]
+    return JSONResponse({"object": "list", "data": data})
 
 
 async def model(request: Request) -> Response:
@@ -84,11 +85,12 @@ async def model(request: Request) -> Response:
         names = ", ".join(service.settings.names)
         message = f"there is no model {name[:60]!a} here; there is {names}"
         raise ProtocolError(404, message, "model_not_found", "model")
-    return JSONResponse(_described(name))
+    return JSONResponse(_described(service, name))
 
 
-def _described(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": STARTED, "owned_by": "openhart"}
+def _described(service: Service, name: str) -> dict[str, Any]:
+    ours = None if service.model is None else service.model.description()
+    return {"id": name, "object": "model", "created": STARTED, "owned_by": "openhart", "openhart": ours}
 
 
 async def file(request: Request) -> Response:

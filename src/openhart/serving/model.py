@@ -10,7 +10,7 @@ from PIL import Image
 
 from openhart import __version__
 from openhart.errors import UserError
-from openhart.generation.settings import declarations
+from openhart.generation.settings import MANY, declarations
 from openhart.memory import free_memory, largest_fitting, peak_memory
 from openhart.randomness import seeded_generators
 from openhart.serving.request import ImageRequest
@@ -50,6 +50,33 @@ class ServedModel:
         self.takes_classes = pipeline.condition_encoder.argument == "class_labels"
         self.sampling_names = tuple(declarations(type(pipeline.sampling_settings())))
         pipeline.set_progress_bar_config(disable=True)
+
+    def description(self) -> dict[str, Any]:
+        """What a client can show of the model, as JSON: size, scales, classes and sampling settings.
+
+        ``scales`` is null for families that do not generate by scales, ``classes`` for models of texts, and
+        a limit of a setting where there is none.
+        """
+        own = self.pipeline.sampling_settings()
+        scales = getattr(self.pipeline.image_tokenizer, "scales_for_image", None)
+        classes = self.pipeline.condition_encoder.num_classes if self.takes_classes else None
+        return {
+            "size": f"{self.size[1]}x{self.size[0]}",
+            "scales": None if scales is None else len(scales(self.size)),
+            "classes": classes,
+            "has_residual": "use_residual" in self.sampling_names and self.pipeline.residual_head is not None,
+            "settings": [
+                {
+                    "name": name,
+                    "help": declared.help,
+                    "default": getattr(own, name),
+                    "least": declared.least,
+                    "most": None if declared.most == MANY else declared.most,
+                    "choices": declared.choices,
+                }
+                for name, declared in declarations(type(own)).items()
+            ],
+        }
 
     def peak_memory(self) -> int | None:
         """Peak memory of the process on the model's device, in bytes; None if it is unknown."""

@@ -11,10 +11,12 @@ from openhart.serving.problems import ProtocolError
 
 FOLDER = files("openhart.serving") / "page"
 HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-cache",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
 }
 
 

@@ -1,6 +1,5 @@
 """The page in a real browser: Debian's chromium, driven by selenium."""
 
-import shutil
 import threading
 import time
 
@@ -10,11 +9,7 @@ import uvicorn
 from openhart.evaluation.arena.app import Arena, arena_app
 from openhart.evaluation.arena.entries import find_entries
 from openhart.evaluation.arena.votes import VoteFile
-
-needs_browser = pytest.mark.skipif(
-    not (shutil.which("chromium") and shutil.which("chromedriver")),
-    reason="needs the programs chromium and chromedriver",
-)
+from tests.browser import complaints, launched, needs_browser
 
 
 @pytest.fixture
@@ -37,22 +32,8 @@ def address(arena):
 
 @pytest.fixture
 def browser():
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for flag in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--no-first-run",
-        "--window-size=1000,800",
-    ):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
+    with launched() as driver:
+        yield driver
 
 
 @needs_browser
@@ -87,4 +68,4 @@ def test_votes_by_keyboard_and_mouse(browser, address, arena, tmp_path):
     body.send_keys(Keys.ARROW_RIGHT)
     wait_for("All 3 pairs are done")
     assert [vote.choice for vote in arena.votes.all()] == ["tie", "right", "right"]
-    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+    assert complaints(browser) == []

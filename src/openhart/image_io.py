@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from openhart.atomic import written_whole
 from openhart.errors import UserError
+from openhart.provenance import Record, record_options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,13 +64,19 @@ def grid(images: "Sequence[Image.Image]", columns: int) -> "Image.Image":
     return sheet
 
 
-def save_image(image: "Image.Image", path: Path) -> None:
+def save_image(image: "Image.Image", path: Path, record: Record | None = None) -> None:
     """Write an image in the format of the file's suffix, or as PNG if no format has this suffix.
 
     The file appears only when it is complete.
+
+    Args:
+        image: the image.
+        path: the file.
+        record: how the image was made, which is written into the file; None for nothing.
 
     Raises:
         OSError: if the file cannot be written.
     """
     with written_whole(path) as temporary, temporary.open("wb") as file:
-        image.save(file, FORMATS.get(path.suffix.lower(), "PNG"))
+        kind = FORMATS.get(path.suffix.lower(), "PNG")
+        image.save(file, kind, **({} if record is None else record_options(record, kind)))

@@ -1,5 +1,6 @@
 """``openhart serve`` as a user runs it."""
 
+import base64
 import re
 import signal
 import socket
@@ -10,9 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+from PIL import Image
 
 from openhart.cli import main
 from tests.serving.conftest import wait_for
+from tests.serving.test_clients import difference
 
 
 class Command:
@@ -44,7 +47,8 @@ def test_it_answers_and_finishes_its_requests_after_sigterm(text_model, tmp_path
     with Command(text_model, tmp_path, "--max-batch", "1") as command, ThreadPoolExecutor() as pool:
         assert "no API key is needed; no safety checker is active" in command.first
         assert "ready" in command.ready
-        assert command.post(prompt="a cat", seed=0).json()["data"][0]["seed"] == 0
+        entry = command.post(prompt="a cat", seed=3, top_k=7).json()["data"][0]
+        assert entry["seed"] == 3
         answers = [pool.submit(command.post, prompt="a cat", n=10) for _ in range(4)]
         wait_for(lambda: "openhart_requests_open 4.0" in httpx.get(f"{command.url}/metrics").text, 60)
         command.process.send_signal(signal.SIGTERM)
@@ -53,6 +57,11 @@ def test_it_answers_and_finishes_its_requests_after_sigterm(text_model, tmp_path
     text = command.log.read_text()
     assert "Traceback" not in text
     assert "a cat" not in text
+    served, again = tmp_path / "served.png", tmp_path / "again.png"
+    served.write_bytes(base64.b64decode(entry["b64_json"]))
+    words = ["generate", "--like", served, "--model", text_model, "-o", again, "--quiet"]
+    assert main(list(map(str, words))) == 0
+    assert difference(Image.open(served), Image.open(again)) <= 1
 
 
 @pytest.mark.slow

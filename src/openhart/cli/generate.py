@@ -3,7 +3,7 @@
 Heavy libraries are imported after the options have been checked.
 """
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from openhart.atomic import check_writable
+from openhart.cli.computing import add_computing, check_computing, load_pipeline
 from openhart.cli.conditions import Subject, call_arguments, condition_names, read_subjects
-from openhart.cli.device import find_device
 from openhart.cli.files import check_image_path
+from openhart.cli.like import check_model, describer, follow_record
 from openhart.cli.options import (
     LARGEST_SEED,
     MANY,
     UsageError,
     add_command,
-    add_model,
     add_quiet,
     place,
     text,
@@ -92,83 +92,50 @@ def add_generate(commands: Any) -> None:
         help="Also save NAME-previews.png, which shows the image after each scale, step or row, or after 16 "
         "of them if there are more.",
     )  # fmt: skip
+    add(
+        "--negative-prompt", type=text, metavar="TEXT",
+        help="Text that guidance steers away from (default: the empty condition).",
+    )  # fmt: skip
+    add(
+        "--like", type=place, metavar="IMAGE",
+        help="Make an image again: prompt, seed, size, settings and data type are those in the file, which "
+        "this command or openhart serve wrote.",
+    )  # fmt: skip
+    add(
+        "--no-metadata", action="store_true",
+        help="Do not write prompt, seed and settings into the images.",
+    )  # fmt: skip
     add_sampling(parser)
-    _add_computing(parser)
+    add_computing(parser)
     add_quiet(parser)
     parser.set_defaults(run=generate, between_options="prompts")
 
 
-def _add_computing(parser: ArgumentParser) -> None:
-    """The options that choose a model and how it is computed."""
-    add_model(parser)
-    add = parser.add_argument
-    add("--lora", type=place, metavar="DIR", help="Folder of a LoRA adapter, as fine-tuning saves it.")
-    add(
-        "--dtype", choices=["float32", "bfloat16"], default="float32",
-        help="Data type of the weights and of the computation (default: float32).",
-    )  # fmt: skip
-    add(
-        "--optimize", choices=["exact", "fast", "fastest"], metavar="LEVEL",
-        help="Generate faster: exact gives the same images up to rounding; fast and fastest reduce their "
-        "quality, as docs/speed.md states.",
-    )  # fmt: skip
-    add(
-        "--weights", choices=["int8", "fp8"],
-        help="Store the weights in 8 bits, which needs less memory and the package torchao.",
-    )  # fmt: skip
-    add(
-        "--device", metavar="DEVICE",
-        help="Device to compute on: cpu, cuda, cuda:1, mps or xpu (default: cuda or mps if there is one, "
-        "otherwise cpu).",
-    )  # fmt: skip
-
-
 def generate(options: Namespace) -> None:
     """Make the images and print each one's file and seed."""
+    record = follow_record(options)
     names = condition_names(options)
-    if options.optimize and options.weights:
-        raise UsageError("give --optimize or --weights, not both")
+    check_computing(options)
     sampling = given_sampling(options)
     paths = _image_paths(options, names)
-    import torch
-
-    device, dtype = find_device(options.device), getattr(torch, options.dtype)
-    from openhart.pipelines.auto import from_pretrained
+    from openhart.model_files import find_model
     from openhart.randomness import random_seed
 
-    pipeline: Any = from_pretrained(options.model, dtype=dtype)
+    check_model(record, find_model(options.model), options.like)
+    pipeline = load_pipeline(options)
     subjects = read_subjects(pipeline, options)
-    _check_abilities(pipeline, options)
-    if options.lora is not None:
-        pipeline.load_lora_weights(options.lora)
-    pipeline.to(device)
-    if options.optimize:
-        pipeline.optimize(options.optimize)
-    if options.weights:
-        pipeline.quantize(options.weights)
     pipeline.set_progress_bar_config(disable=options.quiet, leave=False)
     first = random_seed() if options.seed is None else options.seed
     seeded = [(each, first + number) for each in subjects for number in range(options.images_per_prompt)]
     jobs = [Job(*each, path) for each, path in zip(seeded, paths, strict=True)]
+    describe = describer(pipeline, options, sampling)
     for part in _batches(pipeline, jobs, sampling):
         for job, (image, strip) in zip(part, _pictures(pipeline, part, options, sampling), strict=True):
-            save_image(image, job.path)
+            save_image(image, job.path, describe(job.subject, job.seed))
             if strip is not None:
                 save_image(strip, job.path.with_name(f"{job.path.stem}-previews.png"))
             if not options.quiet:
                 print(f"{job.path}  seed {job.seed}")
-
-
-def _check_abilities(pipeline: Any, options: Namespace) -> None:
-    """Refuse options that the pipeline of the model does not support."""
-    possible = {
-        "--lora": hasattr(pipeline, "load_lora_weights"),
-        "--optimize": hasattr(pipeline, "optimize"),
-        "--weights": hasattr(pipeline, "quantize"),
-    }
-    for flag, there in possible.items():
-        if getattr(options, flag[2:]) and not there:
-            raise UserError(f"{type(pipeline).__name__} does not support {flag}: omit it")
 
 
 def _batches(pipeline: Any, jobs: list[Job], sampling: dict[str, Any]) -> Iterator[list[Job]]:
@@ -233,6 +200,8 @@ def _pictures(
 
     call = call_arguments([job.subject for job in jobs])
     call |= {"generator": seeded_generators(job.seed for job in jobs), **sampling}
+    if options.negative_prompt is not None:
+        call["negative_prompt"] = options.negative_prompt
     try:
         if not options.previews:
             return [(image, None) for image in pipeline(**call).images]

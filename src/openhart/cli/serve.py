@@ -7,9 +7,10 @@ import os
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from openhart.cli.device import find_device
-from openhart.cli.options import MANY, UsageError, add_command, add_model, add_quiet, named, positive, whole
+from openhart.cli.computing import add_computing, check_computing, computation, load_pipeline
+from openhart.cli.options import MANY, UsageError, add_command, add_quiet, named, positive, whole
 from openhart.errors import require
+from openhart.provenance import model_hash
 
 PORTS = 65535
 KEY_VARIABLE = "OPENHART_API_KEY"
@@ -23,7 +24,7 @@ def add_serve(commands: Any) -> None:
         "Serve a model over HTTP with the OpenAI Images protocol, and a web page.",
         "openhart serve --port 8000",
     )
-    add_model(parser)
+    add_computing(parser)
     _add_network(parser)
     _add_limits(parser)
     _add_images(parser)
@@ -99,24 +100,11 @@ def _add_images(parser: ArgumentParser) -> None:
         "--no-metadata", action="store_true",
         help="Do not write prompt, seed and settings into the images.",
     )  # fmt: skip
-    add(
-        "--dtype", choices=["float32", "bfloat16"], default="float32",
-        help="Data type of the weights and of the computation (default: float32).",
-    )  # fmt: skip
-    add(
-        "--optimize", choices=["exact", "fast", "fastest"], metavar="LEVEL",
-        help="Generate faster: exact gives the same images up to rounding; fast and fastest reduce their "
-        "quality, as docs/speed.md states.",
-    )  # fmt: skip
-    add(
-        "--device", metavar="DEVICE",
-        help="Device to compute on: cpu, cuda, cuda:1, mps or xpu (default: cuda or mps if there is one, "
-        "otherwise cpu).",
-    )  # fmt: skip
 
 
 def serve(options: Namespace) -> None:
     """Serve until SIGINT or SIGTERM."""
+    check_computing(options)
     require("starlette", "uvicorn", "prometheus_client", extra="serve")
     keys = [*(options.api_key or []), *filter(None, os.environ.get(KEY_VARIABLE, "").split(","))]
     if not all(key.isascii() and key.isprintable() and " " not in key for key in keys):
@@ -143,22 +131,13 @@ def serve(options: Namespace) -> None:
 
 def _load(options: Namespace) -> Any:
     """The model as the service needs it."""
-    import torch
-
     from openhart.model_files import find_model
-    from openhart.pipelines.auto import from_pretrained
-    from openhart.provenance import model_hash
     from openhart.serving.model import ServedModel
 
-    device = find_device(options.device)
-    pipeline: Any = from_pretrained(options.model, dtype=getattr(torch, options.dtype))
-    pipeline.to(device)
-    if options.optimize:
-        pipeline.optimize(options.optimize)
     return ServedModel(
-        pipeline,
+        load_pipeline(options),
         (options.served_model_name or ["openhart"])[0],
         model_hash(find_model(options.model)),
         options.max_pixels,
-        {"dtype": options.dtype, "optimize": options.optimize},
+        computation(options),
     )

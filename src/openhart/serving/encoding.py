@@ -1,13 +1,12 @@
 """Images as bytes of a file, with the record of how they were made."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
 from PIL import Image
 
-from openhart.provenance import record_options
+from openhart.provenance import Record, record_options
 
 
 @dataclass(frozen=True)
@@ -29,16 +28,16 @@ class Encoding:
         """Media type of the files."""
         return f"image/{self.format}"
 
-    def encode(self, image: Image.Image, record: Mapping[str, Any] | None) -> bytes:
+    def encode(self, image: Image.Image, record: Record | None) -> bytes:
         """The bytes of a file.
 
         Args:
             image: the image.
-            record: everything that determines the image, which is written into the file; None for nothing.
+            record: how the image was made, which is written into the file; None for nothing.
         """
         if self.size is not None:
             image = image.resize(self.size[::-1], Image.Resampling.LANCZOS)
-        options: dict[str, Any] = {} if record is None else record_options(record, self.format)
+        options: dict[str, Any] = {} if record is None else record_options(record, self.format.upper())
         if self.format != "png":
             options["quality"] = self.quality
         file = BytesIO()

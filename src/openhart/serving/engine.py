@@ -13,7 +13,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -23,10 +23,10 @@ from openhart.serving.metrics import Metrics
 from openhart.serving.request import (
     GenerationError,
     ImageRequest,
+    Job,
     Preview,
     RefusedError,
     Ticket,
-    preview_indices,
 )
 
 LOG = logging.getLogger(__name__)
@@ -64,33 +64,6 @@ class Limits:
     batch: int = 8
     per_key: int | None = None
     company_seconds: float = 0.01
-
-
-@dataclass(eq=False)
-class Job:
-    """One image of a request.
-
-    Attributes:
-        ticket: of the request.
-        position: number of the image within the request.
-        since: time at which it was accepted.
-        shown: indices of the scales whose image was delivered.
-    """
-
-    ticket: Ticket
-    position: int
-    since: float
-    shown: set[int] = field(default_factory=set)
-
-    @property
-    def seed(self) -> int:
-        """Seed of the image."""
-        return self.ticket.request.seed_of(self.position)
-
-    def wants(self, index: int, count: int) -> bool:
-        """Whether the image of a state is to be delivered, by the index and the number of states."""
-        wanted = preview_indices(self.ticket.request.previews, count)
-        return index in wanted and index not in self.shown and not self.ticket.ended
 
 
 class Engine:

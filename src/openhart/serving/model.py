@@ -1,6 +1,7 @@
 """A pipeline as the service sees it: sizes, settings, limits and batches, whatever the family."""
 
 import dataclasses
+import inspect
 import math
 import warnings
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,7 @@ from openhart import __version__
 from openhart.errors import UserError
 from openhart.generation.settings import MANY, declarations
 from openhart.memory import free_memory, largest_fitting, peak_memory
+from openhart.provenance import Record
 from openhart.randomness import seeded_generators
 from openhart.serving.request import ImageRequest
 
@@ -31,6 +33,9 @@ class ServedModel:
         hash: checksum of its files (:func:`openhart.provenance.model_hash`).
         max_pixels: pixels per image that are generated; None for as many as the model's own size has.
         computation: how it is computed (dtype, level of optimization), for the record of each image.
+
+    Raises:
+        UserError: the model is conditioned on codes, which the protocol does not have.
     """
 
     def __init__(
@@ -39,7 +44,7 @@ class ServedModel:
         name: str = "openhart",
         hash: str = "",  # noqa: A002
         max_pixels: int | None = None,
-        computation: Mapping[str, Any] | None = None,
+        computation: Mapping[str, str] | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.name = name
@@ -47,7 +52,11 @@ class ServedModel:
         self.size: tuple[int, int] = pipeline.check_size(None, None)
         self.max_pixels = max_pixels or math.prod(self.size)
         self.computation = dict(computation or {})
-        self.takes_classes = pipeline.condition_encoder.argument == "class_labels"
+        if (kind := pipeline.condition_kind) == "codes":
+            raise UserError("a model that is conditioned on codes of another image cannot be served")
+        self.takes_classes = kind == "label"
+        self.takes_prompts = kind == "text"
+        self._takes_negative = "negative_prompt" in inspect.signature(pipeline.stream).parameters
         self.sampling_names = tuple(declarations(type(pipeline.sampling_settings())))
         pipeline.set_progress_bar_config(disable=True)
 
@@ -111,8 +120,8 @@ class ServedModel:
             raise UserError("size must be smaller: such an image does not fit into the free memory")
         if self.takes_classes:
             self._class_of(prompt)
-            if negative_prompt:
-                raise UserError("negative_prompt must be omitted: this model takes classes")
+        if negative_prompt and not (self.takes_prompts and self._takes_negative):
+            raise UserError("negative_prompt must be omitted: this model takes none")
 
     def nearest_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """The size nearest to a requested one that the model generates: its aspect ratio, within the pixels.
@@ -134,7 +143,7 @@ class ServedModel:
     def tokens(self, prompt: str) -> tuple[int, int | None]:
         """Tokens of a prompt, and the number to which it is cut, or None if it is not cut."""
         tokenizer = getattr(self.pipeline, "text_tokenizer", None)
-        if self.takes_classes or tokenizer is None:
+        if not self.takes_prompts or tokenizer is None:
             return 1, None
         count = len(tokenizer(prompt, truncation=False, verbose=False)["input_ids"])
         most = int(self.pipeline.transformer.config.context_tokens)
@@ -152,10 +161,12 @@ class ServedModel:
         first = requests[0]
         if self.takes_classes:
             condition: dict[str, Any] = {"class_labels": [self._class_of(each.prompt) for each in requests]}
-        else:
+        elif self.takes_prompts:
             condition = {"prompt": [each.prompt for each in requests]}
             if first.negative_prompt:
                 condition["negative_prompt"] = first.negative_prompt
+        else:
+            condition = {"num_images_per_prompt": len(requests)}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a cut prompt is stated in a header
             states: Iterator[Any] = self.pipeline.stream(
@@ -181,21 +192,21 @@ class ServedModel:
         memory = self.pipeline.memory(request.sampling)
         return max(1, largest_fitting(lambda count: memory.of(count, request.size) <= free, most))
 
-    def record(self, request: ImageRequest, position: int) -> dict[str, Any]:
+    def record(self, request: ImageRequest, position: int) -> Record:
         """Everything that determines one image of a request."""
-        condition = "label" if self.takes_classes else "prompt"
-        return {
-            condition: self._class_of(request.prompt) if self.takes_classes else request.prompt,
-            "negative_prompt": request.negative_prompt,
-            "seed": request.seed_of(position),
-            "height": request.size[0],
-            "width": request.size[1],
-            "sampling": dataclasses.asdict(request.sampling),
-            "model": self.name,
-            "model_hash": self.hash,
-            "computation": self.computation,
-            "version": __version__,
-        }
+        return Record(
+            prompt=request.prompt if self.takes_prompts else None,
+            label=self._class_of(request.prompt) if self.takes_classes else None,
+            negative_prompt=request.negative_prompt,
+            seed=request.seed_of(position),
+            height=request.size[0],
+            width=request.size[1],
+            sampling=dataclasses.asdict(request.sampling),
+            model=self.name,
+            model_hash=self.hash,
+            computation=self.computation,
+            version=__version__,
+        )
 
     def _class_of(self, prompt: str) -> int:
         classes = int(self.pipeline.condition_encoder.num_classes)

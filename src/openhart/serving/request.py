@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image
@@ -169,3 +169,30 @@ class Ticket:
         if not self.ended:
             self._events.put_nowait(error)
             self.close()
+
+
+@dataclass(eq=False)
+class Job:
+    """One image of a request.
+
+    Attributes:
+        ticket: of the request.
+        position: number of the image within the request.
+        since: time at which it was accepted.
+        shown: indices of the scales whose image was delivered.
+    """
+
+    ticket: Ticket
+    position: int
+    since: float
+    shown: set[int] = field(default_factory=set)
+
+    @property
+    def seed(self) -> int:
+        """Seed of the image."""
+        return self.ticket.request.seed_of(self.position)
+
+    def wants(self, index: int, count: int) -> bool:
+        """Whether the image of a state is to be delivered, by the index and the number of states."""
+        wanted = preview_indices(self.ticket.request.previews, count)
+        return index in wanted and index not in self.shown and not self.ticket.ended

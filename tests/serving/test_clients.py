@@ -66,18 +66,22 @@ def test_every_scale_can_be_streamed(client):
 
 
 def test_the_asynchronous_client_streams_and_its_requests_share_a_batch(serve):
-    async def test(url):
-        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
-            whole = [make(client, seed=seed) for seed in range(3)]
-            stream = await make(client, seed=3, stream=True, partial_images=1)
+    async def test(server):
+        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+            server.model.gate.clear()
+            stream = await make(client, seed=9, stream=True, partial_images=1)
+            await asyncio.to_thread(wait_for, lambda: server.engine.running)
+            whole = [asyncio.create_task(make(client, seed=seed)) for seed in range(3)]
+            await asyncio.to_thread(wait_for, lambda: server.engine.waiting == 3)
+            server.model.gate.set()
             kinds = [event.type async for event in stream]
             return await asyncio.gather(*whole), kinds
 
     with serve() as server:
-        answers, kinds = asyncio.run(test(server.url))
+        answers, kinds = asyncio.run(test(server))
     assert [answer.data[0].seed for answer in answers] == [0, 1, 2]
-    assert kinds[-1] == "image_generation.completed"
-    assert [0, 1, 2] in [sorted(seeds) for seeds in server.model.batches]
+    assert kinds == ["image_generation.partial_image", "image_generation.completed"]
+    assert sorted(server.model.batches[-1]) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])

@@ -12,6 +12,8 @@ from openhart.generation.masked_settings import MaskedSamplingSettings
 from openhart.pipelines.mar import MarPipeline
 from openhart.residual.diffusion import diffusion_loss
 from openhart.residual.schedule import cosine_schedule
+from openhart.training.generator.masked.batch import MaskedBatch
+from openhart.training.generator.masked.losses import MaskedLosses
 from openhart.transformer.masked import places_of
 from tests.parity.compare import assert_near, assert_same
 from tests.parity.conftest import MAR
@@ -88,12 +90,24 @@ def test_training_step(mar):
         )
         weights = masked.repeat(len(t) // len(masked), 1).float()
         loss = ((error + bound) * weights).sum() / weights.sum()
-        loss.backward()
+        places = places_of(masked)
+        repeated = places.repeat(len(t) // len(masked), 1)
+        batch = MaskedBatch(
+            latents=case["latents"],
+            known=places_of(~masked),
+            masked=places,
+            condition=(labels,),
+            times=t.take_along_dim(repeated, dim=1),
+            noise=noise.take_along_dim(repeated[..., None], dim=1),
+        )
+        trained = MaskedLosses(transformer, head, mar.label_encoder)(batch)["loss"]
+        trained.backward()
     assert_near(output.encoded, case["encoded"])
     assert_near(output.hidden_states, case["z"])
     assert_near(error.flatten(), case["diffusion_mse"])
     assert_near(bound.flatten(), case["diffusion_vb"])
     assert_near(loss, case["loss"])
+    assert_near(trained, case["loss"])
     for theirs, ours in GRADIENTS.items():
         part, name = ours.split(".", 1)
         gradient = getattr(mar, part).get_parameter(name).grad

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
+from openhart.conditioning.encoder import EncodedContext
 from openhart.conversion.vqgan import convert_vqgan
 from openhart.conversion.vqgan_files import DATA_CLASSES
 from openhart.conversion.weights import read_content
@@ -17,6 +18,8 @@ from openhart.generation.raster_settings import RasterSampling
 from openhart.pipelines.vqgan import VqganPipeline
 from openhart.randomness import SeededDraws
 from openhart.tokenizer.vqgan import VqganTokenizer
+from openhart.training.generator.raster.batch import RasterBatch
+from openhart.training.generator.raster.losses import RasterLosses
 from openhart.training.tokenizer.discriminator import adaptive_weight, discriminator_loss
 from openhart.training.tokenizer.losses import quantization_loss
 from tests.parity.compare import assert_near, assert_same
@@ -152,9 +155,9 @@ def test_gradients_with_replaced_inputs(vqgan, cases):
     case, transformer = cases["transformer"], vqgan.transformer
     inputs = torch.where(case["training.kept"], case["indices"], case["training.random_indices"])
     context = transformer.embed(case["condition_tokens"])  # one table, so that its gradient is complete
-    logits = transformer(inputs[:, :-1], context).logits
-    assert_near(logits, case["training.logits"])
-    loss = F.cross_entropy(logits.flatten(0, 1), case["indices"].flatten())
+    assert_near(transformer(inputs[:, :-1], context).logits, case["training.logits"])
+    batch = RasterBatch(case["indices"], inputs[:, :-1], (context, torch.ones(context.shape[:2])))
+    loss = RasterLosses(transformer, EncodedContext())(batch)["loss"]
     assert_near(loss, case["training.loss"])
     names = {
         "tok_emb.weight": transformer.code_embed.weight,

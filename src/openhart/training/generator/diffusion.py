@@ -7,33 +7,33 @@ from torch import Tensor
 
 from openhart.randomness import stack_random
 from openhart.residual.heads import TokenResidualHead
+from openhart.residual.schedule import cosine_schedule
 from openhart.training.run.flops import Cost, Counter
+
+STEPS = len(cosine_schedule())
 
 
 def draw_noise(
-    target: Tensor, repeats: int, times: int, steps: int, generators: Sequence[torch.Generator]
+    tokens: tuple[int, int], repeats: int, times: int, generators: Sequence[torch.Generator]
 ) -> tuple[Tensor, Tensor]:
     """Draw the steps and the noise of :func:`openhart.residual.diffusion.diffusion_loss`.
 
     Args:
-        target: (B, N, z).
+        tokens: number N of tokens per sample, and their channels z.
         repeats: R, number of times that each token is used.
         times: steps per sample and repeat: N, or 1 for all its tokens.
-        steps: length of the schedule.
         generators: one per sample.
 
     Returns:
-        steps (R·B, ``times``) and noise (R·B, N, z).
+        steps of the training schedule (R·B, ``times``) and noise (R·B, N, z), on the CPU.
     """
 
     def draw_steps(*size: int, generator: torch.Generator) -> Tensor:
-        return torch.randint(steps, size, generator=generator)
+        return torch.randint(STEPS, size, generator=generator)
 
     t = stack_random(draw_steps, (repeats, times), generators)
-    noise = stack_random(torch.randn, (repeats, *target.shape[1:]), generators)
-    return t.transpose(0, 1).flatten(0, 1).to(target.device), noise.transpose(0, 1).flatten(0, 1).to(
-        target.device
-    )
+    noise = stack_random(torch.randn, (repeats, *tokens), generators)
+    return t.transpose(0, 1).flatten(0, 1), noise.transpose(0, 1).flatten(0, 1)
 
 
 def diffusion_metrics(mse: Tensor, bound: Tensor) -> dict[str, Tensor]:

@@ -103,7 +103,8 @@ class GeneratorLosses(nn.Module):
             target = target.clamp(-settings.clip, settings.clip)
         condition = self.transformer.residual_condition(hidden, embedding)
         times = target.shape[1] if settings.kind == "token" else 1
-        t, noise = draw_noise(target, settings.repeats, times, len(self.schedule), batch.generators)
+        t, noise = draw_noise((target.shape[1], target.shape[2]), settings.repeats, times, batch.generators)
+        t, noise = t.to(target.device), noise.to(target.device)
         mse, bound = diffusion_loss(head, target, condition, t, noise, self.schedule, size=batch.scales[-1])
         return diffusion_metrics(mse, bound)
 

@@ -13,6 +13,7 @@ from openhart.randomness import stack_random
 from openhart.tokenizer.kl import KLAutoencoder
 from openhart.training.encoding.conditions import Conditions, EncoderInputs
 from openhart.training.encoding.images import Encoded
+from openhart.training.generator.diffusion import draw_noise
 from openhart.training.generator.masked.recipe import Masking
 
 
@@ -25,14 +26,16 @@ class MaskedBatch:
         known: places of the tokens that are not masked, (B, m), ascending.
         masked: places of the others, (B, L − m), ascending.
         condition: inputs of the encoder.
-        generators: one per sample.
+        times: steps of the schedule for the masked tokens, (R·B, L − m): the batch, repeated R times.
+        noise: (R·B, L − m, c).
     """
 
     latents: Tensor
     known: Tensor
     masked: Tensor
     condition: EncoderInputs
-    generators: list[torch.Generator]
+    times: Tensor
+    noise: Tensor
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,14 @@ class MaskedBatchMaker:
         conditions: draws the condition of each sample.
         masking: fraction of the tokens that is masked.
         patch_area: places of the latents that are one token.
+        repeats: number of times R that each token is used, with its own noise.
     """
 
     tokenizer: KLAutoencoder
     conditions: Conditions
     masking: Masking
     patch_area: int
+    repeats: int
 
     @torch.no_grad()
     def __call__(
@@ -66,16 +71,20 @@ class MaskedBatchMaker:
         ⌈r·L⌉ of each order are masked, with one fraction r for all (MAR, section 4.1).
         """
         found: Any = DiagonalGaussianDistribution(encoded["moments"])
-        noise = stack_random(torch.randn, found.mean.shape[1:], generators).to(found.mean.device)
-        latents = self.tokenizer.scaled(found.mean + found.std * noise)
-        count = math.prod(latents.shape[-2:]) // self.patch_area
-        order = stack_random(torch.rand, (count,), generators).argsort(dim=1).to(latents.device)
+        device, shape = found.mean.device, found.mean.shape[1:]
+        spread = stack_random(torch.randn, shape, generators).to(device)
+        latents = self.tokenizer.scaled(found.mean + found.std * spread)
+        count = math.prod(shape[1:]) // self.patch_area
+        order = stack_random(torch.rand, (count,), generators).argsort(dim=1).to(device)
         masked = math.ceil(count * self.masking.draw(common))
         condition = self.conditions.draw(samples, generators)
+        tokens = (masked, shape[0] * self.patch_area)
+        times, noise = draw_noise(tokens, self.repeats, masked, generators)
         return MaskedBatch(
             latents=latents,
             known=order[:, masked:].sort(dim=1).values,
             masked=order[:, :masked].sort(dim=1).values,
-            condition=tuple(part.to(latents.device) for part in condition),
-            generators=generators,
+            condition=tuple(part.to(device) for part in condition),
+            times=times.to(device),
+            noise=noise.to(device),
         )

@@ -31,6 +31,7 @@ class MaskedFamily(Family[MaskedRecipe]):
         """Channels by the tokenizer; texts take the place of the repeated class vector."""
         found: dict[str, tuple[str, Any]] = {
             "latent_channels": ("tokenizer", self.tokenizer.config.latent_channels),
+            "size": ("tokenizer", list(self.recipe.latent_sizes(self.tokenizer)[-1])),
             "context_projection": ("condition encoder", self.projects(context)),
         }
         if context["context_tokens"] > 1:
@@ -54,12 +55,14 @@ class MaskedFamily(Family[MaskedRecipe]):
 
     def losses(self, transformer: Any, head: Any, encoder: nn.Module) -> nn.Module:
         """Diffusion of the masked tokens."""
-        return MaskedLosses(transformer, head, encoder, self.recipe.diffusion_head.repeats)
+        return MaskedLosses(transformer, head, encoder)
 
     def batch_maker(self, conditions: Conditions, transformer: Any) -> MaskedBatchMaker:
         """Latents and their masks."""
-        area = transformer.config.patch_size**2
-        return MaskedBatchMaker(self.tokenizer, conditions, self.recipe.masking, area)
+        recipe, patch = self.recipe, transformer.config.patch_size
+        return MaskedBatchMaker(
+            self.tokenizer, conditions, recipe.masking, patch**2, recipe.diffusion_head.repeats
+        )
 
     def undecayed(self, losses: MaskedLosses) -> Iterable[nn.Parameter]:
         """The diffusion head, as in the published program."""

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from openhart.residual.diffusion import diffusion_loss
 from openhart.residual.heads import TokenResidualHead
 from openhart.residual.schedule import cosine_schedule
-from openhart.training.generator.diffusion import diffusion_metrics, draw_noise
+from openhart.training.generator.diffusion import diffusion_metrics
 from openhart.training.generator.masked.batch import MaskedBatch
 from openhart.transformer.masked import MaskedTransformer
 
@@ -18,22 +18,17 @@ class MaskedLosses(nn.Module):
         transformer: computes a condition for each masked token.
         diffusion_head: predicts the noise in a token from its condition.
         encoder: turns the condition of a batch into context and mask.
-        repeats: number of times that each token is used, with its own noise.
     """
 
     def __init__(
-        self,
-        transformer: MaskedTransformer,
-        diffusion_head: TokenResidualHead,
-        encoder: nn.Module,
-        repeats: int,
+        self, transformer: MaskedTransformer, diffusion_head: TokenResidualHead, encoder: nn.Module
     ) -> None:
         super().__init__()
         self.transformer, self.diffusion_head, self.encoder = transformer, diffusion_head, encoder
-        self.repeats, self.schedule = repeats, cosine_schedule()
+        self.schedule = cosine_schedule()
 
     def forward(self, batch: MaskedBatch) -> dict[str, Tensor]:
-        """The loss of one batch, the mean over its masked tokens; its generators draw noise and times.
+        """The loss of one batch: the mean over its masked tokens and all repeats.
 
         Returns:
             scalars: ``loss``, with gradient; ``diffusion``, which equals it, and its two parts.
@@ -45,9 +40,10 @@ class MaskedLosses(nn.Module):
             tokens, batch.known, condition.context, condition.mask, batch.masked
         ).hidden_states
         target = head.to_units(tokens.take_along_dim(batch.masked[..., None], dim=1))
-        count = target.shape[1]
-        t, noise = draw_noise(target, self.repeats, count, len(self.schedule), batch.generators)
-        report = diffusion_metrics(*diffusion_loss(head, target, hidden, t, noise, self.schedule, (1, count)))
+        size = (1, target.shape[1])
+        report = diffusion_metrics(
+            *diffusion_loss(head, target, hidden, batch.times, batch.noise, self.schedule, size)
+        )
         return report | {"loss": report["diffusion"]}
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from openhart.checks import Below1, Depth, Width, check_settings
+from openhart.checks import Below1, Depth, Width
 from openhart.generation.masked_settings import MaskedSamplingSettings
 from openhart.scales import Scales
 from openhart.tokenizer.kl import KLAutoencoder
@@ -33,7 +33,7 @@ class DiffusionHead(Section):
 class MaskedRecipe(GeneratorRecipe):
     """Masked tokens by diffusion, given the others (MAR, arXiv 2406.11838).
 
-    ``model.size`` is the size of the latents, and so of the images.
+    ``model.size``, the size of the latents, is that of the tokenizer's images unless it is given.
     """
 
     kind = "masked"
@@ -45,8 +45,8 @@ class MaskedRecipe(GeneratorRecipe):
     diffusion_head: DiffusionHead = DiffusionHead()
 
     def latent_sizes(self, tokenizer: Any) -> Scales:
-        """Height and width of the latents."""
-        height, width = check_settings(MaskedTransformer, self.model, "model")["size"]
+        """Height and width of the latents: ``model.size``, or that of the images of the tokenizer."""
+        height, width = self.model.get("size") or tokenizer.feature_size(tokenizer.image_size)
         return ((height, width),)
 
     @model_validator(mode="after")

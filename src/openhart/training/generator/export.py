@@ -85,7 +85,7 @@ class Export:
     def _pipeline(self, parts: Any, reads_text: bool) -> PipelineFiles:
         """A pipeline of the parts; one that is only saved needs its text encoder's name alone."""
         family, settings = self.family, self.family.recipe.conditioning
-        return family.pipeline(
+        pipeline: PipelineFiles = family.pipeline(
             image_tokenizer=family.tokenizer,
             transformer=parts.transformer,
             **family.named_head(parts),
@@ -94,3 +94,4 @@ class Export:
             sampling=family.recipe.sampling,
             **self.conditions.components(parts.encoder, reads_text),
         )
+        return pipeline

@@ -9,7 +9,6 @@ from torch import nn
 
 from openhart.data.sample import Sample
 from openhart.errors import UserError
-from openhart.pipelines.files import PipelineFiles
 from openhart.training.encoding.conditions import Conditions
 from openhart.training.encoding.images import Encoded
 from openhart.training.encoding.source import Source
@@ -49,13 +48,11 @@ class Family(ABC, Generic[Recipe]):
         tokenizer: the recipe's; for a dry run, on the meta device.
 
     Attributes:
-        pipeline: the class of the saved model.
-        head: name of the head beside the transformer, in the losses and in the pipeline; None for none.
+        pipeline: the class of the saved model. The losses have its parts under the same names.
         shown: metrics that the progress bar shows.
     """
 
-    pipeline: ClassVar[type[PipelineFiles]]
-    head: ClassVar[str | None] = None
+    pipeline: ClassVar[Any]
     shown: ClassVar[tuple[str, ...]]
 
     def __init__(self, recipe: Recipe, tokenizer: Any) -> None:
@@ -140,11 +137,13 @@ class Family(ABC, Generic[Recipe]):
 
     def head_of(self, owner: Any) -> Any:
         """The head of losses or of a pipeline."""
-        return None if self.head is None else getattr(owner, self.head)
+        name: str | None = self.pipeline.head_name
+        return name and getattr(owner, name)
 
     def named_head(self, owner: Any) -> dict[str, Any]:
         """The head of losses or of a pipeline, as an argument of the pipeline."""
-        return {} if self.head is None else {self.head: self.head_of(owner)}
+        name: str | None = self.pipeline.head_name
+        return {name: getattr(owner, name)} if name else {}
 
     def gives_every_gradient(self, has_head: bool) -> bool:
         """Whether every step gives every weight a gradient."""

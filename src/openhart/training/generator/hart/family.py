@@ -28,7 +28,6 @@ class HartFamily(Family[HartRecipe]):
     """Trains a HartTransformer and its residual head."""
 
     pipeline = HartPipeline
-    head = "residual_head"
     shown = ("cross_entropy", "diffusion")
 
     def determined(self, context: dict[str, int]) -> dict[str, tuple[str, Any]]:

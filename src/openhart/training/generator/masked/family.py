@@ -24,7 +24,6 @@ class MaskedFamily(Family[MaskedRecipe]):
     """Trains a MaskedTransformer and its diffusion head."""
 
     pipeline = MarPipeline
-    head = "diffusion_head"
     shown = ("diffusion",)
 
     def determined(self, context: dict[str, int]) -> dict[str, tuple[str, Any]]:

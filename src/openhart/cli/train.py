@@ -17,7 +17,7 @@ def add_train(commands: Any) -> None:
     add = parser.add_argument
     add(
         "kind", choices=["tokenizer", "generator"],
-        help="tokenizer: the image tokenizer; generator: the transformer and its diffusion head, if it has one.",
+        help="tokenizer: the image tokenizer; generator: the transformer and its head, if it has one.",
     )  # fmt: skip
     add_recipe(parser, "Recipe (YAML). A run that was stopped continues from its last checkpoint.")
     add(

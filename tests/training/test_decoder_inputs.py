@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from openhart.tokenizer.exchange import exchange_codes
-from openhart.training.tokenizer.decoder_inputs import decoder_features, draw_decoder_inputs
-from openhart.training.tokenizer.recipe import Phase
+from openhart.training.tokenizer.nearest.decoder_inputs import decoder_features, draw_decoder_inputs
+from openhart.training.tokenizer.nearest.recipe import CodePhase
 from tests.tiny import tiny_tokenizer
 
 BATCH = 8
@@ -17,7 +17,7 @@ def encoded():
 
 
 def drawn(quantizer, **settings):
-    phase = Phase(name="a", steps=1, **settings)
+    phase = CodePhase(name="a", steps=1, **settings)
     return draw_decoder_inputs(phase, quantizer, BATCH, torch.Generator().manual_seed(3))
 
 

@@ -58,7 +58,7 @@ def test_weights_and_biases_gets_numbers_and_pictures(corpus, tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert list((tmp_path / "run" / "wandb").rglob("*.wandb"))
-    pictures = list((tmp_path / "run" / "wandb").rglob("real_discrete_hybrid*.png"))
+    pictures = list((tmp_path / "run" / "wandb").rglob("reconstructions*.png"))
     assert len(pictures) == 24 * 2
     assert len(history.read(tmp_path / "run")) == 4
     assert not (tmp_path / "run" / "log").exists()

@@ -10,7 +10,7 @@ from openhart.randomness import seeded_generators
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.training.generator import train as generator
 from openhart.training.tokenizer import train as tokenizer
-from openhart.training.tokenizer.own_samples import OwnSampler
+from openhart.training.tokenizer.nearest.own_samples import OwnSampler
 from tests.training.corpus import draw_corpus, generator_recipe, tokenizer_recipe, write_recipe
 
 DECODER = ("decoder", "post_quant_conv")

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from openhart.tokenizer.model import HybridTokenizer
 from openhart.training.build import build_model
 from openhart.training.generator.recipe import GeneratorRecipe
 from openhart.training.recipes import load_recipe
@@ -22,7 +21,7 @@ GENERATORS = sorted(FOLDER.rglob("generator*.yaml"))
 def tokenizer_of(path):
     recipe = load_recipe(path, TokenizerRecipe)
     with torch.device("meta"):
-        return recipe, build_model(HybridTokenizer, recipe.model)
+        return recipe, build_model(recipe.tokenizer, recipe.settings)
 
 
 @pytest.mark.parametrize("path", TOKENIZERS, ids=lambda path: f"{path.parent.name}-{path.stem}")

@@ -6,12 +6,7 @@ import torch
 from torch import nn
 
 from openhart.checks import check_settings
-from openhart.memory import check_step, check_training
-from openhart.model_files import loading
-from openhart.tokenizer.model import HybridTokenizer
-from openhart.training.run.flops import Counter
-from openhart.training.tokenizer.cost import tokenizer_phase_cost
-from openhart.training.tokenizer.recipe import TokenizerRecipe
+from openhart.memory import check_training
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -24,32 +19,6 @@ def build_model(kind: type[Model], settings: dict[str, Any]) -> Model:
     """
     check_settings(kind, settings, "model")
     return kind(**settings)
-
-
-def build_tokenizer(recipe: TokenizerRecipe) -> HybridTokenizer:
-    """A new tokenizer, or that of ``initial`` with the recipe's settings in place of its own.
-
-    Raises:
-        UserError: if the settings are not valid, do not fit the weights of ``initial`` or need too much
-            memory.
-    """
-    if recipe.initial:
-        with loading(recipe.initial):
-            tokenizer: HybridTokenizer = HybridTokenizer.from_pretrained(recipe.initial, **recipe.model)
-        _check_tokenizer_fits(recipe, tokenizer)
-        return tokenizer
-    with torch.device("meta"):
-        planned = build_model(HybridTokenizer, recipe.model)
-    _check_tokenizer_fits(recipe, planned)
-    built: HybridTokenizer = build_model(HybridTokenizer, recipe.model)
-    return built
-
-
-def _check_tokenizer_fits(recipe: TokenizerRecipe, tokenizer: HybridTokenizer) -> None:
-    check_weights_fit(tokenizer)
-    counter, clone = Counter(recipe.run.precision), without_weights(tokenizer)
-    costs = [tokenizer_phase_cost(counter, recipe, clone, phase) for phase in recipe.phases]
-    check_step(max(cost.kept for cost in costs), run_device())
 
 
 def check_weights_fit(model: nn.Module) -> None:

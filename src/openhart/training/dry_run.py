@@ -11,8 +11,6 @@ from openhart.errors import UserError
 from openhart.loading import read_config
 from openhart.lora import add_lora
 from openhart.reading import read_json
-from openhart.scales import count_tokens
-from openhart.tokenizer.model import HybridTokenizer
 from openhart.training.build import build_model
 from openhart.training.generator.build import transformer_settings
 from openhart.training.generator.data import check_tokenizer_kind, open_conditions
@@ -23,6 +21,7 @@ from openhart.training.run.flops import FLOAT, Cost, Counter
 from openhart.training.run.settings import Run
 from openhart.training.tokenizer.cost import tokenizer_phase_cost
 from openhart.training.tokenizer.discriminator import PatchDiscriminator
+from openhart.training.tokenizer.kinds import open_bottleneck
 from openhart.training.tokenizer.recipe import TokenizerRecipe
 from openhart.transformer.block import Block
 
@@ -138,14 +137,16 @@ def dry_run(
 
 def _weigh_tokenizer(recipe: TokenizerRecipe, gpus: int) -> Report:
     with torch.device("meta"):
-        tokenizer = build_model(HybridTokenizer, recipe.model)
+        tokenizer = build_model(recipe.tokenizer, recipe.settings)
     counter, batch = Counter(recipe.run.precision), recipe.data.batch_size
     costs = [tokenizer_phase_cost(counter, recipe, tokenizer, phase) for phase in recipe.phases]
     parts = {"tokenizer": _count(tokenizer)}
     if any(phase.adversarial for phase in recipe.phases):
         with torch.device("meta"):
-            parts["discriminator"] = _count(PatchDiscriminator(recipe.losses.discriminator_width))
-    tokens = count_tokens(tokenizer.quantizer.scales)
+            parts["discriminator"] = _count(
+                PatchDiscriminator(recipe.losses.discriminator_width, recipe.losses.discriminator_layers)
+            )
+    tokens = open_bottleneck(recipe, tokenizer).tokens
     return _report(recipe.run, parts, (sum(parts.values()), 0), (tokens, tokens), batch, _worst(costs), gpus)
 
 
@@ -196,7 +197,7 @@ def _tokenizer_without_weights(recipe: GeneratorRecipe, path: Path) -> nn.Module
         check_tokenizer_kind(recipe, read_json(config))
         settings = read_config(Path(recipe.tokenizer))
     else:
-        settings = _maker_of(recipe.tokenizer, path).model
+        settings = _maker_of(recipe.tokenizer, path).settings
     with torch.device("meta"):
         tokenizer: nn.Module = build_model(recipe.image_tokenizer, settings | recipe.tokenizer_settings)
     return tokenizer

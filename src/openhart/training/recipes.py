@@ -13,12 +13,16 @@ from openhart.training.generator.hart.recipe import HartRecipe
 from openhart.training.generator.masked.recipe import MaskedRecipe
 from openhart.training.generator.raster.recipe import RasterRecipe
 from openhart.training.generator.recipe import GeneratorRecipe
+from openhart.training.tokenizer.gumbel.recipe import GumbelRecipe
+from openhart.training.tokenizer.kl.recipe import KlRecipe
+from openhart.training.tokenizer.nearest.recipe import HybridRecipe, VqganRecipe
 from openhart.training.tokenizer.recipe import TokenizerRecipe
 
 Recipe = TypeVar("Recipe", TokenizerRecipe, GeneratorRecipe)
 
-FAMILIES: Mapping[type, Sequence[type[GeneratorRecipe]]] = {
-    GeneratorRecipe: (HartRecipe, MaskedRecipe, RasterRecipe)
+FAMILIES: Mapping[type, Sequence[type[TokenizerRecipe] | type[GeneratorRecipe]]] = {
+    TokenizerRecipe: (HybridRecipe, VqganRecipe, GumbelRecipe, KlRecipe),
+    GeneratorRecipe: (HartRecipe, MaskedRecipe, RasterRecipe),
 }
 """The recipes of each family, which ``model.kind`` chooses from; the first is that of a recipe without it."""
 

@@ -12,24 +12,30 @@ from torch import Tensor, nn
 from openhart.training.run.distributed import average_gradients, mean_over_processes
 from openhart.training.tokenizer.recipe import TokenizerLosses
 
+WIDEST = 8
+
 
 class PatchDiscriminator(nn.Module):
     """PatchGAN (arXiv 1611.07004, appendix 6.1.2): image (B, 3, H, W) → one logit per patch.
 
     Args:
-        width: channels of the first layer, doubled twice.
+        width: channels of the first layer.
+        depth: further layers, of which all but the last halve the sides; each doubles the channels, up to
+            eight times ``width``.
     """
 
-    def __init__(self, width: int = 64) -> None:
+    def __init__(self, width: int = 64, depth: int = 3) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(3, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
-        for before, after, stride in ((1, 2, 2), (2, 4, 2), (4, 8, 1)):
+        for index in range(depth):
+            before, after = (min(2**level, WIDEST) for level in (index, index + 1))
+            stride = 2 if index < depth - 1 else 1
             layers += [
                 nn.Conv2d(before * width, after * width, 4, stride, padding=1, bias=False),
                 nn.GroupNorm(width // 2, after * width),  # batch norm would tell real batches from made
                 nn.LeakyReLU(0.2),
             ]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(8 * width, 1, 4, padding=1))
+        self.layers = nn.Sequential(*layers, nn.Conv2d(min(2**depth, WIDEST) * width, 1, 4, padding=1))
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) → (B, 1, h, w)."""
@@ -79,7 +85,7 @@ class Adversary:
 
     def __init__(self, settings: TokenizerLosses, accelerator: Accelerator) -> None:
         self.settings, self.accelerator = settings, accelerator
-        self.discriminator = PatchDiscriminator(settings.discriminator_width)
+        self.discriminator = PatchDiscriminator(settings.discriminator_width, settings.discriminator_layers)
         optimizer = torch.optim.AdamW(
             self.discriminator.parameters(), lr=settings.discriminator_learning_rate, betas=(0.5, 0.9)
         )
@@ -103,7 +109,8 @@ class Adversary:
         self.discriminator.requires_grad_(False)
         adversarial = -self.discriminator(output).mean()
         self.discriminator.requires_grad_(True)
-        ramp = min(1.0, phase_step / self.settings.adversarial_ramp_steps)
+        steps = self.settings.adversarial_ramp_steps
+        ramp = min(1.0, phase_step / steps) if steps else 1.0
         average = partial(mean_over_processes, self.accelerator)
         balance = adaptive_weight(reconstruction, adversarial, last_layer, average)
         metrics = {"adversarial": adversarial, "adversarial_balance": balance}
@@ -113,7 +120,7 @@ class Adversary:
         """Add the gradients of the discriminator's own loss, one of ``passes``; returns the loss."""
         with self.accelerator.autocast():
             real, fake = self.discriminator(image), self.discriminator(output.detach())
-            loss = discriminator_loss(real.float(), fake.float())
+            loss = discriminator_loss(real.float(), fake.float(), self.settings.discriminator_loss)
         self.accelerator.backward(loss / passes)
         return loss
 

@@ -1,75 +1,45 @@
-"""The recipe of an image tokenizer."""
+"""The recipe of an image tokenizer: what all kinds have in common."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from openhart.checks import Below1, Count, Flag, PathText, Share, Text, Weight, Width, check_settings
-from openhart.tokenizer.model import HybridTokenizer
+from openhart.checks import Count, Depth, Flag, Natural, PathText, Text, Weight, Width, check_settings
+from openhart.tokenizer.base import ImageTokenizer
 from openhart.training.run.settings import Data, OptimizerSettings, Rate, Run, Section
-
-
-class Exchange(Section):
-    """Near codes in place of the true ones, as inputs of the decoder only (RobusTok, arXiv 2503.08354).
-
-    In a fraction ``pictures`` of all images, a fraction ``codes`` of the codes is exchanged, each for one of
-    its ``nearest`` neighbours in the codebook.
-    """
-
-    pictures: Share = 0.1
-    codes: Share = 0.5
-    nearest: Count = 100
-
-
-class OwnSamples(Section):
-    """Images that a generator has completed, as inputs of the decoder (RobusTok, arXiv 2503.08354).
-
-    In a fraction ``images`` of each batch, the codes of the first scales are given, at least those of
-    ``known_scales`` scales, and the model in the folder ``generator`` draws the other codes and the residual.
-    """
-
-    generator: PathText
-    images: Share = 0.5
-    known_scales: Count = 1
 
 
 class Phase(Section):
     """A phase of tokenizer training.
 
-    A fraction ``discrete_share`` of each batch is decoded from codes, the rest from continuous features;
-    ``train: decoder`` freezes encoder, codes and φ (HART, section 3.1). ``perceptual: false`` omits the
-    perceptual loss, whose network takes more time than it saves while reconstructions are still blurred.
-
-    Four settings make the decoder robust: ``exchange`` gives it near codes in place of true ones;
-    ``own_samples`` gives it codes and residuals that a generator has drawn (``train: decoder`` only);
-    ``random_residual`` adds λ times the residual, λ uniform in [0, 1], in place of all of it;
-    ``scale_dropout`` is the fraction of images decoded from codes of which only the first scales are used;
-    their number is drawn.
+    ``perceptual: false`` omits the perceptual loss, whose network takes more time than it saves while
+    reconstructions are still blurred. ``adversarial: true`` adds the adversarial loss and trains the
+    discriminator: VQGAN's start step is the number of steps of the phases before.
     """
 
     name: Text
     steps: Count
-    discrete_share: Share = 0.0
-    train: Literal["all", "decoder"] = "all"
-    kmeans_start: Flag = False
-    exchange: Exchange | None = None
-    own_samples: OwnSamples | None = None
-    random_residual: Flag = False
-    scale_dropout: Share = 0.0
     perceptual: Flag = True
     adversarial: Flag = False
 
     @property
-    def learns_codes(self) -> bool:
-        """Whether codes and φ have a gradient."""
-        return self.train == "all" and self.discrete_share > 0
+    def frozen(self) -> bool:
+        """Whether only the decoder is trained."""
+        return False
+
+    @property
+    def learns_bottleneck(self) -> bool:
+        """Whether what is between encoder and decoder has a gradient."""
+        return True
 
 
 class TokenizerLosses(Section):
     """Weights of the tokenizer's losses.
 
     ``perceptual`` names the distance, null omits it; it is computed in every ``perceptual_every``-th
-    step, always with the weight ``perceptual_weight``.
+    step, always with the weight ``perceptual_weight``. The adversarial loss grows to its weight over
+    ``adversarial_ramp_steps``; 0 gives it at once. ``discriminator_loss`` is ``hinge`` or ``vanilla``.
     """
 
     l1: Weight = 1.0
@@ -77,30 +47,38 @@ class TokenizerLosses(Section):
     perceptual: Text | None = "efficientnet"
     perceptual_weight: Weight = 1.0
     perceptual_every: Count = 1
-    quantization: Weight = 1.0
-    commitment: Weight = 0.25
     adversarial: Weight = 0.5
-    adversarial_ramp_steps: Count = 500
+    adversarial_ramp_steps: Natural = 500
     discriminator_width: Annotated[Width, Field(multiple_of=2)] = 64
+    discriminator_layers: Annotated[Depth, Field(le=6)] = 3
+    discriminator_loss: Literal["hinge", "vanilla"] = "hinge"
     discriminator_learning_rate: Rate = 1e-4
 
 
 class TokenizerRecipe(Section):
     """Everything that determines a tokenizer.
 
-    ``model`` holds HybridTokenizer's settings; ``initial`` names a tokenizer to start from instead.
-    ``mirror`` flips each image left to right with probability 1/2.
+    ``model.kind`` names its kind; the other settings in ``model`` are those of the tokenizer's constructor.
+    ``initial`` names a tokenizer to start from instead. ``mirror`` flips each image left to right with
+    probability 1/2.
+
+    Attributes:
+        kind: what ``model.kind`` is.
+        tokenizer: the class of the tokenizer.
+        implied: settings of the tokenizer that the kind determines.
     """
+
+    kind: ClassVar[str]
+    tokenizer: ClassVar[type[ImageTokenizer]]
+    implied: ClassVar[dict[str, Any]] = {}
 
     run: Run
     data: Data
     model: dict[str, Any] = Field(default={})
-    phases: list[Phase] = Field(min_length=1, max_length=100)
+    phases: Sequence[Phase]
     optimizer: OptimizerSettings
-    losses: TokenizerLosses = TokenizerLosses()
+    losses: TokenizerLosses
     mirror: Flag = False
-    revive_every: Count = 50
-    revival_memory: Below1 = 0.98
     initial: PathText | None = None
 
     @property
@@ -108,23 +86,21 @@ class TokenizerRecipe(Section):
         """Steps of all phases."""
         return sum(phase.steps for phase in self.phases)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings of the tokenizer's constructor."""
+        return {name: value for name, value in self.model.items() if name != "kind"} | self.implied
+
     @field_validator("model")
     @classmethod
     def _model_is_known(cls, value: dict[str, Any]) -> dict[str, Any]:
-        check_settings(HybridTokenizer, value, "model")
+        for name in cls.implied:
+            if name in value:
+                raise ValueError(f"model.kind determines {name}: leave it out")
+        settings = {name: setting for name, setting in value.items() if name != "kind"}
+        if check_settings(cls.tokenizer, settings, "model")["in_channels"] != 3:
+            raise ValueError("model.in_channels must be 3: tokenizers are trained on RGB images")
         return value
-
-    @model_validator(mode="after")
-    def _own_samples_need_fixed_codes(self) -> "TokenizerRecipe":
-        settings = [phase.own_samples for phase in self.phases if phase.own_samples]
-        if settings and any(phase.train != "decoder" for phase in self.phases):
-            raise ValueError(
-                "own_samples: the generator draws codes of the finished tokenizer, so every phase needs "
-                "train: decoder, and 'initial' names that tokenizer"
-            )
-        if len({one.generator for one in settings}) > 1:
-            raise ValueError("own_samples.generator: all phases must name the same generator")
-        return self
 
     @model_validator(mode="after")
     def _codes_need_range(self) -> "TokenizerRecipe":

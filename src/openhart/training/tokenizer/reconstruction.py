@@ -1,40 +1,36 @@
 """The tokenizer's training forward pass, from image to reconstruction."""
 
-import torch
+from typing import Any
+
 from torch import Tensor, nn
 
-from openhart.tokenizer.model import HybridTokenizer
-from openhart.tokenizer.quantizer import Quantized
-from openhart.training.tokenizer.decoder_inputs import DecoderInputs, decoder_features
+from openhart.tokenizer.base import ImageTokenizer
+from openhart.training.tokenizer.bottleneck import Bottleneck, Passed
+from openhart.training.tokenizer.recipe import Phase
 
 
 class Reconstruction(nn.Module):
-    """Image → reconstruction from codes, complete features or between, as one module that DDP can wrap."""
+    """Image → reconstruction through a bottleneck, as one module that DDP can wrap.
 
-    def __init__(self, tokenizer: HybridTokenizer) -> None:
+    Args:
+        tokenizer: what is trained.
+        bottleneck: of the recipe, with the same tokenizer.
+    """
+
+    def __init__(self, tokenizer: ImageTokenizer, bottleneck: Bottleneck[Any]) -> None:
         super().__init__()
-        self.tokenizer = tokenizer
+        self.tokenizer, self.bottleneck = tokenizer, bottleneck
 
-    def forward(
-        self, image: Tensor, inputs: DecoderInputs, frozen: bool, learns_codes: bool
-    ) -> tuple[Tensor, Tensor, Quantized]:
-        """Encode, quantize and decode a batch.
+    def forward(self, image: Tensor, choices: Any, phase: Phase) -> tuple[Tensor, Passed]:
+        """Encode and decode a batch.
 
         Args:
             image: (B, 3, H, W) in [−1, 1].
-            inputs: what each sample is decoded from.
-            frozen: encoder, codes and φ have no gradient.
-            learns_codes: codes and φ have a gradient.
+            choices: random choices of the bottleneck for these images.
+            phase: of the recipe.
 
         Returns:
-            reconstruction (B, 3, H, W), features (B, z, P, P), and their quantization.
+            reconstruction (B, 3, H, W), and what passed the bottleneck.
         """
-        with torch.set_grad_enabled(not frozen and torch.is_grad_enabled()):
-            features = self.tokenizer.encode(image)
-        with (
-            torch.autocast(image.device.type, enabled=False),
-            torch.set_grad_enabled(learns_codes and torch.is_grad_enabled()),
-        ):
-            quantized = self.tokenizer.quantize(features.float())
-        mixed = decoder_features(features, quantized, self.tokenizer.quantizer, inputs)
-        return self.tokenizer.decode_unclamped(mixed), features, quantized
+        passed = self.bottleneck(image, choices, phase)
+        return self.tokenizer.decode_unclamped(passed.features), passed

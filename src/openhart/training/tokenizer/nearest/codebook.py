@@ -5,12 +5,21 @@ Both remedies are common (Jukebox, arXiv 2005.00341, section 3.1; SoundStream, a
 III-C).
 """
 
+import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
+from openhart.randomness import step_generator
+from openhart.tokenizer.base import CodeTokenizer
 from openhart.tokenizer.quantizer import MultiScaleQuantizer
+from openhart.training.run.batches import open_batches
+from openhart.training.tokenizer.recipe import TokenizerRecipe
+
+KMEANS_BATCHES = 16
 
 
 @torch.no_grad()
@@ -43,17 +52,40 @@ def start_with_kmeans(
         table[empty] = searched[picks.to(searched.device)]
 
 
+def kmeans_start(
+    recipe: TokenizerRecipe, accelerator: Accelerator, tokenizer: CodeTokenizer, dataset: Any, number: int
+) -> None:
+    """Set the codebook to the k-means centres of some batches' features. Collective.
+
+    Args:
+        recipe: of the run.
+        accelerator: of the run.
+        tokenizer: its codebook is changed in place.
+        dataset: images and records.
+        number: of the step that follows; decides which batches are read.
+    """
+    opened = open_batches(dataset, recipe.data, recipe.run.seed, accelerator)
+    features: list[Tensor] = []
+    with torch.no_grad():
+        for images, _ in itertools.islice(opened.after(number), KMEANS_BATCHES):
+            features.append(accelerator.gather(tokenizer.encode(images.to(accelerator.device))))
+    generator = step_generator(recipe.run.seed, number)
+    start_with_kmeans(tokenizer.quantizer, torch.cat(features), generator)
+
+
 class CodeRevival:
     """Counts how often each code is used and replaces unused codes by vectors of the data.
 
     Args:
         codebook_size: V.
-        every: steps between revivals.
+        every: steps between revivals; None for none.
         decay: of the running count, per step.
         threshold: fraction of the average use below which a code counts as unused.
     """
 
-    def __init__(self, codebook_size: int, every: int, decay: float = 0.98, threshold: float = 0.03) -> None:
+    def __init__(
+        self, codebook_size: int, every: int | None, decay: float = 0.98, threshold: float = 0.03
+    ) -> None:
         self.use = torch.ones(codebook_size)
         self.every = every
         self.decay = decay

@@ -21,7 +21,7 @@ from openhart.generation.states import KnownCodes
 from openhart.model_files import loading
 from openhart.pipelines.hart import HartPipeline
 from openhart.tokenizer.model import HybridTokenizer
-from openhart.training.tokenizer.recipe import OwnSamples, TokenizerRecipe
+from openhart.training.tokenizer.nearest.recipe import HybridRecipe, OwnSamples
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class OwnSampler:
         return features
 
 
-def open_sampler(recipe: TokenizerRecipe, tokenizer: HybridTokenizer) -> OwnSampler | None:
+def open_sampler(recipe: HybridRecipe, tokenizer: HybridTokenizer) -> OwnSampler | None:
     """The sampler of a recipe's ``own_samples``; None if no phase has any.
 
     Raises:

@@ -14,7 +14,7 @@ from torch import Tensor
 from openhart.scales import count_tokens, split_by_scale
 from openhart.tokenizer.exchange import exchange_codes
 from openhart.tokenizer.quantizer import MultiScaleQuantizer, Quantized
-from openhart.training.tokenizer.recipe import Exchange, Phase
+from openhart.training.tokenizer.nearest.recipe import CodePhase, Exchange
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class DecoderInputs:
 
 
 def draw_decoder_inputs(
-    phase: Phase, quantizer: MultiScaleQuantizer, batch: int, generator: torch.Generator
+    phase: CodePhase, quantizer: MultiScaleQuantizer, batch: int, generator: torch.Generator
 ) -> DecoderInputs:
     """Draw the inputs of ``batch`` samples according to a phase of a recipe.
 

@@ -6,6 +6,7 @@ import torch
 import yaml
 
 from openhart.cli import main
+from openhart.data import open_dataset
 from openhart.model_files import load_image_tokenizer
 from openhart.training.recipes import load_recipe
 from openhart.training.tokenizer import train as tokenizer
@@ -64,11 +65,16 @@ def test_it_learns_to_reconstruct_from_what_a_generator_will_make(corpus, tmp_pa
     likeness = logged(tmp_path, "likeness")
     assert np.mean(likeness[-4:]) < 0.6 * np.mean(likeness[:3])
     model = load_image_tokenizer(folder)
-    images = torch.stack([image for image, _ in tokenizer.open_dataset(str(corpus), model.image_size)])
+    data = open_dataset(str(corpus), model.image_size)
+    images = torch.stack([data[index][0] for index in range(len(data))])
     with torch.no_grad():
         features = list(model.versions(images).values())[-1]
         error = (model.decode(features) - images).abs().mean()
     assert error < 0.6 * (images - images.mean()).abs().mean()
+    if kind == "kl":
+        with torch.no_grad():
+            sampled = model.encode(images).latent_dist.sample(torch.Generator().manual_seed(0))
+        assert float(model.scaled(sampled).std()) == pytest.approx(1, abs=0.1)
     assert main(["info", str(folder)]) == 0
     assert type(model).__name__ in capsys.readouterr().out
 

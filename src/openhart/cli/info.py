@@ -73,7 +73,7 @@ def _code_sizes(folder: Path) -> dict[str, str]:
     from openhart.scales import parse_scales
 
     tokenizer = _settings_of(IMAGE_TOKENIZERS[tokenizer_class(folder)], folder)
-    factor = tokenizer["patch_size"] * 2 ** (len(tokenizer["channel_multipliers"]) - 1)
+    factor = _factor(tokenizer)
     height, width = parse_scales(tokenizer["scales"])[-1]
     return {
         "scales": ", ".join(str(side) for side in tokenizer["scales"]),
@@ -88,7 +88,7 @@ def _mar_sizes(folder: Path) -> dict[str, str]:
 
     tokenizer = _settings_of(KLAutoencoder, folder / "image_tokenizer")
     transformer = _settings_of(MaskedTransformer, folder / "transformer")
-    factor = 2 ** (len(tokenizer["channel_multipliers"]) - 1)
+    factor = _factor(tokenizer)
     (height, width), patch = transformer["size"], transformer["patch_size"]
     tokens, channels = height * width // patch**2, transformer["latent_channels"] * patch**2
     return {
@@ -101,12 +101,18 @@ def _latent_sizes(folder: Path) -> dict[str, str]:
     from openhart.tokenizer.kl import KLAutoencoder
 
     tokenizer = _settings_of(KLAutoencoder, folder)
-    factor = 2 ** (len(tokenizer["channel_multipliers"]) - 1)
+    factor = _factor(tokenizer)
     height, width = tokenizer["image_size"]
     return {
         "image": f"{height}×{width} pixels",
         "latents": f"{height // factor}×{width // factor} of {tokenizer['latent_channels']} channels",
     }
+
+
+def _factor(tokenizer: dict[str, Any]) -> int:
+    """Down-sampling factor of an image tokenizer with these settings."""
+    factor: int = tokenizer["patch_size"] * 2 ** (len(tokenizer["channel_multipliers"]) - 1)
+    return factor
 
 
 def _settings_of(kind: type, folder: Path) -> dict[str, Any]:

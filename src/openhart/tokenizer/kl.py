@@ -35,6 +35,7 @@ class KLAutoencoder(ImageTokenizer, ModelMixin, ConfigMixin):
             every level but the first halves the sides.
         encoder_blocks: residual blocks per level in the encoder.
         decoder_blocks: residual blocks per level in the decoder.
+        patch_size: side of the pixel blocks that are folded into channels first; 1 for no folding.
         latent_channels: channels z of the latents.
         latent_scale: what sampled latents are multiplied by, so that their standard deviation is about 1.
         decoder_attention: attend over all positions at the decoder's coarsest level too.
@@ -55,6 +56,7 @@ class KLAutoencoder(ImageTokenizer, ModelMixin, ConfigMixin):
         channel_multipliers: Annotated[Sequence[Depth], Field(min_length=1, max_length=12)] = (1, 1, 2, 2, 4),
         encoder_blocks: Depth = 2,
         decoder_blocks: Depth = 3,
+        patch_size: Annotated[Depth, Field(le=64)] = 1,
         latent_channels: Width = 16,
         latent_scale: Positive = 0.2325,
         decoder_attention: Flag = False,
@@ -65,11 +67,11 @@ class KLAutoencoder(ImageTokenizer, ModelMixin, ConfigMixin):
         shape = (in_channels, base_channels, channel_multipliers)
         attending = (coarsest,) if decoder_attention else ()
         moments = 2 * latent_channels
-        self.encoder = Encoder(*shape, encoder_blocks, moments, 1, (coarsest,), True)
-        self.decoder = Decoder(*shape, decoder_blocks, latent_channels, 1, attending, True)
+        self.encoder = Encoder(*shape, encoder_blocks, moments, patch_size, (coarsest,), True)
+        self.decoder = Decoder(*shape, decoder_blocks, latent_channels, patch_size, attending, True)
         self.quant_conv = nn.Conv2d(moments, moments, 1)
         self.post_quant_conv = nn.Conv2d(latent_channels, latent_channels, 1)
-        self.downsample_factor: int = 2**coarsest
+        self.downsample_factor: int = patch_size * 2**coarsest
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -10,7 +10,16 @@ from openhart.errors import UserError, require
 
 FILE = "metrics.jsonl"
 PANELS = {  # title: beginnings of the metrics' names
-    "loss": ("loss", "cross_entropy", "diffusion", "embedding/", "likeness", "quantization", "discriminator"),
+    "loss": (
+        "loss",
+        "cross_entropy",
+        "diffusion",
+        "embedding/",
+        "likeness",
+        "quantization",
+        "kl",
+        "discriminator",
+    ),
     "loss of each scale": ("cross_entropy/",),
     "PSNR": ("psnr",),
     "fraction of codes used, each scale": ("codes_used/", "codes_alive"),
@@ -49,6 +58,23 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             continue
         if isinstance(metrics, dict) and type(metrics.get("step")) is int:
             yield line, {name: value for name, value in metrics.items() if type(value) in (int, float)}
+
+
+def training_seconds(output: Path, samples: int) -> float:
+    """Seconds that the logged steps of a run took, without saving and sample images.
+
+    Args:
+        output: folder of the run.
+        samples: per step, of all processes.
+
+    Raises:
+        UserError: if the run has logged nothing.
+    """
+    seconds, done = 0.0, 0
+    for line in read(output):
+        steps, done = line["step"] + 1 - done, line["step"] + 1
+        seconds += steps * samples / line["samples_per_second"]
+    return seconds
 
 
 def read(output: Path) -> list[dict[str, Any]]:

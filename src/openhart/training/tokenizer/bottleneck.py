@@ -123,6 +123,13 @@ class Bottleneck(ABC, Generic[Recipe]):
         """
         return {}
 
+    def finish(self, images: Tensor) -> None:
+        """Settle what depends on the trained weights, before they are saved.
+
+        Args:
+            images: (B, 3, H, W) in [−1, 1], held out.
+        """
+
     def report(self, passed: Passed, gather: Gather) -> dict[str, float]:
         """Metrics of a logged step. Collective."""
         return {}

@@ -117,6 +117,7 @@ class TokenizerStage:
         folder = Path(self.recipe.run.output) / "image_tokenizer"
         if self.accelerator.is_main_process:
             self.ema.copy_to(self.tokenizer.parameters())
+            self.bottleneck.finish(self.held_out)
             with folder_written_whole(folder) as whole:
                 self.tokenizer.save_pretrained(whole)
                 write_checksums(whole)

@@ -56,3 +56,13 @@ class NormalLatents(Bottleneck[KlRecipe]):
         latents = self.tokenizer.scaled(found.mean + found.std * choices.normal)
         divergence = found.kl().mean() / image[0].numel()
         return Passed(latents, self.recipe.losses.kl_weight * divergence, {"kl": divergence})
+
+    @torch.no_grad()
+    def finish(self, images: Tensor) -> None:
+        """Unless the recipe states ``latent_scale``, choose it so that latents have a standard deviation of 1
+        (latent diffusion, arXiv 2112.10752, appendix G)."""
+        if "latent_scale" in self.recipe.model:
+            return
+        found = self.tokenizer.encode(images).latent_dist
+        variance = found.mean.var() + found.var.mean()
+        self.tokenizer.register_to_config(latent_scale=float(variance.sqrt().reciprocal()))

@@ -19,7 +19,10 @@ class KlLosses(TokenizerLosses):
 
 
 class KlRecipe(TokenizerRecipe):
-    """MAR's image tokenizer."""
+    """MAR's image tokenizer.
+
+    ``model.latent_scale`` is measured at the end of the run, unless the recipe states it.
+    """
 
     kind = "kl"
     tokenizer = KLAutoencoder

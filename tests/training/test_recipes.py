@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from openhart.training.build import build_model
+from openhart.training.generator.build import transformer_settings
+from openhart.training.generator.data import open_conditions
+from openhart.training.generator.families import open_family
 from openhart.training.generator.recipe import GeneratorRecipe
 from openhart.training.recipes import load_recipe
 from openhart.training.tokenizer.recipe import TokenizerRecipe
-from openhart.transformer.model import HartTransformer
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 TOKENIZERS = sorted(FOLDER.rglob("tokenizer*.yaml"))
@@ -28,7 +30,8 @@ def tokenizer_of(path):
 def test_tokenizer_recipes(path):
     recipe, tokenizer = tokenizer_of(path)
     assert tokenizer.image_size[0] >= 128
-    assert recipe.phases[-1].train == "decoder"
+    if recipe.kind == "hybrid" and tokenizer.hybrid:
+        assert recipe.phases[-1].train == "decoder"
 
 
 @pytest.mark.parametrize("path", GENERATORS, ids=lambda path: f"{path.parent.name}-{path.stem}")
@@ -37,12 +40,26 @@ def test_generator_recipes_fit_their_tokenizers(path):
     beside = [tokenizer_of(place) for place in path.parent.glob("tokenizer*.yaml")]
     made = {f"{partner.run.output}/image_tokenizer": tokenizer for partner, tokenizer in beside}
     tokenizer = made[recipe.tokenizer]
-    scales = recipe.scales or tokenizer.config.scales
-    told = {"context_dim": recipe.model["width"]} if recipe.conditioning.kind == "label" else {}
+    context = open_conditions(recipe.conditioning, recipe.width).planned_shape(recipe.model)
     with torch.device("meta"):
-        transformer = build_model(HartTransformer, recipe.model | told | {"scales": scales})
-    if recipe.scales is None:
-        assert transformer.scales == tokenizer.quantizer.scales
+        tokenizer = type(tokenizer).from_config(dict(tokenizer.config) | recipe.tokenizer_settings)
+        settings = transformer_settings(open_family(recipe, tokenizer), context)
+        transformer = build_model(recipe.transformer, settings)
+    height, width = tokenizer.feature_size(tokenizer.image_size)
+    assert getattr(transformer, "scales", ((height, width),))[-1] == (height, width)
+    assert isinstance(tokenizer, recipe.image_tokenizer)
+
+
+def test_the_families_that_are_compared_are_of_one_size():
+    recipes = [load_recipe(path, GeneratorRecipe) for path in GENERATORS if path.parent.name == "comparison"]
+    assert {(recipe.data.train, recipe.data.batch_size, recipe.steps) for recipe in recipes} == {
+        ("corpus/train", 24, 4400)
+    }
+    tokenizers = [tokenizer_of(path)[1] for path in TOKENIZERS if path.parent.name == "comparison"]
+    sizes = [tokenizer.num_parameters() for tokenizer in tokenizers]
+    assert len(sizes) == 4
+    assert max(sizes) < 1.01 * min(sizes)
+    assert {tokenizer.image_size for tokenizer in tokenizers} == {(128, 128)}
 
 
 def test_the_text_to_image_recipes_follow_each_other():

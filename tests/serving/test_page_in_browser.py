@@ -9,7 +9,7 @@ import pytest
 
 from openhart.serving.service import ServiceSettings
 from tests.browser import complaints, launched, needs_browser
-from tests.serving.conftest import wait_for
+from tests.serving.conftest import running, wait_for
 
 pytestmark = [needs_browser, pytest.mark.slow]
 AXE = Path(os.environ.get("AXE", Path(__file__).parents[2] / "node_modules" / "axe-core" / "axe.min.js"))
@@ -183,11 +183,11 @@ def test_errors_are_one_sentence(visit):
         page.get("toggle").click()
         page.get("setting-guidance_scale").send_keys("-1")
         page.generate("a red apple")
-        page.wait(lambda: "uidance_scale must be" in page.text("error"))
+        page.wait(lambda: page.text("error").startswith("Guidance scale must be"))
         page.get("reset").click()
         server.model.fails = True
         page.generate("a red apple")
-        page.wait(lambda: "eneration failed" in page.text("error"))
+        page.wait(lambda: page.text("error").startswith("The server failed to answer this request"))
         assert "/secret" not in page.text("error")
         assert page.get("error").get_attribute("role") == "alert"
         server.model.fails = False
@@ -290,6 +290,21 @@ def test_a_link_makes_the_same_image_again(visit):
         assert page.pixels("large") == pixels
         assert page.text("details") == details
         assert page.text("viewer-title") == "a red apple & more"
+
+
+def test_a_model_of_classes(chromium, label_pipeline):
+    with running(label_pipeline) as server:
+        page = Page(chromium, server.url)
+        page.open()
+        assert page.text("prompt-label") == "Number of a class, 0 to 4"
+        assert not page.get("examples").is_displayed()
+        page.generate("9")
+        page.wait(lambda: page.text("error").startswith("Prompt must be the number of a class"))
+        page.generate("3", count=1)
+        page.finished(1)
+        page.all(".tile")[0].click()
+        assert not page.get("compare").is_displayed()
+        chromium.get("about:blank")
 
 
 def test_a_key_is_asked_for_and_forgotten_with_the_tab(visit):

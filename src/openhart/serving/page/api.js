@@ -7,7 +7,7 @@ export class ApiError extends Error {
 }
 
 function sentence(text) {
-  const whole = text.trim();
+  const whole = text.trim().replace(/^\w+/, (word) => word.replaceAll("_", " ")); // parameters as they are labelled
   const ended = /[.!?]$/.test(whole) ? whole : `${whole}.`;
   return ended[0].toUpperCase() + ended.slice(1);
 }

@@ -307,7 +307,7 @@ def test_a_model_of_classes(chromium, label_pipeline):
         chromium.get("about:blank")
 
 
-def test_a_key_is_asked_for_and_forgotten_with_the_tab(visit):
+def test_a_key_stays_in_the_tab(visit):
     with visit(ServiceSettings(keys=("right",))) as (page, _):
         assert page.get("key-form").is_displayed()
         page.get("key").send_keys("wrong\n")

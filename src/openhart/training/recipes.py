@@ -48,8 +48,6 @@ def load_recipe(path: Path, kind: type[Recipe], overrides: list[str] | None = No
 
 def _of_family(kind: type[Recipe], values: dict[str, Any], where: str) -> type[Recipe]:
     """The recipe of the family that ``model.kind`` names."""
-    if kind not in FAMILIES:
-        return kind
     families: dict[Any, Any] = {family.kind: family for family in FAMILIES[kind]}
     model = values.get("model")
     name = model.get("kind", next(iter(families))) if isinstance(model, dict) else next(iter(families))

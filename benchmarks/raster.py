@@ -14,12 +14,13 @@ import json
 import statistics
 import sys
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
-import transformers
 from torch import Tensor
 
 from openhart.acceleration.packed import can_pack, pack
@@ -114,8 +115,10 @@ def without_cache(transformer: RasterTransformer) -> Tensor:
 def published_programs(folder: Path, ours: RasterTransformer) -> dict[str, Program]:
     """The samplers of the published program, with our weights."""
     sys.path.insert(0, str(folder))
-    transformers.top_k_top_p_filtering = None  # the program imports it for a case that is not used here
-    from taming.modules.transformer import mingpt
+    absent = types.ModuleType("transformers")  # for a function that the program imports and that is gone
+    absent.top_k_top_p_filtering = None
+    with mock.patch.dict(sys.modules, {"transformers": absent}):
+        from taming.modules.transformer import mingpt
 
     config = ours.config
     model = mingpt.GPT(CODES, ours.max_positions, config.depth, config.num_heads, config.width).eval()

@@ -91,7 +91,7 @@ class MaskedFamily(Family[MaskedRecipe]):
             tokens = counter.tensor(
                 batch, transformer.num_tokens, transformer.token_channels, needs_gradient=False
             )
-            context = counter.tensor(batch, config.context_tokens, config.context_dim)
+            context = counter.tensor(batch, config.context_tokens, config.context_dim, needs_gradient=False)
             mask = counter.tensor(batch, config.context_tokens, needs_gradient=False, dtype=torch.bool)
             places = [
                 counter.tensor(batch, size, needs_gradient=False, dtype=torch.long)

@@ -63,7 +63,7 @@ class RasterFamily(Family[RasterRecipe]):
                 counter.tensor(batch, size, needs_gradient=False, dtype=torch.long)
                 for size in (codes - 1, codes)
             )
-            context = counter.tensor(batch, config.context_tokens, config.context_dim)
+            context = counter.tensor(batch, config.context_tokens, config.context_dim, needs_gradient=False)
 
             def run() -> Tensor:
                 logits = shallow(inputs, context).logits

@@ -37,7 +37,7 @@ def tiny(path, corpus, folder):
     model |= {name: value for name, value in TINY.items() if name in model}
     if "scales" in model:
         model["scales"] = [1, 4] if len(model["scales"]) > 1 else [4]
-    values["run"] |= {"output": str(folder / path.stem), "precision": "no", "trackers": [], "log_every": 1}
+    values["run"] |= {"output": str(folder / path.stem), "precision": "no", "log_every": 1}
     values["data"] = {"train": str(corpus), "batch_size": 4, "workers": 0}
     if "phases" in values:
         values["phases"] = [{**phase, "steps": 1} for phase in values["phases"]]

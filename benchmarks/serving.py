@@ -1,0 +1,160 @@
+"""Throughput, latency and refusals of `openhart serve` under open-loop load, with and without batching.
+
+    python benchmarks/serving.py --seconds 60 -o benchmarks/results/serving.json
+
+First the capacity is measured: images per second of the bare pipeline in batches. Then a server is started
+per row, and requests arrive at random times (Poisson), with a mean rate of 0.5, 1, 2 and 10 times the
+capacity, whether or not earlier ones are answered. Every request streams one partial image. A request is
+lost if it is neither answered nor refused; there must be none.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import re
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+import httpx
+
+PROMPTS = ("a red apple", "a grinning face", "a mango", "a rose", "a pill", "a delivery truck")
+LOADS = (0.5, 1.0, 2.0, 10.0)
+
+
+def main() -> None:
+    options = parse()
+    capacity = bare_rate(options)
+    report: dict[str, Any] = {"date": str(date.today()), "images per second, bare": round(capacity, 2)}
+    report |= {"batch": options.batch, "seconds": options.seconds, "rows": []}
+    for batch in (options.batch, 1):
+        for load in options.loads:
+            with server(options, batch) as (url, process):
+                row = asyncio.run(offer(url, capacity * load, options.seconds))
+                row |= {"load": load, "largest batch": batch, **memory(process.pid)}
+                row["share of bare throughput"] = round(row["images per second"] / capacity, 2)
+            report["rows"].append(row)
+            print(json.dumps(row), flush=True)
+    if options.output:
+        options.output.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--model", help="folder of the model (default: the packaged one)")
+    parser.add_argument("--batch", type=int, default=8, help="largest batch (default: 8)")
+    parser.add_argument("--seconds", type=float, default=60, help="time of each row (default: 60)")
+    parser.add_argument("--loads", type=float, nargs="+", default=LOADS, help="multiples of the capacity")
+    parser.add_argument("-o", "--output", type=Path, help="JSON file")
+    return parser.parse_args()
+
+
+def bare_rate(options: argparse.Namespace) -> float:
+    """Images per second of the pipeline in full batches."""
+    from openhart import from_pretrained
+
+    pipeline: Any = from_pretrained(options.model)
+    pipeline.optimize("exact")
+    pipeline.set_progress_bar_config(disable=True)
+    prompts = [PROMPTS[number % len(PROMPTS)] for number in range(options.batch)]
+    pipeline(prompts)
+    begin, runs = time.monotonic(), 0
+    while time.monotonic() - begin < min(10.0, options.seconds):
+        pipeline(prompts)
+        runs += 1
+    return runs * options.batch / (time.monotonic() - begin)
+
+
+@contextmanager
+def server(options: argparse.Namespace, batch: int) -> Any:
+    words = [sys.executable, "-m", "openhart", "serve", "--port", "0", "--optimize", "exact"]
+    words += ["--max-batch", str(batch), *(["--model", options.model] if options.model else [])]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        url = re.search(r"http://[\d.:]+", process.stdout.readline())
+        process.stdout.readline()
+        assert url is not None
+        try:
+            yield url[0], process
+        finally:
+            process.terminate()
+
+
+def memory(pid: int) -> dict[str, int]:
+    """Peak memory of the server in MB, where the system states it."""
+    status = Path(f"/proc/{pid}/status")
+    found = re.search(r"VmHWM:\s+(\d+)", status.read_text()) if status.is_file() else None
+    return {"peak MB": int(found[1]) // 1024} if found else {}
+
+
+async def offer(url: str, rate: float, seconds: float) -> dict[str, Any]:
+    """Send requests at random times with a mean rate per second, and wait for all answers."""
+    draw = random.Random(0)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+    async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
+        await ask(client, 0)
+        begin, tasks = time.monotonic(), []
+        arrival = 0.0
+        while (arrival := arrival + draw.expovariate(rate)) < seconds:
+            await asyncio.sleep(max(0.0, begin + arrival - time.monotonic()))
+            tasks.append(asyncio.create_task(ask(client, len(tasks))))
+        results = await asyncio.gather(*tasks)
+        total = time.monotonic() - begin
+        sizes = (await client.get("/metrics")).text
+    return summary(results, total) | {"mean batch": mean_batch(sizes)}
+
+
+async def ask(client: httpx.AsyncClient, number: int) -> tuple[str, float, float]:
+    """What became of a request, its time, and the time to its partial image."""
+    body = {"prompt": PROMPTS[number % len(PROMPTS)], "seed": number, "stream": True, "partial_images": 1}
+    begin, preview = time.monotonic(), 0.0
+    try:
+        async with client.stream("POST", "/v1/images/generations", json=body) as answer:
+            if answer.status_code != 200:
+                return ("refused" if answer.status_code == 429 else "failed"), time.monotonic() - begin, 0.0
+            async for line in answer.aiter_lines():
+                if line == "event: image_generation.partial_image":
+                    preview = time.monotonic() - begin
+                if line == "event: image_generation.completed":
+                    return "served", time.monotonic() - begin, preview
+    except httpx.HTTPError:
+        pass
+    return "lost", time.monotonic() - begin, 0.0
+
+
+def summary(results: list[tuple[str, float, float]], total: float) -> dict[str, Any]:
+    served = [each for each in results if each[0] == "served"]
+    refused = [each[1] for each in results if each[0] == "refused"]
+    counts = {
+        kind: sum(each[0] == kind for each in results) for kind in ("served", "refused", "failed", "lost")
+    }
+    row: dict[str, Any] = {**counts, "images per second": round(len(served) / total, 2)}
+    row |= percentiles("latency", [each[1] for each in served])
+    row |= percentiles("first preview", [each[2] for each in served])
+    return row | percentiles("refusal", refused)
+
+
+def percentiles(name: str, values: list[float]) -> dict[str, float]:
+    """50th, 95th and 99th percentile in seconds."""
+    if len(values) < 2:
+        return {}
+    cuts = quantiles(values, n=100, method="inclusive")
+    return {f"{name} p{share}": round(cuts[share - 1], 3) for share in (50, 95, 99)}
+
+
+def mean_batch(metrics: str) -> float:
+    total, count = (
+        float(re.search(rf"^openhart_batch_size_{name} ([\d.]+)", metrics, re.MULTILINE)[1])  # type: ignore[index]
+        for name in ("sum", "count")
+    )
+    return round(total / count, 2)
+
+
+if __name__ == "__main__":
+    main()

@@ -5,12 +5,16 @@ Heavy libraries are imported after the options have been checked.
 
 import os
 from argparse import ArgumentParser, Namespace
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from openhart.cli.computing import add_computing, check_computing, computation, load_pipeline
 from openhart.cli.options import MANY, UsageError, add_command, add_quiet, named, positive, whole
 from openhart.errors import require
 from openhart.provenance import model_hash
+
+if TYPE_CHECKING:
+    from openhart.serving.service import ServiceSettings
 
 PORTS = 65535
 KEY_VARIABLE = "OPENHART_API_KEY"
@@ -28,6 +32,7 @@ def add_serve(commands: Any) -> None:
     _add_network(parser)
     _add_limits(parser)
     _add_images(parser)
+    _add_ray(parser)
     add_quiet(parser)
     parser.set_defaults(run=serve)
 
@@ -102,6 +107,35 @@ def _add_images(parser: ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def _add_ray(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--ray", action="store_true",
+        help="Serve by replicas on Ray Serve, on this machine, until SIGINT or SIGTERM.",
+    )  # fmt: skip
+    add(
+        "--ray-address", type=named, metavar="ADDRESS",
+        help="Deploy to a running Ray cluster, such as auto for that of this machine, and end; the same "
+        "command again replaces the replicas one after the other.",
+    )  # fmt: skip
+    add(
+        "--min-replicas", type=whole(1, MANY), default=1, metavar="N",
+        help="Number of replicas that always run, on Ray (default: 1).",
+    )  # fmt: skip
+    add(
+        "--max-replicas", type=whole(1, MANY), metavar="N",
+        help="Number of replicas under load, on Ray (default: as many as always run).",
+    )  # fmt: skip
+    add(
+        "--cpus-per-replica", type=whole(1, MANY), default=2, metavar="N",
+        help="Number of processor cores per replica, on Ray (default: 2).",
+    )  # fmt: skip
+    add(
+        "--gpus-per-replica", type=positive, default=0.0, metavar="N",
+        help="Number of GPUs per replica, on Ray; 0.5 lets two replicas share one (default: none).",
+    )  # fmt: skip
+
+
 def serve(options: Namespace) -> None:
     """Serve until SIGINT or SIGTERM."""
     check_computing(options)
@@ -125,8 +159,34 @@ def serve(options: Namespace) -> None:
         cors_origins=tuple(options.cors_origin or []),
         page=not options.no_page,
     )
+    if options.ray or options.ray_address:
+        _serve_on_ray(options, settings)
+        return
     address = Address(options.host, options.port)
     serve_model(lambda: _load(options), settings, address, options.drain_seconds, options.quiet)
+
+
+def _serve_on_ray(options: Namespace, settings: "ServiceSettings") -> None:
+    most = options.max_replicas or options.min_replicas
+    if most < options.min_replicas:
+        raise UsageError("--max-replicas must be at least --min-replicas")
+    if options.port == 0:
+        raise UsageError("--port must be at least 1 on Ray")
+    require("ray", extra="ray")
+    from openhart.model_files import find_model
+    from openhart.serving.ray_app import Scale, application, run
+
+    find_model(options.model)
+    scale = Scale(
+        options.min_replicas,
+        most,
+        options.cpus_per_replica,
+        options.gpus_per_replica,
+        waiting=options.max_queue,
+        drain_seconds=options.drain_seconds,
+    )
+    make = partial(application, partial(_load, options), settings, scale)
+    run(make, options.host, options.port, options.ray_address, options.quiet)
 
 
 def _load(options: Namespace) -> Any:

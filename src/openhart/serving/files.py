@@ -22,6 +22,11 @@ class StoredFile:
     until: float
 
 
+def new_name(suffix: str) -> str:
+    """A name that cannot be guessed."""
+    return f"{secrets.token_urlsafe(24)}.{suffix}"
+
+
 class FileStore:
     """Keeps files under names that cannot be guessed; the oldest are removed when the store is full.
 
@@ -42,11 +47,15 @@ class FileStore:
 
     def add(self, content: bytes, media_type: str, suffix: str) -> str:
         """Store a file; returns its name."""
-        name = f"{secrets.token_urlsafe(24)}.{suffix}"
+        name = new_name(suffix)
+        self.put(name, content, media_type)
+        return name
+
+    def put(self, name: str, content: bytes, media_type: str) -> None:
+        """Store a file under a new name of :func:`new_name`."""
         self._files[name] = StoredFile(content, media_type, self._clock() + self.seconds)
         self.size += len(content)
         self._remove_old()
-        return name
 
     def get(self, name: str) -> StoredFile | None:
         """A file, or None if there is none of this name or if its time is over."""

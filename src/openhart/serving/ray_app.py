@@ -1,0 +1,253 @@
+"""The application on Ray Serve: a gateway, and replicas that each hold the model, a queue and batches.
+
+Tried with Ray 2.60. Replicas queue by themselves, because Ray Serve's router hands waiting requests on with a
+delay of up to half a second.
+"""
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray import serve
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import BackPressureError
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Message
+
+from openhart.errors import UserError, reason
+from openhart.serving.app import create_app
+from openhart.serving.files import FileStore, StoredFile, new_name
+from openhart.serving.gateway import ACCEPTED, Call, Gateway, ReplicaLostError
+from openhart.serving.request import RefusedError
+from openhart.serving.service import Service, ServiceSettings
+
+if TYPE_CHECKING:
+    from openhart.serving.model import ServedModel
+
+APP = "openhart"
+RETRY_SECONDS = 2.0
+HEALTH_SECONDS = 5.0
+OBJECT_BYTES = 200 * 2**20  # on this machine alone; answers are small
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How many replicas there are, and what each needs.
+
+    Attributes:
+        least: replicas that always run.
+        most: replicas under load.
+        cpus: processor cores per replica; torch uses as many threads.
+        gpus: GPUs per replica; a fraction shares one.
+        waiting: requests that may wait for a replica, besides those in the replicas' own queues.
+        upscale_seconds: how long there must be too many requests before a replica is added.
+        downscale_seconds: how long there must be too few before one is removed.
+        drain_seconds: time for accepted requests of a replica that is to end.
+    """
+
+    least: int = 1
+    most: int = 1
+    cpus: int = 2
+    gpus: float = 0.0
+    waiting: int = 64
+    upscale_seconds: float = 5.0
+    downscale_seconds: float = 120.0
+    drain_seconds: float = 60.0
+
+
+class SharedFiles(FileStore):
+    """A replica's access to the files of all replicas.
+
+    Args:
+        actor: Ray's actor of a :class:`FileStore`.
+    """
+
+    def __init__(self, actor: Any) -> None:
+        super().__init__()
+        self._actor = actor
+
+    def add(self, content: bytes, media_type: str, suffix: str) -> str:
+        """Store a file for all; returns its name."""
+        name = new_name(suffix)
+        self._actor.put.remote(name, content, media_type)
+        return name
+
+
+class Replica:
+    """The whole application with a model, whose requests come from the gateway.
+
+    Args:
+        load: loads the model.
+        settings: of the service.
+        files: Ray's actor of a :class:`FileStore`.
+        threads: threads of torch; Ray otherwise limits them to one.
+    """
+
+    def __init__(
+        self, load: "Callable[[], ServedModel]", settings: ServiceSettings, files: Any, threads: int
+    ) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self.service = Service(load, settings)
+        self.service.files = SharedFiles(files)
+        self.app = create_app(self.service)
+
+    async def reconfigure(self, _: dict[str, Any]) -> None:
+        """Load the model and make a first image; Ray Serve calls it before it sends requests."""
+        await self.service.open()
+        if self.service.failure is not None:
+            raise self.service.failure
+
+    def check_health(self) -> None:
+        """Raise an error if the engine has died, so that Ray Serve replaces the replica."""
+        engine = self.service.engine
+        if engine is not None and not engine.alive and not engine.draining:
+            raise RuntimeError("the engine has died")
+
+    async def answer(self, call: Call) -> AsyncIterator[Message]:
+        """Yield :data:`ACCEPTED`, then the messages of the application's answer."""
+        yield {"type": ACCEPTED}
+        messages: asyncio.Queue[Message | None] = asyncio.Queue()
+        gone, body = asyncio.Event(), [call.body]
+
+        async def receive() -> Message:
+            if body:
+                return {"type": "http.request", "body": body.pop(), "more_body": False}
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        task = asyncio.ensure_future(self.app(_scope(call), receive, messages.put))
+        task.add_done_callback(lambda _: messages.put_nowait(None))
+        try:
+            while (message := await messages.get()) is not None:
+                yield message
+            await task
+        finally:
+            gone.set()
+            await asyncio.wait([task], timeout=HEALTH_SECONDS)
+            task.cancel()
+
+
+def _scope(call: Call) -> dict[str, Any]:
+    return {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": call.method,
+        "scheme": call.scheme, "path": call.path, "raw_path": call.path.encode(), "root_path": "",
+        "query_string": call.query, "headers": call.headers, "client": None, "server": None,
+    }  # fmt: skip
+
+
+class Ingress:
+    """The gateway as a deployment of Ray Serve.
+
+    Args:
+        replicas: handle of the replicas.
+        files: Ray's actor of a :class:`FileStore`.
+    """
+
+    def __init__(self, replicas: Any, files: Any) -> None:
+        self._replicas = replicas.options(stream=True)
+        self._files = files
+        self._gateway = Gateway(self._forward, self._file)
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer one request."""
+        return await self._gateway.answer(request)
+
+    async def _file(self, name: str) -> StoredFile | None:
+        found: StoredFile | None = await self._files.get.remote(name)
+        return found
+
+    async def _forward(self, call: Call) -> AsyncIterator[Message]:
+        messages = self._replicas.answer.remote(call)
+        try:
+            async for message in messages:
+                yield message
+        except BackPressureError as error:
+            message = "the queue is full: too many requests wait for a replica; try again later"
+            raise RefusedError(message, "queue_full", RETRY_SECONDS) from error
+        except RayTaskError:  # the replica is alive and its code failed
+            raise
+        except RayActorError as error:
+            raise ReplicaLostError from error
+        except (asyncio.CancelledError, GeneratorExit):
+            messages.cancel()
+            raise
+
+
+def application(load: "Callable[[], ServedModel]", settings: ServiceSettings, scale: Scale) -> Any:
+    """The application to deploy with ``ray.serve.run``; Ray must be initialised.
+
+    Args:
+        load: loads the model in each replica.
+        settings: of each replica's service.
+        scale: number and needs of the replicas.
+    """
+    limits = settings.limits
+    files = ray.remote(FileStore).options(name=f"{APP}-files", get_if_exists=True, num_cpus=0)
+    actor = files.remote(settings.file_seconds, settings.file_bytes)
+    autoscaling = {
+        "min_replicas": scale.least, "max_replicas": scale.most, "target_ongoing_requests": limits.batch,
+        "upscale_delay_s": scale.upscale_seconds, "downscale_delay_s": scale.downscale_seconds,
+    }  # fmt: skip
+    replica = serve.deployment(
+        name="Replica",
+        max_ongoing_requests=limits.queue + 2 * limits.batch + 16,  # refused requests and /health too
+        max_queued_requests=scale.waiting,
+        autoscaling_config=autoscaling,
+        ray_actor_options={"num_cpus": scale.cpus, "num_gpus": scale.gpus},
+        graceful_shutdown_timeout_s=scale.drain_seconds,
+        health_check_period_s=HEALTH_SECONDS,
+        max_constructor_retry_count=3,
+        user_config={},
+    )(Replica)
+    ingress = serve.deployment(
+        name="Ingress", max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0},
+        graceful_shutdown_timeout_s=scale.drain_seconds,
+    )(Ingress)  # fmt: skip
+    return ingress.bind(replica.bind(load, settings, actor, scale.cpus), actor)
+
+
+def run(application_of: Callable[[], Any], host: str, port: int, address: str | None, quiet: bool) -> None:
+    """Deploy on this machine until SIGINT or SIGTERM, or on a running cluster, where the application stays.
+
+    If the application runs on the cluster already, its replicas are replaced one after the other, and each
+    finishes what it has accepted.
+
+    Args:
+        application_of: makes the application.
+        host: address on which each node listens.
+        port: port on which each node listens.
+        address: address of a running cluster, such as ``auto``; None starts Ray on this machine.
+        quiet: print nothing but errors.
+
+    Raises:
+        UserError: there is no such cluster, or the application does not start.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        own = {"include_dashboard": False, "object_store_memory": OBJECT_BYTES}
+        options = own if address is None else {"address": address}
+        ray.init(log_to_driver=False, namespace=APP, **options)
+        serve.start(http_options={"host": host, "port": port, "location": "EveryNode"})
+        serve.run(application_of(), name=APP, route_prefix="/")
+    except (ConnectionError, RuntimeError, OSError) as error:
+        ray.shutdown()
+        raise UserError(f"the application could not be started on Ray: {reason(error)}") from error
+    if not quiet:
+        print(f"OpenHART is ready: http://{host}:{port}/", flush=True)
+    if address is not None:
+        ray.shutdown()
+        return
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    stop.wait()
+    serve.shutdown()
+    ray.shutdown()

@@ -1,0 +1,124 @@
+"""``openhart serve --ray`` with two replicas on this machine: images, streams, files, a lost replica."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+
+import httpx
+import pytest
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed"),
+]
+SURROUNDINGS = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+GENERATIONS = "/v1/images/generations"
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def server(text_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ray")
+    port = free_port()
+    words = [sys.executable, "-m", "openhart", "serve", "--ray", "--port", str(port)]
+    words += ["--model", str(text_model), "--min-replicas", "2", "--cpus-per-replica", "1"]
+    words += ["--max-queue", "6", "--max-batch", "2"]
+    with (folder / "stderr.txt").open("wb") as log:
+        process = subprocess.Popen(
+            words, stdout=subprocess.PIPE, stderr=log, text=True, env=os.environ | SURROUNDINGS
+        )
+    line = process.stdout.readline()
+    assert "ready" in line, (folder / "stderr.txt").read_text()[-2000:]
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
+        client.process = process
+        yield client
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(120) == 0
+    process.stdout.close()
+
+
+def replica_processes(process):
+    """Ids of the processes in which the replicas of a server run; Ray names them after the deployment."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"ServeReplica:openhart:Replica" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return [number for number in found if process.pid in ancestors(number)]
+
+
+def ancestors(number):
+    """Ids of the processes that started a process, directly or not."""
+    while number > 1:
+        fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+        number = int(fields[1])
+        yield number
+
+
+def image(server, **body):
+    return server.post(GENERATIONS, json={"prompt": "a cat", "seed": 1, **body})
+
+
+def test_two_replicas_give_the_same_image_and_the_protocols_errors(server):
+    assert len(replica_processes(server.process)) == 2
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: image(server), range(4)))
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert len({answer.json()["data"][0]["b64_json"] for answer in answers}) == 1
+    wrong = image(server, colour="red")
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (400, "unknown_parameter")
+    assert server.get("/nothing").json()["error"]["type"] == "invalid_request_error"
+    for path in ("/health", "/ready", "/v1/models", "/"):
+        assert server.get(path).status_code == 200
+
+
+def test_a_stream_passes_the_proxy_event_by_event(server):
+    body = {"prompt": "a cat", "seed": 1, "stream": True, "partial_images": 2}
+    with server.stream("POST", GENERATIONS, json=body) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        lines = [line for line in answer.iter_lines() if line.startswith("data: ")]
+    events = [json.loads(line.removeprefix("data: ")) for line in lines]
+    kinds = [event["type"].removeprefix("image_generation.") for event in events]
+    assert kinds == ["partial_image", "partial_image", "completed"]
+    assert events[-1]["b64_json"] == image(server).json()["data"][0]["b64_json"]
+
+
+def test_a_stored_image_is_found_whichever_replica_made_it(server):
+    for _ in range(4):
+        address = image(server, response_format="url").json()["data"][0]["url"]
+        assert server.get(address).headers["content-type"] == "image/png"
+
+
+def test_too_many_requests_are_refused_in_the_protocols_shape(server):
+    with ThreadPoolExecutor(40) as pool:
+        answers = list(pool.map(lambda seed: image(server, seed=seed, n=2), range(40)))
+    assert {answer.status_code for answer in answers} == {200, 429}
+    for answer in answers:
+        if answer.status_code == 429:
+            assert answer.json()["error"]["code"] == "queue_full"
+            assert float(answer.headers["retry-after"]) > 0
+
+
+def test_no_request_is_lost_with_a_replica(server):
+    with ThreadPoolExecutor(6) as pool:
+        running = [pool.submit(image, server, n=2, residual_steps=400) for _ in range(5)]
+        victim = replica_processes(server.process)[0]
+        os.kill(victim, signal.SIGKILL)
+        answers = [each.result() for each in running]
+    assert {answer.status_code for answer in answers} <= {200, 503}
+    assert sum(answer.status_code == 200 for answer in answers) >= 3
+    for answer in answers:
+        assert ("data" in answer.json()) or answer.json()["error"]["code"] == "unavailable"
+    assert image(server).status_code == 200

@@ -1,6 +1,6 @@
 """The application on Ray Serve: a gateway, and replicas that each hold the model, a queue and batches.
 
-Tried with Ray 2.60. Replicas queue by themselves, because Ray Serve's router hands waiting requests on with a
+Written for Ray 2.60. Replicas queue by themselves, because Ray Serve's router hands waiting requests on with a
 delay of up to half a second.
 """
 

@@ -1,7 +1,7 @@
 """The application on Ray Serve: a gateway, and replicas that each hold the model, a queue and batches.
 
-Written for Ray 2.60. Replicas queue by themselves, because Ray Serve's router hands waiting requests on with a
-delay of up to half a second.
+Written for Ray 2.60. Replicas queue by themselves, because Ray Serve's router passes waiting requests on
+with a delay of up to half a second.
 """
 
 import asyncio

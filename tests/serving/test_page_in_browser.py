@@ -1,7 +1,6 @@
 """The page in a real browser, on a server with a tiny real model."""
 
 import os
-import threading
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,86 +9,17 @@ import pytest
 from openhart.serving.service import ServiceSettings
 from tests.browser import complaints, launched, needs_browser
 from tests.serving.conftest import running, wait_for
+from tests.serving.visitor import Page, Steps
 
 pytestmark = [needs_browser, pytest.mark.slow]
 AXE = Path(os.environ.get("AXE", Path(__file__).parents[2] / "node_modules" / "axe-core" / "axe.min.js"))
 """Accessibility checks: ``npm install axe-core`` in the folder of the project."""
 
 
-class Steps:
-    """A gate that lets as many scales pass as were released."""
-
-    def __init__(self):
-        self._left = threading.Semaphore(0)
-
-    def wait(self, seconds):
-        return self._left.acquire(timeout=seconds)
-
-    def set(self, count=1000):
-        self._left.release(count)
-
-
 @pytest.fixture(scope="module")
 def chromium():
     with launched() as driver:
         yield driver
-
-
-class Page:
-    """The page as a visitor uses it."""
-
-    def __init__(self, driver, url):
-        self.driver = driver
-        self.url = url
-
-    def open(self, fragment=""):
-        self.driver.get("about:blank")
-        self.driver.get(f"{self.url}/{fragment}")
-        self.wait(lambda: self.get("generate").is_enabled() or self.get("key-form").is_displayed())
-
-    def get(self, name):
-        return self.driver.find_element("id", name)
-
-    def all(self, selector):
-        return self.driver.find_elements("css selector", selector)
-
-    def text(self, name):
-        return self.get(name).text
-
-    def wait(self, condition):
-        wait_for(condition, 120)
-
-    def press(self, *keys):
-        from selenium.webdriver import ActionChains
-
-        ActionChains(self.driver).send_keys(*keys).perform()
-
-    def generate(self, prompt, count=4):
-        self.get("prompt").clear()
-        self.get("prompt").send_keys(prompt)
-        if count == 1:
-            self.all("[name=count]")[0].find_element("xpath", "..").click()
-        self.get("generate").click()
-
-    def finished(self, count):
-        self.wait(lambda: len(self.all("li.finished")) == count and self.get("generate").is_displayed())
-
-    def pixels(self, name):
-        """The pixels of an image element."""
-        return self.driver.execute_async_script(
-            """const [name, done] = arguments, image = document.getElementById(name);
-            image.decode().then(() => {
-              const canvas = document.createElement("canvas");
-              canvas.width = image.naturalWidth; canvas.height = image.naturalHeight;
-              const context = canvas.getContext("2d");
-              context.drawImage(image, 0, 0);
-              done([...context.getImageData(0, 0, canvas.width, canvas.height).data]);
-            });""",
-            name,
-        )
-
-    def focused(self):
-        return self.driver.switch_to.active_element
 
 
 @pytest.fixture
@@ -247,6 +177,9 @@ def test_the_enlarged_image_goes_back_to_earlier_scales_and_downloads(visit):
         seed = page.all("#details dd")[0].text
         assert page.get("download").get_attribute("download") == f"a-red-apple-{seed}.png"
         assert page.get("large").get_attribute("alt") == "a red apple"
+        page.get("use-seed").click()
+        assert page.get("seed").get_attribute("value") == seed
+        assert page.focused().get_attribute("id") == "prompt"
 
 
 def test_codes_alone_beside_the_image_with_residual(visit):

@@ -217,7 +217,11 @@ async function connect() {
 function describe() {
   if (settings) return;
   settings = new SettingsForm(model.settings, $("first-settings"), $("more-settings"));
-  viewer = new Viewer(model, (request) => fillForm(request, request.seed), (entry) => history.put(entry));
+  const takeSeed = (request) => {
+    fillForm(request, request.seed);
+    $("prompt").focus();
+  };
+  viewer = new Viewer(model, takeSeed, (entry) => history.put(entry));
   $("size").placeholder = model.size;
   $("generate").disabled = false;
   if (!model.classes) return;

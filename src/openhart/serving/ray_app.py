@@ -190,7 +190,8 @@ def application(load: "Callable[[], ServedModel]", settings: ServiceSettings, sc
         scale: number and needs of the replicas.
     """
     limits = settings.limits
-    files = ray.remote(FileStore).options(name=f"{APP}-files", get_if_exists=True, num_cpus=0)
+    options = {"name": f"{APP}-files", "get_if_exists": True, "num_cpus": 0}
+    files = ray.remote(FileStore).options(**options, lifetime="detached")  # outlives this process
     actor = files.remote(settings.file_seconds, settings.file_bytes)
     autoscaling = {
         "min_replicas": scale.least, "max_replicas": scale.most, "target_ongoing_requests": limits.batch,

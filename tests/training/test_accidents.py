@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from openhart.errors import UserError
 from openhart.pipelines.hart import HartPipeline
 from openhart.training.generator import train as generator
+from openhart.training.generator.hart.losses import GeneratorLosses
 from openhart.training.run.nonfinite import NonFiniteGuard
 from openhart.training.tokenizer import train as tokenizer
 from tests.training.corpus import draw_corpus, generator_recipe, logged, tokenizer_recipe, write_recipe
@@ -93,14 +94,14 @@ def test_a_full_disk_costs_checkpoints_and_not_the_run(recipe, undisturbed, tmp_
 
 
 def test_a_step_that_is_not_finite_is_left_out_and_counted(recipe, tmp_path, monkeypatch):
-    forward, calls = generator.GeneratorLosses.forward, []
+    forward, calls = GeneratorLosses.forward, []
 
     def sometimes_infinite(self, batch):
         report = forward(self, batch)
         calls.append(len(calls))
         return report | {"loss": report["loss"] * float("nan")} if len(calls) in (3, 4) else report
 
-    monkeypatch.setattr(generator.GeneratorLosses, "forward", sometimes_infinite)
+    monkeypatch.setattr(GeneratorLosses, "forward", sometimes_infinite)
     folder = generator.train(recipe, quiet=True)
     assert logged(tmp_path / "run", "skipped") == [0, 0, 1, 2] + [2] * (STEPS - 4)
     transformer = HartPipeline.from_pretrained(folder).transformer
@@ -127,14 +128,14 @@ def test_a_gradient_scaler_sees_what_overflows_and_scales_less():
 
 
 def test_too_many_of_them_stop_the_run_and_name_the_batch(recipe, tmp_path, monkeypatch):
-    forward, calls = generator.GeneratorLosses.forward, []
+    forward, calls = GeneratorLosses.forward, []
 
     def infinite_later(self, batch):
         calls.append(len(calls))
         report = forward(self, batch)
         return report | {"loss": report["loss"] * float("inf")} if len(calls) > 2 else report
 
-    monkeypatch.setattr(generator.GeneratorLosses, "forward", infinite_later)
+    monkeypatch.setattr(GeneratorLosses, "forward", infinite_later)
     with pytest.raises(UserError, match=r"3 steps in a row.*step 4 with .*\.png"):
         generator.train(recipe, ["run.max_skipped=3"], quiet=True)
     assert not (tmp_path / "run" / "pipeline").exists()

@@ -29,7 +29,7 @@ from openhart.residual.heads import TokenResidualHead
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.training.generator.recipe import GeneratorRecipe
 from openhart.training.recipes import load_recipe
-from openhart.training.tokenizer.nearest.recipe import HybridRecipe
+from openhart.training.tokenizer.recipe import TokenizerRecipe
 from openhart.transformer.model import HartTransformer
 from tests.training.corpus import draw_corpus, generator_recipe, tokenizer_recipe
 
@@ -88,7 +88,7 @@ def changed(values, path, value):
 
 
 RECIPES = {
-    HybridRecipe: tokenizer_recipe("corpus", "run"),
+    TokenizerRecipe: tokenizer_recipe("corpus", "run"),
     GeneratorRecipe: generator_recipe(
         "corpus", "run", "tokenizer", thinning={"mean": 1.0}, sampling={"top_k": 5}
     ),

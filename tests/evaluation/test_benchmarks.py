@@ -17,7 +17,7 @@ from openhart.evaluation.images import pooled_features
 from openhart.evaluation.metrics.intervals import bootstrap_error_interval, bootstrap_interval, share_interval
 from openhart.evaluation.metrics.retrieval import retrieval_ranks
 from openhart.evaluation.networks.extractors import GradientExtractor
-from openhart.tokenizer.base import TokenizerOutput
+from openhart.tokenizer.base import CODES, COMPLETE
 from tests.evaluation.shapes import GROUNDS, THINGS, draw_scene
 
 pytest.importorskip("efficientnet_lite_pytorch")
@@ -53,11 +53,14 @@ def folder(tmp_path_factory):
 class Tokenizer:
     """Gives back what it is given; its codes alone lose half of the picture."""
 
-    device, hybrid = torch.device("cpu"), True
+    device = torch.device("cpu")
 
-    def __call__(self, images, discrete=False):
+    def versions(self, images):
         half = torch.cat([images[..., :16], torch.ones_like(images[..., 16:])], dim=3)
-        return TokenizerOutput(half if discrete else images)
+        return {CODES: half, COMPLETE: images}
+
+    def decode(self, version):
+        return version
 
 
 class Memory:

@@ -233,7 +233,7 @@ def run(application_of: Callable[[], Any], host: str, port: int, address: str | 
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        own = {"include_dashboard": False, "object_store_memory": OBJECT_BYTES}
+        own = {"address": "local", "include_dashboard": False, "object_store_memory": OBJECT_BYTES}
         options = own if address is None else {"address": address}
         ray.init(log_to_driver=False, namespace=APP, **options)
         serve.start(http_options={"host": host, "port": port, "location": "EveryNode"})

@@ -113,7 +113,7 @@ def test_too_many_requests_are_refused_in_the_protocols_shape(server):
 
 def test_no_request_is_lost_with_a_replica(server):
     with ThreadPoolExecutor(6) as pool:
-        running = [pool.submit(image, server, n=2, residual_steps=400) for _ in range(5)]
+        running = [pool.submit(image, server, residual_steps=400) for _ in range(5)]
         victim = replica_processes(server.process)[0]
         os.kill(victim, signal.SIGKILL)
         answers = [each.result() for each in running]

@@ -4,8 +4,9 @@
 
 First the capacity is measured: images per second of the bare pipeline in batches. Then a server is started
 per row, and requests arrive at random times (Poisson), with a mean rate of 0.5, 1, 2 and 10 times the
-capacity, whether or not earlier ones are answered. Every request streams one partial image. A request is
-lost if it is neither answered nor refused; there must be none.
+capacity, whether or not earlier ones are answered. Every request streams ``--previews`` partial images; with
+0 it is answered by JSON. The load generator runs on the same machine and takes part of it. A request is lost
+if it is neither answered nor refused; there must be none.
 """
 
 import argparse
@@ -32,11 +33,12 @@ def main() -> None:
     options = parse()
     capacity = bare_rate(options)
     report: dict[str, Any] = {"date": str(date.today()), "images per second, bare": round(capacity, 2)}
-    report |= {"batch": options.batch, "seconds": options.seconds, "rows": []}
+    report |= {"batch": options.batch, "seconds": options.seconds}
+    report |= {"previews": options.previews, "rows": []}
     for batch in (options.batch, 1):
         for load in options.loads:
             with server(options, batch) as (url, process):
-                row = asyncio.run(offer(url, capacity * load, options.seconds))
+                row = asyncio.run(offer(url, capacity * load, options))
                 row |= {"load": load, "largest batch": batch, **memory(process.pid)}
                 row["share of bare throughput"] = round(row["images per second"] / capacity, 2)
             report["rows"].append(row)
@@ -50,6 +52,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", help="folder of the model (default: the packaged one)")
     parser.add_argument("--batch", type=int, default=8, help="largest batch (default: 8)")
     parser.add_argument("--seconds", type=float, default=60, help="time of each row (default: 60)")
+    parser.add_argument("--previews", type=int, default=1, help="partial images per request (default: 1)")
     parser.add_argument("--loads", type=float, nargs="+", default=LOADS, help="multiples of the capacity")
     parser.add_argument("-o", "--output", type=Path, help="JSON file")
     return parser.parse_args()
@@ -93,31 +96,36 @@ def memory(pid: int) -> dict[str, int]:
     return {"peak MB": int(found[1]) // 1024} if found else {}
 
 
-async def offer(url: str, rate: float, seconds: float) -> dict[str, Any]:
+async def offer(url: str, rate: float, options: argparse.Namespace) -> dict[str, Any]:
     """Send requests at random times with a mean rate per second, and wait for all answers."""
     draw = random.Random(0)
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
-        await ask(client, 0)
+        await ask(client, 0, options.previews)
         begin, tasks = time.monotonic(), []
         arrival = 0.0
-        while (arrival := arrival + draw.expovariate(rate)) < seconds:
+        while (arrival := arrival + draw.expovariate(rate)) < options.seconds:
             await asyncio.sleep(max(0.0, begin + arrival - time.monotonic()))
-            tasks.append(asyncio.create_task(ask(client, len(tasks))))
+            tasks.append(asyncio.create_task(ask(client, len(tasks), options.previews)))
         results = await asyncio.gather(*tasks)
         total = time.monotonic() - begin
         sizes = (await client.get("/metrics")).text
     return summary(results, total) | {"mean batch": mean_batch(sizes)}
 
 
-async def ask(client: httpx.AsyncClient, number: int) -> tuple[str, float, float]:
+async def ask(client: httpx.AsyncClient, number: int, previews: int) -> tuple[str, float, float]:
     """What became of a request, its time, and the time to its partial image."""
-    body = {"prompt": PROMPTS[number % len(PROMPTS)], "seed": number, "stream": True, "partial_images": 1}
+    body: dict[str, Any] = {"prompt": PROMPTS[number % len(PROMPTS)], "seed": number}
+    if previews:
+        body |= {"stream": True, "partial_images": previews}
     begin, preview = time.monotonic(), 0.0
     try:
         async with client.stream("POST", "/v1/images/generations", json=body) as answer:
             if answer.status_code != 200:
                 return ("refused" if answer.status_code == 429 else "failed"), time.monotonic() - begin, 0.0
+            if not previews:
+                await answer.aread()
+                return "served", time.monotonic() - begin, 0.0
             async for line in answer.aiter_lines():
                 if line == "event: image_generation.partial_image":
                     preview = time.monotonic() - begin
@@ -136,7 +144,7 @@ def summary(results: list[tuple[str, float, float]], total: float) -> dict[str, 
     }
     row: dict[str, Any] = {**counts, "images per second": round(len(served) / total, 2)}
     row |= percentiles("latency", [each[1] for each in served])
-    row |= percentiles("first preview", [each[2] for each in served])
+    row |= percentiles("first preview", [each[2] for each in served if each[2]])
     return row | percentiles("refusal", refused)
 
 

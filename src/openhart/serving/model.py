@@ -63,7 +63,7 @@ class ServedModel:
     def description(self) -> dict[str, Any]:
         """What a client can show of the model, as JSON: size, scales, classes and sampling settings.
 
-        ``scales`` is null for families that do not generate by scales, ``classes`` for models of texts, and
+        ``scales`` is null for tokenizers without scales, ``classes`` for models of texts, and
         a limit of a setting where there is none.
         """
         own = self.pipeline.sampling_settings()

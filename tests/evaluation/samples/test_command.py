@@ -33,7 +33,8 @@ def run(capsys, *arguments):
 
 
 def images(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.png")}
+    """Finished images alone: a file that is being written has a name that begins with a dot."""
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("[!.]*.png")}
 
 
 def test_a_benchmark_is_sampled(capsys, text_model, prompts, tmp_path):

@@ -232,7 +232,7 @@ def test_generate(saved, tmp_path, capsys):
         (["--top-k", "5"], 2, "the model has no setting --top-k"),
         (["--diffusion-steps", "1"], 2, "must be a whole number from 2 to 1000"),
         (["--optimize", "fastest"], 1, "the level must be exact or fast"),
-        (["--lora", "adapter"], 1, "MarPipeline does not support --lora"),
+        (["--lora", "adapter"], 1, "no LoRA in adapter"),
         (["--height", "32"], 1, "images of 16×24 pixels only"),
     ):
         try:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -14,7 +14,8 @@ from openhart.errors import UserError, reason, require
 from openhart.model_files import loading
 from openhart.reading import parse_json
 from openhart.safety import refuse_pickles
-from openhart.transformer.model import HartTransformer
+from openhart.transformer.block import Block
+from openhart.transformer.families import AnyTransformer
 
 FILE = "pytorch_lora_weights.safetensors"
 PREFIX = "transformer."
@@ -38,7 +39,7 @@ class Adapter:
 
 
 def require_peft() -> None:
-    """Check that peft is installed, and register our transformer in diffusers for adapter weights.
+    """Check that peft is installed, and register our transformers in diffusers for adapter weights.
 
     Raises:
         UserError: if peft is not installed.
@@ -47,17 +48,21 @@ def require_peft() -> None:
     from diffusers.loaders import peft as loader
 
     # diffusers expands adapter weights by a private table of models (tested with diffusers 0.38 to 0.42)
-    loader._SET_ADAPTER_SCALE_FN_MAPPING.setdefault("HartTransformer", lambda _, weights: weights)
+    for kind in get_args(AnyTransformer):
+        loader._SET_ADAPTER_SCALE_FN_MAPPING.setdefault(kind.__name__, lambda _, weights: weights)
 
 
-def add_lora(transformer: HartTransformer, rank: int, alpha: float, targets: Sequence[str]) -> None:
+def add_lora(
+    transformer: AnyTransformer, rank: int, alpha: float, targets: Sequence[str] | None = None
+) -> None:
     """Freeze a transformer and add trainable adapters, which start at zero, so that its output is unchanged.
 
     Args:
         transformer: changed in place.
         rank: rank r of each adapter.
         alpha: α; the output of an adapter is scaled by α / r.
-        targets: names of linear maps, or ends of their names, such as ``qkv`` or ``blocks.0.mlp.up``.
+        targets: names of linear maps, or ends of their names, such as ``qkv`` or ``blocks.0.mlp.up``; None
+            for all linear maps of attention and MLPs.
 
     Raises:
         UserError: if peft is missing, or if a target does not exist or is not a linear map.
@@ -65,7 +70,8 @@ def add_lora(transformer: HartTransformer, rank: int, alpha: float, targets: Seq
     require_peft()
     from peft import LoraConfig
 
-    for target in targets:
+    linear = _linear_maps(transformer)
+    for target in targets or ():
         matches = [
             module
             for name, module in transformer.named_modules()
@@ -74,19 +80,18 @@ def add_lora(transformer: HartTransformer, rank: int, alpha: float, targets: Seq
         if not matches:
             raise UserError(f"lora.targets: the transformer has no module {target}")
         if not all(isinstance(module, nn.Linear) for module in matches):
-            raise UserError(
-                f"lora.targets: {target} is no linear map; qkv, proj, gate, up and down are linear maps"
-            )
+            raise UserError(f"lora.targets: {target} is no linear map; {linear[0]} is one")
     transformer.requires_grad_(False)
     scale: Any = alpha  # peft scales by a fraction as well
-    config = LoraConfig(r=rank, lora_alpha=scale, target_modules=list(targets))
+    chosen = linear if targets is None else list(targets)
+    config = LoraConfig(r=rank, lora_alpha=scale, target_modules=chosen)
     try:
         transformer.add_adapter(config)
     except ValueError as error:
         raise UserError(f"lora.targets: {reason(error)}") from error
 
 
-def save_lora(transformer: HartTransformer, folder: Path, adapter_name: str = "default") -> None:
+def save_lora(transformer: AnyTransformer, folder: Path, adapter_name: str = "default") -> None:
     """Write one adapter, without the transformer's weights, as :func:`read_lora` reads it.
 
     Args:
@@ -135,7 +140,7 @@ def adapter_from_tensors(tensors: Mapping[str, Tensor]) -> Adapter:
 
 
 def attach_lora(
-    transformer: HartTransformer, adapter: Adapter, adapter_name: str | None = None, **options: Any
+    transformer: AnyTransformer, adapter: Adapter, adapter_name: str | None = None, **options: Any
 ) -> None:
     """Add an adapter to a transformer and make it the active one.
 
@@ -162,7 +167,7 @@ def attach_lora(
         )
 
 
-def load_lora(transformer: HartTransformer, folder: str | Path) -> None:
+def load_lora(transformer: AnyTransformer, folder: str | Path) -> None:
     """Read an adapter from a folder and add it to a transformer, which is changed in place.
 
     Raises:
@@ -172,7 +177,7 @@ def load_lora(transformer: HartTransformer, folder: str | Path) -> None:
     attach_lora(transformer, read_lora(folder))
 
 
-def merge_adapters(transformer: HartTransformer) -> None:
+def merge_adapters(transformer: AnyTransformer) -> None:
     """Add the active adapters to the weights that they adapt, and remove all adapters."""
     if not getattr(transformer, "peft_config", None):
         return
@@ -182,6 +187,17 @@ def merge_adapters(transformer: HartTransformer) -> None:
         if isinstance(module, BaseTunerLayer):
             module.merge()
             transformer.set_submodule(name, module.get_base_layer())
+
+
+def _linear_maps(transformer: AnyTransformer) -> list[str]:
+    """Names of the linear maps of attention and MLPs in all blocks."""
+    return [
+        f"{name}.{inner}"
+        for name, block in transformer.named_modules()
+        if isinstance(block, Block)
+        for inner, module in block.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
 
 
 def _without_prefix(named: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import openhart
 from openhart.cli import main
 from openhart.data import collate
+from openhart.image_io import to_bytes
 from openhart.training.dry_run import dry_run
 from openhart.training.generator import data as generator_data
 from openhart.training.generator import train as generator
@@ -138,6 +139,29 @@ def test_a_run_starts_from_a_trained_pipeline(write, tmp_path):
     assert logged(tmp_path / "again", "cross_entropy")[0] < 0.95 * start
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", MODELS)
+def test_an_adapter_learns_and_its_model_takes_it(write, tmp_path, kind):
+    pytest.importorskip("peft")
+    base = generator.train(write(kind, steps=2, **LABELS), quiet=True)
+    values = {**LABELS, "initial": str(base), "model": {"kind": kind}, "lora": {"rank": 2}}
+    values |= {"optimizer": {"learning_rate": 3e-2, "warmup_steps": 1}}
+    recipe = write(kind, "adapted", steps=12, **values)
+    report = dry_run(recipe, "generator", [])
+    assert report.trained == report.parts["adapters"]
+    folder = generator.train(recipe, quiet=True)
+    losses = logged(tmp_path / "adapted", LEARNED[kind][0])
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    pipeline, before = image_of(base, class_labels=3)
+    pipeline.load_lora_weights(folder)
+    call = {"class_labels": 3, "output_type": "pt"}
+    adapted = pipeline(**call, generator=torch.Generator().manual_seed(0)).images
+    assert not np.array_equal(to_bytes(adapted * 2 - 1)[0], before)
+    pipeline.optimize("exact")
+    fast = pipeline(**call, generator=torch.Generator().manual_seed(0)).images
+    torch.testing.assert_close(fast, adapted, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("other", TOKENIZERS)
 def test_a_tokenizer_of_another_kind_is_one_sentence(write, tokenizers, tmp_path, capsys, kind, other):
@@ -160,7 +184,7 @@ def test_a_tokenizer_of_another_kind_is_one_sentence(write, tokenizers, tmp_path
         ("raster", {"residual": {}}, "no setting residual"),
         ("raster", {"model": {**MODELS["raster"], "codebook_size": 99}}, "the tokenizer has 32"),
         ("raster", {"data": {"train": "x", "buckets": [[32, 32], [16, 64]]}}, "learns positions of one size"),
-        ("raster", {"initial": "x", "lora": {}}, "there are no adapters for model.kind raster"),
+        ("raster", {"lora": {}}, "lora adapts a trained model: name it as initial"),
         ("raster", {"sampling": {"num_inference_steps": 4}}, "no setting num_inference_steps"),
         ("masked", {"scales": [4]}, "no setting scales"),
         ("masked", {"masking": {"min": 1.5}}, "masking.min must be less than 1"),

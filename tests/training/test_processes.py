@@ -8,6 +8,7 @@ import pytest
 
 from tests.data.shard_files import shard_bytes
 from tests.training.corpus import draw_corpus, generator_recipe, logged, tokenizer_recipe, write_recipe
+from tests.training.test_families import LABELS, MODELS, SECTIONS, TOKENIZERS
 
 pytestmark = pytest.mark.slow
 
@@ -104,3 +105,18 @@ def test_two_processes_train_a_generator_as_one_does(alone, tmp_path, parallel):
     other = losses("generator", values, tmp_path, "2", 2, f"run.parallel={parallel}")
     for name in ("loss", "gradient_norm", "diffusion", "cross_entropy/scale_3"):
         assert logged(folder, name) == pytest.approx(logged(other, name), rel=1e-5, abs=1e-5), name
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_two_processes_train_a_sibling_family_as_one_does(corpus, tmp_path, kind):
+    TOKENIZERS[kind]().save_pretrained(tmp_path / "tokenizer")
+    values = generator_recipe(corpus, tmp_path, tmp_path / "tokenizer", steps=4)
+    del values["residual"], values["sample_prompts"]
+    values |= {**LABELS, **SECTIONS[kind], "model": MODELS[kind], "sample_labels": []}
+    one, *others = (
+        losses("generator", values, tmp_path, f"{parallel}-{count}", count, f"run.parallel={parallel}")
+        for parallel, count in (("ddp", 1), ("ddp", 2), ("fsdp", 2))
+    )
+    for other in others:
+        for name in ("loss", "gradient_norm"):
+            assert logged(other, name) == pytest.approx(logged(one, name), rel=1e-3), name

@@ -16,9 +16,7 @@ from openhart.errors import UserError
 from openhart.lora import merge_adapters
 from openhart.residual.heads import TokenResidualHead
 from openhart.tokenizer.base import ImageTokenizer
-from openhart.transformer.masked import MaskedTransformer
-from openhart.transformer.model import HartTransformer
-from openhart.transformer.raster import RasterTransformer
+from openhart.transformer.families import AnyTransformer
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ def find_level(name: str, levels: Mapping[str, Level] = LEVELS) -> Level:
 
 def speed_up(
     image_tokenizer: ImageTokenizer,
-    transformer: HartTransformer | MaskedTransformer | RasterTransformer,
+    transformer: AnyTransformer,
     head: TokenResidualHead | None = None,
 ) -> None:
     """Replace, in place, the modules that have a faster equivalent on their current device.

@@ -5,7 +5,6 @@ from typing import Any
 
 from openhart.cli.device import find_device
 from openhart.cli.options import UsageError, add_model, place
-from openhart.errors import UserError
 
 COMPUTATION = ("dtype", "optimize", "weights", "lora")
 """Options beside the model that determine an image."""
@@ -50,7 +49,7 @@ def load_pipeline(options: Namespace) -> Any:
     """The pipeline of the model, on its device, as the options describe it.
 
     Raises:
-        UserError: it cannot be loaded, or it does not support an option.
+        UserError: it cannot be loaded, or an option does not suit it.
     """
     import torch
 
@@ -58,7 +57,6 @@ def load_pipeline(options: Namespace) -> Any:
 
     device = find_device(options.device)
     pipeline: Any = from_pretrained(options.model, dtype=getattr(torch, options.dtype))
-    _check_abilities(pipeline, options)
     if options.lora is not None:
         pipeline.load_lora_weights(options.lora)
     pipeline.to(device)
@@ -73,15 +71,3 @@ def computation(options: Namespace) -> dict[str, str]:
     """The values of :data:`COMPUTATION` that are given, for the record of an image."""
     given = {name: getattr(options, name) for name in COMPUTATION}
     return {name: str(value) for name, value in given.items() if value is not None}
-
-
-def _check_abilities(pipeline: Any, options: Namespace) -> None:
-    """Refuse options that the pipeline of the model does not support."""
-    possible = {
-        "--lora": hasattr(pipeline, "load_lora_weights"),
-        "--optimize": hasattr(pipeline, "optimize"),
-        "--weights": hasattr(pipeline, "quantize"),
-    }
-    for flag, there in possible.items():
-        if getattr(options, flag[2:]) and not there:
-            raise UserError(f"{type(pipeline).__name__} does not support {flag}: omit it")

@@ -18,6 +18,7 @@ from openhart.residual.heads import TokenResidualHead
 from openhart.tokenizer.kl import KLAutoencoder
 from openhart.tokenizer.model import HybridTokenizer
 from openhart.tokenizer.vqgan import VqganTokenizer
+from openhart.transformer.families import AnyTransformer
 from openhart.transformer.masked import MaskedTransformer
 from openhart.transformer.model import HartTransformer
 from openhart.transformer.raster import RasterTransformer
@@ -166,7 +167,7 @@ def check_vqgan_fit(image_tokenizer: VqganTokenizer, transformer: RasterTransfor
 
 
 def check_condition(
-    transformer: HartTransformer | MaskedTransformer | RasterTransformer,
+    transformer: AnyTransformer,
     label_encoder: LabelEncoder | None,
     text_encoder: PreTrainedModel | None,
     max_tokens: int,

@@ -10,9 +10,7 @@ from openhart.conditioning.encoder import Condition, ConditionEncoder, check_emb
 from openhart.conditioning.label import LabelEncoder
 from openhart.conditioning.text import TextConditionEncoder
 from openhart.errors import UserError
-from openhart.transformer.masked import MaskedTransformer
-from openhart.transformer.model import HartTransformer
-from openhart.transformer.raster import RasterTransformer
+from openhart.transformer.families import AnyTransformer
 
 CONDITIONED = {"text": "text-conditional", "label": "class-conditional"}
 
@@ -20,7 +18,7 @@ CONDITIONED = {"text": "text-conditional", "label": "class-conditional"}
 class ConditionedPipeline(DiffusionPipeline):
     """Turns the arguments of a call into the context of the images and the context that guidance avoids."""
 
-    transformer: HartTransformer | MaskedTransformer | RasterTransformer
+    transformer: AnyTransformer
     label_encoder: LabelEncoder | None
     text_encoder: Any
     text_tokenizer: Any

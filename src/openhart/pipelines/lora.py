@@ -14,7 +14,7 @@ from openhart.errors import UserError
 from openhart.hub import fetch
 from openhart.loading import HUB_OPTIONS, check_options
 from openhart.lora import FILE, adapter_from_tensors, attach_lora, read_lora, require_peft
-from openhart.transformer.model import HartTransformer
+from openhart.transformer.families import AnyTransformer
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 COMPONENTS = ("transformer",)
@@ -29,7 +29,7 @@ class LoraPipeline(LoraBaseMixin):
 
     _lora_loadable_modules = list(COMPONENTS)  # noqa: RUF012
     transformer_name = "transformer"
-    transformer: HartTransformer
+    transformer: AnyTransformer
     _optimized: bool
     _quantized: bool
 

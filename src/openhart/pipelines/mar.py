@@ -27,13 +27,14 @@ from openhart.pipelines.checks import LAYOUTS, PipelineSettings, check_condition
 from openhart.pipelines.conditions import ConditionedPipeline, check_count, repeat_each
 from openhart.pipelines.files import PipelineFiles
 from openhart.pipelines.images import DecodingPipeline, check_output_type
+from openhart.pipelines.lora import LoraPipeline
 from openhart.randomness import Draws, Generators, choose_draws
 from openhart.residual.heads import TokenResidualHead
 from openhart.tokenizer.kl import KLAutoencoder
 from openhart.transformer.masked import MaskedTransformer
 
 
-class MarPipeline(ConditionedPipeline, AcceleratedPipeline, DecodingPipeline, PipelineFiles):
+class MarPipeline(ConditionedPipeline, AcceleratedPipeline, DecodingPipeline, LoraPipeline, PipelineFiles):
     """Generates images from class labels or prompts, some tokens per step, in random order.
 
     Args:

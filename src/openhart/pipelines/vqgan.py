@@ -23,12 +23,15 @@ from openhart.pipelines.code_conditions import CodeConditionedPipeline
 from openhart.pipelines.conditions import check_count
 from openhart.pipelines.files import PipelineFiles
 from openhart.pipelines.images import TilingPipeline, check_output_type
+from openhart.pipelines.lora import LoraPipeline
 from openhart.randomness import Draws, Generators, choose_draws
 from openhart.tokenizer.vqgan import VqganTokenizer
 from openhart.transformer.raster import RasterTransformer
 
 
-class VqganPipeline(CodeConditionedPipeline, AcceleratedPipeline, TilingPipeline, PipelineFiles):
+class VqganPipeline(
+    CodeConditionedPipeline, AcceleratedPipeline, TilingPipeline, LoraPipeline, PipelineFiles
+):
     """Generates images code by code, from nothing, class labels, prompts, or another map of codes.
 
     A model of one class is unconditional: it needs no label. A model without a label encoder and a text

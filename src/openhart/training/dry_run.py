@@ -156,10 +156,10 @@ def _worst(costs: list[Cost]) -> Cost:
 
 def _weigh_generator(recipe: GeneratorRecipe, path: Path, gpus: int) -> Report:
     tokenizer = _tokenizer_without_weights(recipe, path)
-    conditions = open_conditions(recipe.conditioning, recipe.width)
+    whole = recipe.model_copy(update={"model": _initial_config(recipe) | recipe.model})
+    conditions = open_conditions(recipe.conditioning, whole.width)
     context = conditions.planned_shape(recipe.model)
-    model = _initial_config(recipe) | recipe.model
-    family = open_family(recipe.model_copy(update={"model": model}), tokenizer)
+    family = open_family(whole, tokenizer)
     with torch.device("meta"):
         transformer: Any = build_model(recipe.transformer, transformer_settings(family, context))
         encoder = conditions.build_encoder(context["context_dim"])

@@ -42,8 +42,6 @@ class GeneratorRecipe(Section):
     image_tokenizer: ClassVar[type[ModelMixin]]
     sampling_settings: ClassVar[type]
     condition_kinds: ClassVar[tuple[str, ...]] = ("text", "label")
-    takes_adapters: ClassVar[bool] = False
-    """Whether the family's pipeline loads LoRA adapters."""
 
     run: Run
     data: Data
@@ -96,8 +94,6 @@ class GeneratorRecipe(Section):
 
     @model_validator(mode="after")
     def _adapters_need_a_model(self) -> "GeneratorRecipe":
-        if self.lora is not None and not self.takes_adapters:
-            raise ValueError(f"lora: there are no adapters for model.kind {self.kind}, leave it out")
         if self.lora is not None and self.initial is None:
             raise ValueError("lora adapts a trained model: name it as initial")
         return self

@@ -44,13 +44,13 @@ class Lora(Section):
     """Low-rank adapters (LoRA, arXiv 2106.09685) beside the transformer's linear maps; everything else is
     frozen.
 
-    ``targets`` are ends of module names, such as ``qkv`` or ``blocks.0.mlp.up``; ``alpha / rank`` scales
-    what an adapter adds.
+    ``targets`` are ends of module names, such as ``qkv`` or ``blocks.0.mlp.up``, or null for all linear maps
+    of attention and MLPs; ``alpha / rank`` scales what an adapter adds.
     """
 
     rank: Width = 16
     alpha: Positive = 16.0
-    targets: list[Text] = Field(default=["qkv", "proj", "gate", "up", "down"], min_length=1)
+    targets: Annotated[list[Text], Field(min_length=1)] | None = None
 
 
 class TruncatedNormal(Section):

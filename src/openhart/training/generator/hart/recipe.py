@@ -26,7 +26,6 @@ class HartRecipe(CodesRecipe):
     transformer = HartTransformer
     image_tokenizer = HybridTokenizer
     sampling_settings = SamplingSettings
-    takes_adapters = True
 
     residual: ResidualHead | None = ResidualHead()
     token_dropping: TokenDropping | None = Field(

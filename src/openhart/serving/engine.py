@@ -2,7 +2,8 @@
 
 Requests of equal size and settings are generated together, and each image depends only on its own seed, so a
 request gets the images that it would get alone. All scales of a batch run in lockstep: a request joins a
-batch only at its start. Everything but the pipeline's own work runs on the event loop, so nothing is locked.
+batch only at its start. The worker computes a whole batch without waiting for the event loop, which may be
+busy with clients, and leaves to it whatever changes the queue or a request, so nothing is locked.
 """
 
 import asyncio
@@ -14,7 +15,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 from PIL import Image
@@ -249,44 +249,40 @@ class Engine:
         self.seconds_per_image += 0.2 * (each - self.seconds_per_image)
 
     async def _run(self, jobs: list[Job]) -> None:
-        call = partial(asyncio.get_running_loop().run_in_executor, self._worker)
         self.metrics.batch_began(time.monotonic() - job.since for job in jobs)
-        requests = [job.ticket.request for job in jobs]
-        states = await call(self.model.start, requests, [job.seed for job in jobs])
-        last = None
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._worker, self._compute, jobs, loop.call_soon_threadsafe)
+
+    def _compute(self, jobs: list[Job], post: Callable[..., Any]) -> None:
+        """Generate a batch in the worker thread, without waiting for the event loop.
+
+        Args:
+            jobs: images of the batch; computation stops after the present scale when nobody wants them.
+            post: has the event loop call a function with the arguments that follow.
+        """
+        states = self.model.start([job.ticket.request for job in jobs], [job.seed for job in jobs])
+        state, begin = None, time.monotonic()
         try:
-            state = await self._next(call, states)
-            while state is not None and any(not job.ticket.ended for job in jobs):
-                await self._show(call, jobs, state)
-                last, state = state, await self._next(call, states)
+            for state in states:
+                self.metrics.scale_took(state.index, time.monotonic() - begin)
+                rows = [row for row, job in enumerate(jobs) if job.wants(state.index, state.count)]
+                for job, image in self._decode(jobs, state, rows):
+                    self.metrics.preview_shown(not job.shown, job.since)
+                    job.shown.add(state.index)
+                    post(job.ticket.show, Preview(state.index, state.count, image))
+                if all(job.ticket.ended for job in jobs):
+                    return
+                begin = time.monotonic()
         finally:
-            await call(getattr(states, "close", lambda: None))
-        if state is None:
-            await self._deliver(call, jobs, last)
-
-    async def _next(self, call: Callable[..., Any], states: Iterator[Any]) -> Any:
-        begin = time.monotonic()
-        state = await call(next, states, None)
-        if state is not None:
-            self.metrics.scale_took(state.index, time.monotonic() - begin)
-        return state
-
-    async def _show(self, call: Callable[..., Any], jobs: list[Job], state: Any) -> None:
-        rows = [row for row, job in enumerate(jobs) if job.wants(state.index, state.count)]
-        if not rows:
-            return
-        for row, image in zip(rows, await call(self.model.decode, state, rows), strict=True):
-            job = jobs[row]
-            if not job.ticket.ended:
-                self.metrics.preview_shown(not job.shown, job.since)
-                job.shown.add(state.index)
-                job.ticket.show(Preview(state.index, state.count, image))
-
-    async def _deliver(self, call: Callable[..., Any], jobs: list[Job], state: Any) -> None:
+            getattr(states, "close", lambda: None)()
         rows = [row for row, job in enumerate(jobs) if not job.ticket.ended]
-        if not rows:
-            return
-        for row, image in zip(rows, await call(self.model.decode, state, rows), strict=True):
+        for job, image in self._decode(jobs, state, rows):
+            self.metrics.images.inc()
+            post(job.ticket.deliver, job.position, image)
+
+    def _decode(self, jobs: list[Job], state: Any, rows: list[int]) -> Iterator[tuple[Job, Image.Image]]:
+        """Those jobs of the rows that are still wanted after decoding, each with its image."""
+        images = self.model.decode(state, rows) if rows else []
+        for row, image in zip(rows, images, strict=True):
             if not jobs[row].ticket.ended:
-                self.metrics.images.inc()
-                jobs[row].ticket.deliver(jobs[row].position, image)
+                yield jobs[row], image

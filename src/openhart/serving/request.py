@@ -153,11 +153,14 @@ class Ticket:
             self._on_end(self)
 
     def show(self, preview: Preview) -> None:
-        """Deliver a preview."""
-        self._events.put_nowait(preview)
+        """Deliver a preview; nothing happens if the request has ended."""
+        if not self.ended:
+            self._events.put_nowait(preview)
 
     def deliver(self, position: int, image: Image.Image) -> None:
         """Deliver one of the images; with the last one, the request is finished."""
+        if self.ended:
+            return
         self._images[position] = image
         found = [each for each in self._images if each is not None]
         if len(found) == len(self._images):

@@ -5,13 +5,15 @@
 First the capacity is measured: images per second of the bare pipeline in batches. Then a server is started
 per row, and requests arrive at random times (Poisson), with a mean rate of 0.5, 1, 2 and 10 times the
 capacity, whether or not earlier ones are answered. Every request streams ``--previews`` partial images; with
-0 it is answered by JSON. The load generator runs on the same machine and takes part of it. A request is lost
-if it is neither answered nor refused; there must be none.
+0 it is answered by JSON. The load generator runs on the same machine and takes part of it: ``--threads``
+leaves cores to it and to the event loop, for the bare pipeline and the server alike. A request is lost if it
+is neither answered nor refused; there must be none.
 """
 
 import argparse
 import asyncio
 import json
+import os
 import random
 import re
 import subprocess
@@ -34,12 +36,13 @@ def main() -> None:
     capacity = bare_rate(options)
     report: dict[str, Any] = {"date": str(date.today()), "images per second, bare": round(capacity, 2)}
     report |= {"batch": options.batch, "seconds": options.seconds}
-    report |= {"previews": options.previews, "rows": []}
-    for batch in (options.batch, 1):
+    report |= {"previews": options.previews, "threads": options.threads, "rows": []}
+    for batch in options.batches or (options.batch, 1):
         for load in options.loads:
             with server(options, batch) as (url, process):
-                row = asyncio.run(offer(url, capacity * load, options))
-                row |= {"load": load, "largest batch": batch, **memory(process.pid)}
+                row = asyncio.run(offer(url, capacity * load, options, process.pid))
+                row |= {"load": load, "largest batch": batch}
+                row |= {"peak MB": memory(process.pid, "VmHWM")}
                 row["share of bare throughput"] = round(row["images per second"] / capacity, 2)
             report["rows"].append(row)
             print(json.dumps(row), flush=True)
@@ -51,8 +54,10 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", help="folder of the model (default: the packaged one)")
     parser.add_argument("--batch", type=int, default=8, help="largest batch (default: 8)")
+    parser.add_argument("--threads", type=int, help="threads of the model (default: all cores)")
     parser.add_argument("--seconds", type=float, default=60, help="time of each row (default: 60)")
     parser.add_argument("--previews", type=int, default=1, help="partial images per request (default: 1)")
+    parser.add_argument("--batches", type=int, nargs="+", help="largest batches (default: --batch and 1)")
     parser.add_argument("--loads", type=float, nargs="+", default=LOADS, help="multiples of the capacity")
     parser.add_argument("-o", "--output", type=Path, help="JSON file")
     return parser.parse_args()
@@ -60,8 +65,12 @@ def parse() -> argparse.Namespace:
 
 def bare_rate(options: argparse.Namespace) -> float:
     """Images per second of the pipeline in full batches."""
+    import torch
+
     from openhart import from_pretrained
 
+    if options.threads:
+        torch.set_num_threads(options.threads)
     pipeline: Any = from_pretrained(options.model)
     pipeline.optimize("exact")
     pipeline.set_progress_bar_config(disable=True)
@@ -78,7 +87,9 @@ def bare_rate(options: argparse.Namespace) -> float:
 def server(options: argparse.Namespace, batch: int) -> Any:
     words = [sys.executable, "-m", "openhart", "serve", "--port", "0", "--optimize", "exact"]
     words += ["--max-batch", str(batch), *(["--model", options.model] if options.model else [])]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    threads = {"OMP_NUM_THREADS": str(options.threads)} if options.threads else {}
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen(words, env=os.environ | threads, **pipes) as process:
         assert process.stdout is not None
         url = re.search(r"http://[\d.:]+", process.stdout.readline())
         process.stdout.readline()
@@ -89,28 +100,37 @@ def server(options: argparse.Namespace, batch: int) -> Any:
             process.terminate()
 
 
-def memory(pid: int) -> dict[str, int]:
-    """Peak memory of the server in MB, where the system states it."""
+def memory(pid: int, kind: str) -> int | None:
+    """Memory of the server in MB, ``VmRSS`` at present or ``VmHWM`` at its peak; None if it is unknown."""
     status = Path(f"/proc/{pid}/status")
-    found = re.search(r"VmHWM:\s+(\d+)", status.read_text()) if status.is_file() else None
-    return {"peak MB": int(found[1]) // 1024} if found else {}
+    found = re.search(rf"{kind}:\s+(\d+)", status.read_text()) if status.is_file() else None
+    return int(found[1]) // 1024 if found else None
 
 
-async def offer(url: str, rate: float, options: argparse.Namespace) -> dict[str, Any]:
+async def watch(pid: int, pause: float, found: list[int | None]) -> None:
+    """Note the memory of the server in MB after each pause in seconds."""
+    while True:
+        await asyncio.sleep(pause)
+        found.append(memory(pid, "VmRSS"))
+
+
+async def offer(url: str, rate: float, options: argparse.Namespace, pid: int) -> dict[str, Any]:
     """Send requests at random times with a mean rate per second, and wait for all answers."""
     draw = random.Random(0)
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
         await ask(client, 0, options.previews)
-        begin, tasks = time.monotonic(), []
+        begin, tasks, resident = time.monotonic(), [], list[int | None]()
+        watcher = asyncio.create_task(watch(pid, options.seconds / 10.5, resident))
         arrival = 0.0
         while (arrival := arrival + draw.expovariate(rate)) < options.seconds:
             await asyncio.sleep(max(0.0, begin + arrival - time.monotonic()))
             tasks.append(asyncio.create_task(ask(client, len(tasks), options.previews)))
+        watcher.cancel()
         results = await asyncio.gather(*tasks)
         total = time.monotonic() - begin
         sizes = (await client.get("/metrics")).text
-    return summary(results, total) | {"mean batch": mean_batch(sizes)}
+    return summary(results, total) | {"mean batch": mean_batch(sizes), "MB over time": resident}
 
 
 async def ask(client: httpx.AsyncClient, number: int, previews: int) -> tuple[str, float, float]:

@@ -1,6 +1,7 @@
-"""Put a trained pipeline into the package: bfloat16 weights beside the model card.
+"""Put a trained pipeline into the package, with an image tokenizer: bfloat16 weights beside the model card.
 
-python recipes/emoji/package_model.py runs/emoji/generator/pipeline
+python recipes/emoji/package_model.py runs/emoji/generator_continued/pipeline \\
+    runs/emoji/tokenizer_decoder/image_tokenizer
 """
 
 import json
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from openhart import HartPipeline
+from openhart import HartPipeline, HybridTokenizer
 from openhart.checksums import write_checksums
 
 HERE = Path(__file__).parent
@@ -19,10 +20,13 @@ TARGET = HERE.parents[1] / "src" / "openhart" / "models" / "default"
 
 def main() -> None:
     """Cast to bfloat16, save, and copy the card."""
-    pipeline = HartPipeline.from_pretrained(sys.argv[1], text_encoder=None, text_tokenizer=None)
+    image_tokenizer = HybridTokenizer.from_pretrained(sys.argv[2])
+    parts = {"image_tokenizer": image_tokenizer, "text_encoder": None, "text_tokenizer": None}
+    pipeline = HartPipeline.from_pretrained(sys.argv[1], **parts)
     pipeline.to(dtype=torch.bfloat16)
     shutil.rmtree(TARGET, ignore_errors=True)
     pipeline.save_pretrained(TARGET)
+    (TARGET / "pipeline.py").unlink()  # for programs that have no OpenHART
     for path in TARGET.rglob("*.json"):  # where the weights lay while training is nobody's business
         values = json.loads(path.read_text())
         values.pop("_name_or_path", None)

@@ -5,15 +5,14 @@
 First the capacity is measured: images per second of the bare pipeline in batches. Then a server is started
 per row, and requests arrive at random times (Poisson), with a mean rate of 0.5, 1, 2 and 10 times the
 capacity, whether or not earlier ones are answered. Every request streams ``--previews`` partial images; with
-0 it is answered by JSON. The load generator runs on the same machine and takes part of it: ``--threads``
-leaves cores to it and to the event loop, for the bare pipeline and the server alike. A request is lost if it
-is neither answered nor refused; there must be none.
+0 it is answered by JSON. The load generator runs on the same machine and takes part of it: the variable
+OMP_NUM_THREADS leaves cores to it and to the event loop, for the bare pipeline and the server alike. A
+request is lost if it is neither answered nor refused; there must be none.
 """
 
 import argparse
 import asyncio
 import json
-import os
 import random
 import re
 import subprocess
@@ -26,6 +25,9 @@ from statistics import quantiles
 from typing import Any
 
 import httpx
+import torch
+
+from openhart import from_pretrained
 
 PROMPTS = ("a red apple", "a grinning face", "a mango", "a rose", "a pill", "a delivery truck")
 LOADS = (0.5, 1.0, 2.0, 10.0)
@@ -35,9 +37,9 @@ def main() -> None:
     options = parse()
     capacity = bare_rate(options)
     report: dict[str, Any] = {"date": str(date.today()), "images per second, bare": round(capacity, 2)}
-    report |= {"batch": options.batch, "seconds": options.seconds}
-    report |= {"previews": options.previews, "threads": options.threads, "rows": []}
-    for batch in options.batches or (options.batch, 1):
+    report |= {"batch": max(options.batches), "seconds": options.seconds}
+    report |= {"previews": options.previews, "threads": torch.get_num_threads(), "rows": []}
+    for batch in options.batches:
         for load in options.loads:
             with server(options, batch) as (url, process):
                 row = asyncio.run(offer(url, capacity * load, options, process.pid))
@@ -53,11 +55,9 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", help="folder of the model (default: the packaged one)")
-    parser.add_argument("--batch", type=int, default=8, help="largest batch (default: 8)")
-    parser.add_argument("--threads", type=int, help="threads of the model (default: all cores)")
+    parser.add_argument("--batches", type=int, nargs="+", default=(8, 1), help="largest batches (8 1)")
     parser.add_argument("--seconds", type=float, default=60, help="time of each row (default: 60)")
     parser.add_argument("--previews", type=int, default=1, help="partial images per request (default: 1)")
-    parser.add_argument("--batches", type=int, nargs="+", help="largest batches (default: --batch and 1)")
     parser.add_argument("--loads", type=float, nargs="+", default=LOADS, help="multiples of the capacity")
     parser.add_argument("-o", "--output", type=Path, help="JSON file")
     return parser.parse_args()
@@ -65,31 +65,24 @@ def parse() -> argparse.Namespace:
 
 def bare_rate(options: argparse.Namespace) -> float:
     """Images per second of the pipeline in full batches."""
-    import torch
-
-    from openhart import from_pretrained
-
-    if options.threads:
-        torch.set_num_threads(options.threads)
     pipeline: Any = from_pretrained(options.model)
     pipeline.optimize("exact")
     pipeline.set_progress_bar_config(disable=True)
-    prompts = [PROMPTS[number % len(PROMPTS)] for number in range(options.batch)]
+    batch = max(options.batches)
+    prompts = [PROMPTS[number % len(PROMPTS)] for number in range(batch)]
     pipeline(prompts)
     begin, runs = time.monotonic(), 0
     while time.monotonic() - begin < min(10.0, options.seconds):
         pipeline(prompts)
         runs += 1
-    return runs * options.batch / (time.monotonic() - begin)
+    return runs * batch / (time.monotonic() - begin)
 
 
 @contextmanager
 def server(options: argparse.Namespace, batch: int) -> Any:
     words = [sys.executable, "-m", "openhart", "serve", "--port", "0", "--optimize", "exact"]
     words += ["--max-batch", str(batch), *(["--model", options.model] if options.model else [])]
-    threads = {"OMP_NUM_THREADS": str(options.threads)} if options.threads else {}
-    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    with subprocess.Popen(words, env=os.environ | threads, **pipes) as process:
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         url = re.search(r"http://[\d.:]+", process.stdout.readline())
         process.stdout.readline()

@@ -1,12 +1,12 @@
 """Put a trained pipeline into the package, with an image tokenizer: bfloat16 weights beside the model card.
 
 python recipes/emoji/package_model.py runs/emoji/generator_continued/pipeline \\
-    runs/emoji/tokenizer_decoder/image_tokenizer
+    runs/emoji/tokenizer_decoder_2/image_tokenizer
 """
 
 import json
 import shutil
-import sys
+from argparse import ArgumentParser
 from pathlib import Path
 
 import torch
@@ -20,9 +20,13 @@ TARGET = HERE.parents[1] / "src" / "openhart" / "models" / "default"
 
 def main() -> None:
     """Cast to bfloat16, save, and copy the card."""
-    image_tokenizer = HybridTokenizer.from_pretrained(sys.argv[2])
+    parser = ArgumentParser(description="Put a trained pipeline into the package, with an image tokenizer.")
+    parser.add_argument("pipeline", type=Path, help="Folder of the pipeline.")
+    parser.add_argument("image_tokenizer", type=Path, help="Folder of the tokenizer in place of its own.")
+    options = parser.parse_args()
+    image_tokenizer = HybridTokenizer.from_pretrained(options.image_tokenizer)
     parts = {"image_tokenizer": image_tokenizer, "text_encoder": None, "text_tokenizer": None}
-    pipeline = HartPipeline.from_pretrained(sys.argv[1], **parts)
+    pipeline = HartPipeline.from_pretrained(options.pipeline, **parts)
     pipeline.to(dtype=torch.bfloat16)
     shutil.rmtree(TARGET, ignore_errors=True)
     pipeline.save_pretrained(TARGET)

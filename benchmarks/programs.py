@@ -12,6 +12,7 @@ import types
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -213,13 +214,15 @@ def reference_precision(device: str) -> contextlib.AbstractContextManager[Any]:
 def hart_reference(folder: Path, shape: Shape, device: str, batch: int) -> Callable[..., Run]:
     """A function that generates with a checkout of github.com/mit-han-lab/hart.
 
-    Its fused kernels are replaced by equivalent torch operations.
+    On a GPU its fused kernels are used if its ``hart/kernels`` is installed; otherwise, and on a CPU, they
+    are replaced by equivalent torch operations.
     """
     sys.path.insert(0, str(folder))
-    backend = types.ModuleType("hart_backend")
-    backend.fused_kernels = types.ModuleType("hart_backend.fused_kernels")
-    backend.fused_kernels.rms_norm = _rms_norm
-    sys.modules |= {"hart_backend": backend, "hart_backend.fused_kernels": backend.fused_kernels}
+    if device == "cpu" or find_spec("hart_backend") is None:
+        backend = types.ModuleType("hart_backend")
+        backend.fused_kernels = types.ModuleType("hart_backend.fused_kernels")
+        backend.fused_kernels.rms_norm = _rms_norm
+        sys.modules |= {"hart_backend": backend, "hart_backend.fused_kernels": backend.fused_kernels}
     with without_cuda(device), contextlib.redirect_stdout(None):
         import hart.modules.models.autoencoder.hart_autoencoder_with_disc as autoencoders
         import hart.modules.models.transformer.hart_transformer_t2i as program

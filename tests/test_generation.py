@@ -13,7 +13,7 @@ from openhart.generation.next_scale import generate, most_distinct
 from openhart.generation.saved import present_index
 from openhart.generation.settings import RESIDUAL_SOLVERS, SamplingOptions, SamplingSettings
 from openhart.generation.table import PAGES, with_table
-from openhart.randomness import SeededDraws, draw_codes
+from openhart.randomness import SeededDraws, codes_at, draw_codes
 from openhart.residual.solvers import SOLVERS
 from tests.tiny import SCALES, random_context, tiny_head, tiny_tokenizer, tiny_transformer
 
@@ -181,6 +181,20 @@ def test_only_codes_in_the_nucleus_are_drawn(top_k, top_p, seed):
     if 0 < top_p < 1 and not top_k:
         held = logits.softmax(-1).where(kept, 0).sum(-1)
         assert (held >= top_p - 1e-5).all()
+
+
+@given(st.integers(0, 1000), st.floats(0, 1, exclude_max=True, width=32))
+def test_codes_by_inversion_have_the_given_probabilities(seed, uniform):
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.rand(1, 4, 32, generator=generator) * (torch.rand(1, 4, 32, generator=generator) < 0.3)
+    weights[..., 7] += 1e-3
+    probabilities = weights / weights.sum(dim=-1, keepdim=True)
+    codes = codes_at(probabilities, torch.full((1, 4), uniform))
+    assert (probabilities.gather(-1, codes[..., None]) > 0).all()
+    before = (probabilities.cumsum(-1) - probabilities).gather(-1, codes[..., None])
+    after = probabilities.cumsum(-1).gather(-1, codes[..., None])
+    assert (before <= uniform + 1e-5).all()
+    assert (after >= uniform - 1e-5).all()
 
 
 @pytest.mark.parametrize(

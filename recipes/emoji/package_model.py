@@ -1,6 +1,6 @@
 """Put a trained pipeline into the package, with an image tokenizer: bfloat16 weights beside the model card.
 
-python recipes/emoji/package_model.py runs/emoji/generator_continued/pipeline \\
+python recipes/emoji/package_model.py runs/emoji/generator/pipeline \\
     runs/emoji/tokenizer_decoder_2/image_tokenizer
 """
 

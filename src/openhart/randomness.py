@@ -91,17 +91,36 @@ def draw_codes(logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
 
     Args:
         logits: (B, N, V).
-        generators: one per image.
+        generators: one per image. If they are on another device, they draw one uniform number per token there
+            (:func:`codes_at`), so that the probabilities need not go there.
 
     Returns:
         (B, N), on the device of the logits.
     """
     probabilities = logits.softmax(dim=-1)
+    if generators[0].device.type != logits.device.type:
+        return codes_at(probabilities, stack_random(torch.rand, logits.shape[1:-1], generators))
     codes = [
-        torch.multinomial(row.to(generator.device), 1, generator=generator)[:, 0]
+        torch.multinomial(row, 1, generator=generator)[:, 0]
         for row, generator in zip(probabilities, generators, strict=True)
     ]
-    return torch.stack(codes).to(logits.device)
+    return torch.stack(codes)
+
+
+def codes_at(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """One code per token by inversion of the cumulative distribution.
+
+    Args:
+        probabilities: (B, N, V), not negative; a code of probability 0 is never chosen.
+        uniform: (B, N) in [0, 1), on any device.
+
+    Returns:
+        (B, N): the codes whose part of the cumulative distribution the uniform numbers fall into.
+    """
+    cumulative = probabilities.cumsum(dim=-1)
+    below_total = cumulative[..., -1:] * (1 - torch.finfo(cumulative.dtype).eps)
+    wanted = uniform.to(cumulative)[..., None] * below_total
+    return torch.searchsorted(cumulative, wanted, right=True)[..., 0]
 
 
 def gumbel_noise(uniform: Tensor) -> Tensor:

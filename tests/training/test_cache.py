@@ -14,6 +14,7 @@ from openhart.training.encoding import disk as cache
 from openhart.training.encoding import memory as latents
 from openhart.training.generator import data as generator_data
 from openhart.training.generator import train as generator
+from openhart.training.generator.settings import Conditioning
 from openhart.training.tokenizer import train as tokenizer
 from tests.training.corpus import draw_corpus, generator_recipe, logged, tokenizer_recipe, write_recipe
 
@@ -114,6 +115,27 @@ def test_text_states_of_every_caption(write, tmp_path):
     expected, expected_mask = captions.TextConditions(settings.conditioning).of(samples, [0] * len(samples))
     assert torch.equal(mask, expected_mask)
     assert torch.equal(context, expected)
+
+
+def test_captions_are_encoded_once_each(monkeypatch):
+    conditions = captions.TextConditions(Conditioning(max_tokens=8))
+    things = [f"a {colour} {shape}" for colour in ("red", "blue", "green") for shape in ("ball", "cube")]
+    together, masks = conditions(things)
+    monkeypatch.setattr(conditions, "_encode", None)
+    for index in reversed(range(len(things))):
+        context, mask = conditions([things[index]])
+        assert torch.equal(context[0], together[index])
+        assert torch.equal(mask[0], masks[index])
+
+
+def test_a_full_table_of_captions_is_emptied(monkeypatch):
+    monkeypatch.setattr(captions, "KEPT_BYTES", 3 * 2 * 8 * captions.MINILM_WIDTH)
+    conditions = captions.TextConditions(Conditioning(max_tokens=8))
+    first, _ = conditions(["a red ball", "a blue ball"])
+    conditions(["a green ball", "a cube"])
+    again, _ = conditions(["a red ball", "a blue ball"])
+    torch.testing.assert_close(again, first)
+    assert len(conditions.table) <= 3
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from openhart.tokenizer.model import HybridTokenizer
 from openhart.training.generator import train as generator
 from openhart.training.tokenizer import train as tokenizer
 from openhart.training.tokenizer.nearest.own_samples import OwnSampler
+from openhart.training.tokenizer.nearest.recipe import OwnSamples
 from tests.training.corpus import draw_corpus, generator_recipe, tokenizer_recipe, write_recipe
 
 DECODER = ("decoder", "post_quant_conv")
@@ -68,10 +69,16 @@ def test_the_given_scales_are_those_of_the_image(corpus, trained):
     dataset = open_dataset(str(corpus), model.image_size)
     images, samples = zip(*(dataset[index] for index in range(4)), strict=True)
     codes = model.quantize(model.encode(torch.stack(images))).codes
-    all_given = OwnSampler(pipe).complete(codes, samples, len(codes), seeded_generators(range(4)))
+    sampler = OwnSampler(pipe)
+
+    def complete(**settings):
+        return sampler.complete(
+            codes, samples, OwnSamples(generator="model", **settings), seeded_generators(range(4))
+        )
+
+    all_given = complete(known_scales=len(codes))
     torch.testing.assert_close(all_given, model.quantizer.decode(codes))
-    one_given = OwnSampler(pipe).complete(codes, samples, 1, seeded_generators(range(4)))
-    assert not torch.allclose(one_given, all_given)
+    assert not torch.allclose(complete(), all_given)
 
 
 def test_a_generator_of_another_tokenizer_is_refused(corpus, trained, tmp_path):

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from openhart.errors import UserError
+from openhart.transformer.raster import RasterTransformer
 from tests.tiny import tiny_raster
 
 
@@ -22,6 +23,15 @@ def test_with_a_cache_logits_are_those_without(tokens, first):
     logits += [transformer(code, cache=cache).logits for code in codes[:, first:].split(1, dim=1)]
     expected = transformer(codes, context).logits
     torch.testing.assert_close(torch.cat(logits, dim=1), expected[:, first:], atol=1e-5, rtol=0)
+
+
+def test_gradients_of_a_new_transformer_are_moderate_with_an_empty_condition():
+    transformer = RasterTransformer(
+        depth=11, width=64, num_heads=2, scales=[4], codebook_size=32, context_dim=32, context_tokens=3
+    )
+    transformer(inputs()[0], torch.zeros(2, 3, 32)).logits.logsumexp(-1).mean().backward()
+    norm = torch.nn.utils.get_total_norm([weight.grad for weight in transformer.parameters()])
+    assert norm < 100
 
 
 @torch.no_grad()

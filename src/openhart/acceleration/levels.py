@@ -79,7 +79,6 @@ def speed_up(
         if hasattr(transformer, "blocks"):
             chunk_blocks(transformer.blocks)
         speed_up_decoder(image_tokenizer.decoder)
-    if transformer.device.type in ("cpu", "cuda"):
         image_tokenizer.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

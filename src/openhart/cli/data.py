@@ -68,6 +68,10 @@ def _add_drawing(parser: ArgumentParser, styles: str) -> None:
         help="Folder with the tarballs of the emoji packages; missing ones are downloaded to it with npm "
         "(default: a temporary folder).",
     )  # fmt: skip
+    add(
+        "--workers", type=whole(1, 256), default=2, metavar="N",
+        help="Number of drawing processes (default: 2).",
+    )  # fmt: skip
     add_quiet(parser)
 
 
@@ -91,7 +95,7 @@ def build_scenes(options: Namespace) -> None:
 def _common(options: Namespace) -> dict[str, Any]:
     choices = {"styles": options.styles, "packages": options.packages}
     given = {name: value for name, value in choices.items() if value is not None}
-    return given | {"size": options.size, "quiet": options.quiet}
+    return given | {"size": options.size, "workers": options.workers, "quiet": options.quiet}
 
 
 def _print_counts(counts: dict[str, int], options: Namespace) -> None:

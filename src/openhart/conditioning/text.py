@@ -191,12 +191,14 @@ def _tokenize(
 ) -> tuple[Tensor, Tensor]:
     """Token ids and mask (B, I + T): the instruction's, then at most ``length`` per prompt, then padding."""
     full = text_tokenizer(prompts, truncation=False, verbose=False)["input_ids"]
-    for prompt, found in zip(prompts, full, strict=True):
-        if len(found) > length:
-            warnings.warn(
-                f"the prompt was cut to its first {length} tokens (it has {len(found)}): {prompt[:60]!r}…",
-                stacklevel=3,
-            )
+    long = [(prompt, len(found)) for prompt, found in zip(prompts, full, strict=True) if len(found) > length]
+    if long:
+        prompt, has = long[0]
+        others = f" and {len(long) - 1} more" if long[1:] else ""
+        warnings.warn(
+            f"the prompt was cut to its first {length} tokens (it has {has}): {prompt[:60]!r}…{others}",
+            stacklevel=3,
+        )
     inputs = text_tokenizer(
         prompts,
         padding="max_length",

@@ -10,15 +10,19 @@ if TYPE_CHECKING:
     from openhart.data.sample import Sample
 
 Value = TypeVar("Value")
+SHARD_ENDINGS = (".tar", ".tar.gz", ".tgz")
 
 
-def open_dataset(path: str, *sizes: tuple[int, int], only: Mapping[str, Sequence[str]] | None = None) -> Any:
+def open_dataset(
+    path: str | Sequence[str], *sizes: tuple[int, int], only: Mapping[str, Sequence[str]] | None = None
+) -> Any:
     """Open a data set of images and their records.
 
     Args:
         path: a folder (:class:`openhart.data.images.ImageFolder`), webdataset shards, here or at a URL, in
             ``.tar``, ``.tar.gz`` or ``.tgz`` (:class:`openhart.data.shards.Shards`), or ``hf:`` and a
-            Hugging Face data set (:class:`openhart.data.hugging_face.HuggingFaceImages`).
+            Hugging Face data set (:class:`openhart.data.hugging_face.HuggingFaceImages`). Several of them are
+            joined (:class:`openhart.data.joined.JoinedDatasets`), but no shards.
         sizes: height and width in pixels to which images are scaled and cropped. With several sizes
             (buckets), each image gets the size nearest to its aspect ratio, which its sample states as
             ``size``.
@@ -32,13 +36,15 @@ def open_dataset(path: str, *sizes: tuple[int, int], only: Mapping[str, Sequence
         UserError: if the path is empty, if the data set does not exist or cannot be read, if no record has
             the allowed values, or if ``only`` is given for shards.
     """
+    if not isinstance(path, str):
+        return _join(path, *sizes, only=only)
     if not path.strip() or "\0" in path:
         raise UserError("give a folder of images, shards, or the address of a data set that begins with hf:")
     if path.startswith("hf:"):
         from openhart.data.hugging_face import HuggingFaceImages
 
         return HuggingFaceImages(path, *sizes, only=only)
-    if path.endswith((".tar", ".tar.gz", ".tgz")):
+    if path.endswith(SHARD_ENDINGS):
         from openhart.data.shards import Shards
 
         if only:
@@ -47,6 +53,21 @@ def open_dataset(path: str, *sizes: tuple[int, int], only: Mapping[str, Sequence
     from openhart.data.images import ImageFolder
 
     return ImageFolder(Path(path), *sizes, only=only)
+
+
+def _join(
+    paths: Sequence[str], *sizes: tuple[int, int], only: Mapping[str, Sequence[str]] | None = None
+) -> Any:
+    """Several data sets as one; a path that occurs several times is opened once."""
+    from openhart.data.joined import JoinedDatasets
+
+    if not paths:
+        raise UserError("give at least one data set")
+    for path in paths:
+        if path.endswith(SHARD_ENDINGS):
+            raise UserError(f"{path} is read as a stream of shards and cannot be joined with other data sets")
+    opened = {path: open_dataset(path, *sizes, only=only) for path in dict.fromkeys(paths)}
+    return JoinedDatasets([opened[path] for path in paths])
 
 
 def collate(pairs: "list[tuple[Value, Sample]]") -> "tuple[Any, list[Sample]]":

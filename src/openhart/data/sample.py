@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from openhart.checks import check_text
 from openhart.data.aspect import Size
@@ -146,6 +146,14 @@ class Dataset(Protocol[Value]):
 
     def all_samples(self) -> Iterable[Sample]:
         """What is known of the samples without reading their images."""
+
+
+@runtime_checkable
+class InMemory(Dataset[Value], Protocol[Value]):
+    """A data set whose batches are in memory, so that no process has to read them."""
+
+    def take(self, indices: Sequence[int]) -> tuple[Any, list[Sample]]:
+        """A batch of values, stacked, and their samples."""
 
 
 class Stream(Protocol[Value]):

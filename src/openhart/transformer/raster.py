@@ -226,7 +226,12 @@ class RasterTransformer(CheckedLoading, ModelMixin, ConfigMixin, PeftAdapterMixi
 
     @torch.no_grad()
     def _initialise(self) -> None:
-        """Normal weights of standard deviation 0.02 in linear maps and tables, zeros elsewhere (GPT-2)."""
+        """Normal weights of standard deviation 0.02 in linear maps and tables, zeros elsewhere (GPT-2).
+
+        Positions must not start at zero: the empty condition is zero too, and the gradients of layer norms at
+        zero grow beyond all bounds from block to block.
+        """
+        nn.init.normal_(self.position_embed, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)

@@ -48,7 +48,18 @@ def test_the_folder_is_read_as_images_with_captions_and_facts(tmp_path, packages
             assert len(record["objects"]) == sum(wanted["count"] for wanted in record["include"])
             assert record["license"] == "MIT"
             assert bool(record["unseen"]) == (split == "unseen")
+            assert record["combination"] == ("unseen" if split == "unseen" else "seen")
     assert "Somebody" in (tmp_path / "scenes" / "LICENSES.md").read_text()
+
+
+def test_the_number_of_workers_changes_nothing(tmp_path, packages):
+    found = []
+    for workers in ("1", "3"):
+        folder = tmp_path / workers
+        main([*arguments(packages, folder), "--count", "130", "--workers", workers])
+        found.append(files(folder))
+    assert found[0] == found[1]
+    assert len([name for name in found[0] if name.suffix == ".png"]) == 142
 
 
 def test_prompts_have_geneval_s_layout_and_differ(tmp_path, packages):

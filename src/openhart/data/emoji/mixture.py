@@ -1,6 +1,6 @@
 """The mixture of scenes for training, and the scenes with held-out combinations."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -29,22 +29,26 @@ AS_IN_CORPUS = 0.4
 TRAIN, UNSEEN, ORDER = range(3)
 
 
-def training_scenes(count: int, seed: int, sprites: Sprites, styles: Sequence[str]) -> Iterator[Scene]:
+def training_scenes(
+    count: int, seed: int, sprites: Sprites, styles: Sequence[str], numbers: Iterable[int] | None = None
+) -> Iterator[Scene]:
     """Scenes without held-out combinations; every thing occurs unchanged equally often.
 
     Args:
-        count: number of scenes.
+        count: number of all scenes.
         seed: seed of all random choices.
         sprites: the drawings.
         styles: the styles to use.
+        numbers: the scenes to make, from 0; None for all. A scene does not depend on the others.
     """
     kinds = _kinds(count)
     things = _things(kinds.count("thing"), seed, sprites)
-    for index, kind in enumerate(kinds):
+    for index in range(count) if numbers is None else numbers:
+        kind = kinds[index]
         generator = np.random.default_rng([seed, TRAIN, index])
         as_in_corpus = False
-        if kind == "thing":
-            content = _thing_alone(*next(things), sprites, generator)
+        if kind == "thing":  # the first kind, so that the scene's number is that of the thing
+            content = _thing_alone(*things[index], sprites, generator)
             as_in_corpus = bool(generator.random() < AS_IN_CORPUS)
         elif kind == "coloured_thing":
             content = _coloured_thing(sprites, generator)
@@ -53,9 +57,11 @@ def training_scenes(count: int, seed: int, sprites: Sprites, styles: Sequence[st
         yield place_scene(content, sprites, generator, as_in_corpus)
 
 
-def unseen_scenes(count: int, seed: int, sprites: Sprites, styles: Sequence[str]) -> Iterator[Scene]:
+def unseen_scenes(
+    count: int, seed: int, sprites: Sprites, styles: Sequence[str], numbers: Iterable[int] | None = None
+) -> Iterator[Scene]:
     """Scenes with one held-out combination each; arguments as in :func:`training_scenes`."""
-    for index in range(count):
+    for index in range(count) if numbers is None else numbers:
         generator = np.random.default_rng([seed, UNSEEN, index])
         tag = TAGS[index % len(TAGS)]
         kind = choose(kinds_of_unseen(tag, styles), generator)
@@ -71,7 +77,7 @@ def _kinds(count: int) -> list[str]:
     ]
 
 
-def _things(count: int, seed: int, sprites: Sprites) -> Iterator[tuple[str, str]]:
+def _things(count: int, seed: int, sprites: Sprites) -> list[tuple[str, str]]:
     """Things and styles for training in random order, each equally often; repetitions are consecutive, so
     that each is drawn once."""
     pairs = [
@@ -80,8 +86,7 @@ def _things(count: int, seed: int, sprites: Sprites) -> Iterator[tuple[str, str]
         if not is_held_out(thing) and not unseen_combinations(thing, style, "white")
     ]
     order = np.random.default_rng([seed, ORDER]).permutation(len(pairs))
-    for number in range(count):
-        yield pairs[order[number * len(pairs) // max(count, len(pairs))]]
+    return [pairs[order[number * len(pairs) // max(count, len(pairs))]] for number in range(count)]
 
 
 def _thing_alone(thing: str, style: str, sprites: Sprites, generator: np.random.Generator) -> Content:

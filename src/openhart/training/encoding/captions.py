@@ -27,13 +27,59 @@ from openhart.training.encoding.conditions import (
 )
 from openhart.training.generator.settings import Conditioning
 
-KEPT_CAPTIONS = 200_000
+KEPT_BYTES = 4 * 2**30
 CAPTIONS_AT_A_TIME = 64
+CAPTIONS_IN_ADVANCE = 1024
 MINILM_WIDTH = 384
 
 
+class CaptionTable:
+    """Contexts in bfloat16 and masks of captions, in memory.
+
+    Args:
+        most: number of captions for which there is room.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.rows: dict[str, int] = {}
+        self.context = torch.empty(0, 0, 0, dtype=torch.bfloat16)
+        self.mask = torch.empty(0, 0, dtype=torch.bool)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def missing(self, captions: Iterable[str]) -> list[str]:
+        """The captions without a row, sorted, each once."""
+        return sorted(set(captions) - self.rows.keys())
+
+    def add(self, captions: Sequence[str], context: Tensor, mask: Tensor) -> None:
+        """Add captions, their contexts (n, T, D) and masks (n, T); a full table gets twice the size."""
+        first, wanted = len(self.rows), len(self.rows) + len(captions)
+        if wanted > len(self.context):
+            size = max(wanted, min(2 * first, self.most))
+            self.context = _enlarged(self.context[:first], size, context)
+            self.mask = _enlarged(self.mask[:first], size, mask)
+        self.context[first:wanted] = context.cpu()
+        self.mask[first:wanted] = mask.cpu()
+        self.rows |= {caption: first + index for index, caption in enumerate(captions)}
+
+    def of(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Contexts (B, T, D) in float32 and masks (B, T) of captions that have a row."""
+        rows = torch.tensor([self.rows[caption] for caption in captions])
+        return self.context[rows].float(), self.mask[rows]
+
+
+def _enlarged(table: Tensor, size: int, like: Tensor) -> Tensor:
+    """A table of ``size`` rows that begins with those of ``table``; the others are not set."""
+    larger = table.new_empty(size, *like.shape[1:])
+    if len(table):
+        larger[: len(table)] = table
+    return larger
+
+
 class TextConditions:
-    """Captions → context tokens; each caption is encoded once and kept in memory in bfloat16.
+    """Captions → context tokens; each caption is encoded once and kept in memory in bfloat16, within 4 GiB.
 
     Args:
         settings: the recipe's ``conditioning``: text encoder, number of tokens T, instruction.
@@ -42,13 +88,21 @@ class TextConditions:
     def __init__(self, settings: Conditioning) -> None:
         self.settings = settings
         self.device = torch.device("cpu")
-        self.known: dict[str, tuple[Tensor, Tensor]] = {}
+        self.known: CaptionTable | None = None
 
     @cached_property
     def parts(self) -> tuple[Any, Any]:
         """The text encoder's tokenizer and the encoder, frozen."""
         text_tokenizer, text_encoder = load_text_encoder(self.settings.text_encoder)
         return text_tokenizer, text_encoder.requires_grad_(False)
+
+    @property
+    def table(self) -> CaptionTable:
+        """The captions that have been encoded, as many as :data:`KEPT_BYTES` hold."""
+        if self.known is None:
+            bytes_each = 2 * self.settings.max_tokens * self.parts[1].config.hidden_size
+            self.known = CaptionTable(max(KEPT_BYTES // bytes_each, 1))
+        return self.known
 
     def shape(self) -> dict[str, int]:
         """Channels D and tokens T, from encoding one word, which also checks that T fits the text encoder."""
@@ -102,18 +156,26 @@ class TextConditions:
         """One caption of each sample → context (B, T, D), mask (B, T)."""
         return self([sample.captions[choice] for sample, choice in zip(samples, choices, strict=True)])
 
+    def remember(self, samples: Iterable[Sample]) -> None:
+        """Encode the captions of all samples in advance, as many as are kept."""
+        captions = dict.fromkeys(caption for sample in samples for caption in sample.captions)
+        wanted = list(captions)[: self.table.most]
+        for start in range(0, len(wanted), CAPTIONS_IN_ADVANCE):
+            self._learn(wanted[start : start + CAPTIONS_IN_ADVANCE])
+
     def __call__(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         """B captions → context (B, T, D), mask (B, T)."""
-        new = sorted(set(captions) - self.known.keys())
+        self._learn(captions)
+        return self.table.of(captions)
+
+    def _learn(self, captions: Sequence[str]) -> None:
+        """Encode the captions that are not in the table; a full table is emptied first."""
+        new = self.table.missing(captions)
+        if new and len(self.table) + len(new) > self.table.most:
+            self.known = None
+            new = self.table.missing(captions)
         if new:
-            if len(self.known) > KEPT_CAPTIONS:
-                self.known.clear()
-                new = sorted(set(captions))
-            context, mask = self._encode(new)
-            rows = zip(context.to(torch.bfloat16).cpu(), mask.cpu(), strict=True)
-            self.known |= dict(zip(new, rows, strict=True))
-        contexts, masks = zip(*(self.known[caption] for caption in captions), strict=True)
-        return torch.stack(contexts).float(), torch.stack(masks)
+            self.table.add(new, *self._encode(new))
 
     def _encode(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         (text_tokenizer, text_encoder), settings = self.parts, self.settings

@@ -58,6 +58,9 @@ class Conditions(Protocol):
     def draw(self, samples: Sequence[Sample], generators: list[torch.Generator]) -> EncoderInputs:
         """One condition per sample, some replaced by the empty condition: the encoder's inputs."""
 
+    def remember(self, samples: Iterable[Sample]) -> None:
+        """Encode what the samples are conditioned on in advance, where that takes time."""
+
     def store(self, number: int, samples: Sequence[Sample]) -> tuple[dict[str, Tensor], list[Sample]]:
         """The conditions that part ``number`` of a cache stores, and the samples with their rows in it."""
 

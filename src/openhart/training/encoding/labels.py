@@ -74,6 +74,9 @@ class LabelConditions:
         labels[dropped] = self.classes
         return (labels,)
 
+    def remember(self, samples: Iterable[Sample]) -> None:
+        """Nothing, since a label takes no time."""
+
     def store(self, number: int, samples: Sequence[Sample]) -> tuple[dict[str, Tensor], list[Sample]]:
         """No tensors, since the samples hold the labels; each label is checked."""
         for sample in samples:

@@ -1,7 +1,7 @@
 """A data set that is encoded once and kept in memory."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -64,6 +64,10 @@ class Latents(data.Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[Encoded, Sample]:
         return self.encoded[index], self.samples[index]
+
+    def take(self, indices: Sequence[int]) -> tuple[Any, list[Sample]]:
+        """A batch of encodings, by name, and their samples."""
+        return collate([self[index] for index in indices])
 
     def bucket(self, index: int) -> Size | None:
         """The size of a sample, if there are several."""

@@ -103,6 +103,8 @@ class MemorySource(StoredSource):
         self.images, self.batch_size, self.workers, self.quiet = images, batch_size, workers, quiet
 
     def start(self, device: torch.device) -> None:
-        """Move the encoders and encode all images."""
+        """Move the encoders and encode all images; on an accelerator, all captions too."""
         super().start(device)
+        if device.type != "cpu":  # where a large batch of captions takes hardly longer than a small one
+            self.conditions.remember(self.images.all_samples())
         self.dataset = Latents(self.tokenizer, self.images, self.batch_size, self.workers, self.quiet)

@@ -111,6 +111,10 @@ def open_images(recipe: GeneratorRecipe, tokenizer: Tokenizer) -> Any:
         UserError: if images cannot be read, or if shards are to be augmented.
     """
     data = recipe.data
+    if data.in_memory:
+        raise UserError(
+            "data.in_memory is for tokenizers: a generator keeps what it encodes by cache: memory"
+        )
     height, width = (side * tokenizer.downsample_factor for side in recipe.latent_sizes(tokenizer)[-1])
     sizes = data.buckets or [(height, width)]
     images = open_dataset(data.train, *sizes, only=data.only)

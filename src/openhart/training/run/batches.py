@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from openhart.data import collate
 from openhart.data.buckets import BucketedStream
-from openhart.data.sample import Dataset, Sample
+from openhart.data.sample import Dataset, InMemory, Sample
 from openhart.data.shards import Shards, ShardStream
 from openhart.data.skipping import BrokenImages, SkipBrokenDataset
 from openhart.errors import UserError, require
@@ -96,12 +96,14 @@ class IndexedBatches:
     def __init__(
         self, dataset: Dataset[Any], batch_size: int, seed: int, workers: int, rank: int = 0, world: int = 1
     ) -> None:
-        self.dataset, self.workers = SkipBrokenDataset(dataset), workers
+        self.given, self.dataset, self.workers = dataset, SkipBrokenDataset(dataset), workers
         buckets = [self.dataset.bucket(index) for index in range(len(dataset))]
         self.order = partial(EndlessBatches, buckets, batch_size, seed, rank=rank, world=world)
 
     def after(self, done: int) -> Iterator[tuple[Any, list[Sample]]]:
         """An infinite iterator over stacked values and their samples, from batch ``done`` on."""
+        if isinstance(self.given, InMemory):
+            yield from map(self.given.take, self.order(first=done))
         broken = BrokenImages()
         loader = DataLoader(
             self.dataset,

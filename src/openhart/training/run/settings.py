@@ -46,14 +46,16 @@ class Data(Section):
     """Where images come from: a folder with ``metadata.jsonl``, class folders, webdataset shards, or ``hf:``
     and a Hugging Face data set (:func:`openhart.data.open_dataset`).
 
+    ``train`` may list several, which are joined; one that is listed twice occurs twice in an epoch.
     ``buckets`` are sizes, height and width in pixels: each image is cropped to the one with the nearest
     aspect ratio, and a batch has one size; without buckets all images are cropped to the tokenizer's size.
     ``only`` keeps a folder's records whose fields are among those listed, such as ``style: [noto]``.
     ``copies`` is the number of times that each image occurs in an epoch: once unchanged, otherwise changed
-    according to ``augment``.
+    according to ``augment``. ``in_memory`` decodes all images once and keeps them, 3·H·W bytes each, on the
+    device of the run.
     """
 
-    train: PathText
+    train: PathText | Annotated[list[PathText], Field(min_length=1)]
     test: PathText | None = None
     only: dict[Text, list[Text]] = {}
     buckets: list[tuple[Pixels, Pixels]] = []
@@ -61,6 +63,7 @@ class Data(Section):
     copies: Width = 1
     batch_size: Width = 32
     workers: Annotated[Natural, Field(le=256)] = 1
+    in_memory: Flag = False
 
     @field_validator("buckets")
     @classmethod

@@ -9,8 +9,10 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch._functorch import config as functorch
+from torch.utils.data import IterableDataset
 
 from openhart.data import open_dataset
+from openhart.data.memory import ImagesInMemory
 from openhart.data.sample import Dataset, Stream
 from openhart.data.skipping import some_samples
 from openhart.errors import UserError
@@ -65,12 +67,16 @@ def prepare(recipe: TokenizerRecipe) -> TokenizerStage:
     if recipe.data.buckets:
         raise UserError("a tokenizer learns on images of one size: leave data.buckets to the generator")
     dataset = open_dataset(recipe.data.train, size, only=recipe.data.only)
+    if recipe.data.in_memory and isinstance(dataset, IterableDataset):
+        raise UserError("data.in_memory: shards are read as a stream and cannot be kept in memory")
     some_samples(dataset, 1)  # fails now if nothing can be read
     held_out = open_dataset(recipe.data.test or recipe.data.train, size, only=recipe.data.only)
     perceptual = build_perceptual(recipe.losses.perceptual) if recipe.losses.perceptual else None
     bottleneck = open_bottleneck(recipe, tokenizer)
     bottleneck.open()
     accelerator = open_run(recipe, all_used=False)
+    if recipe.data.in_memory:
+        dataset = ImagesInMemory(dataset, recipe.data.workers, accelerator.device)
     shown = torch.stack([image for image, _ in some_samples(held_out, SHOWN)])
     return _assemble(recipe, accelerator, dataset, bottleneck, perceptual, shown)
 
@@ -93,7 +99,7 @@ def _assemble(
         tokenizer.decoder.compile()
     reconstruction = Reconstruction(tokenizer, bottleneck)
     model, prepared = accelerator.prepare(reconstruction, optimizer)
-    ema = EMAModel(tokenizer.parameters(), decay=recipe.run.ema_decay, use_ema_warmup=True)
+    ema = EMAModel(tokenizer.parameters(), decay=recipe.run.ema_decay, use_ema_warmup=True, foreach=True)
     guard = NonFiniteGuard(recipe.run.max_skipped)
     return TokenizerStage(
         recipe=recipe,

@@ -127,5 +127,5 @@ class HybridCodes(NearestCodes[HybridRecipe]):
         self.sampler.pipeline.to(image.device)
         codes = self.tokenizer.quantize(self.tokenizer.encode(image[:count]).float()).codes
         generators = sample_generators(self.recipe.run.seed, first, count)
-        completed = self.sampler.complete(codes, samples[:count], settings.known_scales, generators)
+        completed = self.sampler.complete(codes, samples[:count], settings, generators)
         return replace(choices, completed=completed)

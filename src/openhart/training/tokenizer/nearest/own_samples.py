@@ -39,7 +39,7 @@ class OwnSampler:
         self,
         codes: Sequence[Tensor],
         samples: Sequence[Sample],
-        known_scales: int,
+        settings: OwnSamples,
         generators: Sequence[torch.Generator],
     ) -> Tensor:
         """Features (n, z, P, P) of images whose first scales are given.
@@ -47,16 +47,19 @@ class OwnSampler:
         Args:
             codes: of each scale, (n, h_k·w_k).
             samples: n, with the caption or label of each image.
-            known_scales: least number of scales that are given. The number is drawn for each image, from this
-                one to all but one.
+            settings: of the phase. The number of scales that are given is drawn for each image, from
+                ``known_scales`` to all but one.
             generators: one per image.
         """
-        most = max(len(codes) - 1, known_scales)
-        draws = [int(torch.randint(known_scales, most + 1, (), generator=one)) for one in generators]
+        least = settings.known_scales
+        most = max(len(codes) - 1, least)
+        draws = [int(torch.randint(least, most + 1, (), generator=one)) for one in generators]
         given = torch.tensor(draws, device=codes[0].device)[:, None]
         masks = [(index < given).expand_as(part) for index, part in enumerate(codes)]
         encoder = self.pipeline.condition_encoder
         condition: dict[str, Any] = {encoder.argument: [sample.condition(encoder.kind) for sample in samples]}
+        if settings.residual is not None:
+            condition["use_residual"] = bool(torch.rand((), generator=generators[0]) < settings.residual)
         features: Tensor = self.pipeline(
             **condition,
             known_codes=KnownCodes(codes, masks),

@@ -28,12 +28,14 @@ class OwnSamples(Section):
     """Images that a generator has completed, as inputs of the decoder (RobusTok, arXiv 2503.08354).
 
     In a fraction ``images`` of each batch, the codes of the first scales are given, at least those of
-    ``known_scales`` scales, and the model in the folder ``generator`` draws the other codes and the residual.
+    ``known_scales`` scales, and the model in the folder ``generator`` draws the other codes. It draws the
+    residual too in a fraction ``residual`` of the batches; null follows the model's own setting.
     """
 
     generator: PathText
     images: Share = 0.5
     known_scales: Count = 1
+    residual: Share | None = None
 
 
 class CodePhase(Phase):

@@ -43,6 +43,8 @@ def measure(recipe: Path, kind: str, phases: int, samples: int, overrides: list[
         ]
         train(recipe, [*overrides, *quick, *few], quiet=True)
         lines = history.read(Path(folder) / "run")
+    if skipped := lines[-1]["skipped"]:
+        raise SystemExit(f"{recipe}: the losses or gradients of {skipped:.0f} measured steps are not finite")
     taken = [samples / line["samples_per_second"] for line in lines]
     return [median(taken[first : first + MEASURED]) for first in range(0, len(taken), MEASURED)]
 

@@ -63,9 +63,8 @@ class ImagesInMemory(data.Dataset[Any]):
     def take(self, indices: Sequence[int]) -> tuple[Tensor, list[Sample]]:
         """A batch: images (B, 3, H, W) in [−1, 1], on the device, and their samples."""
         pixels = self.pixels[torch.tensor(indices, device=self.pixels.device)]
-        return pixels.movedim(-1, -3).contiguous().float() / 127.5 - 1, [
-            self.samples[index] for index in indices
-        ]
+        images = pixels.movedim(-1, -3).contiguous().float() / 127.5 - 1
+        return images, [self.samples[index] for index in indices]
 
     def all_samples(self) -> list[Sample]:
         """What is known of all images."""

@@ -48,6 +48,8 @@ class FakeModel:
     def decode(self, state, rows):
         return [Image.new("RGB", (8, 8), (state.values[row], state.index, 0)) for row in rows]
 
+    decode_previews = decode
+
     def batch_limit(self, request, most):
         return most
 

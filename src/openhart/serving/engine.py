@@ -45,6 +45,9 @@ class StreamingModel(Protocol):
     def decode(self, state: Any, rows: list[int]) -> list[Image.Image]:
         """Decode the images of some rows of a state."""
 
+    def decode_previews(self, state: Any, rows: list[int]) -> list[Image.Image]:
+        """As :meth:`decode`, for images that are shown until the next one comes: faster, less precise."""
+
     def batch_limit(self, request: ImageRequest, most: int) -> int:
         """Number of such images that fit into memory together, from 1 to ``most``."""
 
@@ -266,7 +269,7 @@ class Engine:
             for state in states:
                 self.metrics.scale_took(state.index, time.monotonic() - begin)
                 rows = [row for row, job in enumerate(jobs) if job.wants(state.index, state.count)]
-                for job, image in self._decode(jobs, state, rows):
+                for job, image in self._wanted(jobs, rows, self.model.decode_previews, state):
                     self.metrics.preview_shown(not job.shown, job.since)
                     job.shown.add(state.index)
                     post(job.ticket.show, Preview(state.index, state.count, image))
@@ -276,13 +279,16 @@ class Engine:
         finally:
             getattr(states, "close", lambda: None)()
         rows = [row for row, job in enumerate(jobs) if not job.ticket.ended]
-        for job, image in self._decode(jobs, state, rows):
+        for job, image in self._wanted(jobs, rows, self.model.decode, state):
             self.metrics.images.inc()
             post(job.ticket.deliver, job.position, image)
 
-    def _decode(self, jobs: list[Job], state: Any, rows: list[int]) -> Iterator[tuple[Job, Image.Image]]:
+    @staticmethod
+    def _wanted(
+        jobs: list[Job], rows: list[int], decode: Callable[[Any, list[int]], list[Image.Image]], state: Any
+    ) -> Iterator[tuple[Job, Image.Image]]:
         """Those jobs of the rows that are still wanted after decoding, each with its image."""
-        images = self.model.decode(state, rows) if rows else []
+        images = decode(state, rows) if rows else []
         for row, image in zip(rows, images, strict=True):
             if not jobs[row].ticket.ended:
                 yield jobs[row], image

@@ -88,7 +88,7 @@ class Order:
         record = None
         if self.service.settings.metadata and position is not None:
             record = self.model.record(self.request, position)
-        return await run_in_threadpool(self.encoding.encode, image, record)
+        return await run_in_threadpool(self.encoding.encode, image, record, position is None)
 
 
 async def generations(request: Request) -> Response:

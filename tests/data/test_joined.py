@@ -3,9 +3,12 @@
 import json
 
 import pytest
+import torch
 from PIL import Image
 
 from openhart.data import open_dataset
+from openhart.data.joined import into_memory
+from openhart.data.memory import ImagesInMemory
 from openhart.errors import UserError
 
 
@@ -43,6 +46,23 @@ def test_records_are_selected_in_each_data_set(folders):
 def test_sizes_are_those_of_each_image(folders):
     joined = open_dataset(list(folders), (8, 8), (8, 16))
     assert [joined.bucket(index) for index in range(5)] == [(8, 8)] * 5
+
+
+def test_in_memory_each_data_set_is_decoded_once_and_occurs_as_often_as_it_is_named(folders):
+    first, second = folders
+    joined = open_dataset([second, first, second], (8, 8))
+    decoded = []
+
+    def decode(dataset):
+        decoded.extend(names(dataset))
+        return ImagesInMemory(dataset, 0, torch.device("cpu"))
+
+    kept = into_memory(joined, decode)
+    assert sorted(decoded) == sorted(set(names(joined)))
+    assert names(kept) == [sample.name for sample in kept.all_samples()] == names(joined)
+    images, samples = kept.take([6, 3, 1])
+    assert torch.equal(images, torch.stack([joined[index][0] for index in (6, 3, 1)]))
+    assert [sample.name for sample in samples] == [names(joined)[index] for index in (6, 3, 1)]
 
 
 @pytest.mark.parametrize(("paths", "word"), [([], "at least one"), (["first", "x-{0..1}.tar"], "stream")])

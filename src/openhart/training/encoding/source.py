@@ -5,6 +5,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from openhart.data.joined import into_memory
 from openhart.data.sample import Dataset, Stream
 from openhart.training.encoding.conditions import Conditions
 from openhart.training.encoding.images import Encoded, Tokenizer, encode_images, from_stored
@@ -107,4 +108,7 @@ class MemorySource(StoredSource):
         super().start(device)
         if device.type != "cpu":  # where a large batch of captions takes hardly longer than a small one
             self.conditions.remember(self.images.all_samples())
-        self.dataset = Latents(self.tokenizer, self.images, self.batch_size, self.workers, self.quiet)
+        self.dataset = into_memory(
+            self.images,
+            lambda images: Latents(self.tokenizer, images, self.batch_size, self.workers, self.quiet),
+        )

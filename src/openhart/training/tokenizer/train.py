@@ -12,6 +12,7 @@ from torch._functorch import config as functorch
 from torch.utils.data import IterableDataset
 
 from openhart.data import open_dataset
+from openhart.data.joined import into_memory
 from openhart.data.memory import ImagesInMemory
 from openhart.data.sample import Dataset, Stream
 from openhart.data.skipping import some_samples
@@ -76,7 +77,8 @@ def prepare(recipe: TokenizerRecipe) -> TokenizerStage:
     bottleneck.open()
     accelerator = open_run(recipe, all_used=False)
     if recipe.data.in_memory:
-        dataset = ImagesInMemory(dataset, recipe.data.workers, accelerator.device)
+        workers, device = recipe.data.workers, accelerator.device
+        dataset = into_memory(dataset, lambda images: ImagesInMemory(images, workers, device))
     shown = torch.stack([image for image, _ in some_samples(held_out, SHOWN)])
     return _assemble(recipe, accelerator, dataset, bottleneck, perceptual, shown)
 

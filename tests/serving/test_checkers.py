@@ -75,6 +75,9 @@ def test_several_checkers_refuse_what_one_of_them_refuses():
     assert check("a dog", None) is True
     assert check("a cat", RED) == "an image"
     assert not check("a cat", None)
+    lenient = both(check, lambda _prompt, _image, moderation: moderation == "auto")
+    assert lenient("a cat", None, moderation="auto") is True
+    assert not lenient("a cat", None, moderation="low")
 
 
 @pytest.mark.parametrize("name", ["json:nothing", "no_such_module:check", "json", "", ":", "json:__name__"])

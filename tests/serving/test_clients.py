@@ -193,6 +193,17 @@ def test_a_failure_of_the_model_reveals_nothing(serve):
         assert make(client).data
 
 
+def test_a_safety_checker_that_asks_for_it_gets_the_moderation_of_the_request(serve):
+    def check(prompt, image, moderation):
+        return f"moderation is {moderation}"
+
+    with serve(ServiceSettings(checker=check)) as server:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+        for wanted, options in (("auto", {}), ("low", {"moderation": "low"})):
+            with pytest.raises(openai.BadRequestError, match=f"moderation is {wanted}"):
+                make(client, **options)
+
+
 def test_a_safety_checker_sees_prompt_and_images(serve):
     seen = []
 

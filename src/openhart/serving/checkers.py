@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Collection
 from importlib import import_module
+from inspect import signature
 from typing import Any
 
 from PIL import Image
@@ -11,8 +12,9 @@ from starlette.concurrency import run_in_threadpool
 from openhart.errors import UserError, reason
 from openhart.serving.problems import ProtocolError
 
-Checker = Callable[[str, Image.Image | None], Any]
-"""Called with the prompt and None before generation, and with the prompt and each image after it.
+Checker = Callable[..., Any]
+"""Called with the prompt and None before generation, and with the prompt and each image after it. If it has a
+parameter ``moderation``, it gets that of the request as a keyword: ``auto``, or ``low`` for less strictness.
 
 What it returns is true if the request is refused; a text is the reason that the client gets."""
 
@@ -30,8 +32,13 @@ class SafetyHook:
         self.checker = checker
         self._lock = asyncio.Lock()
 
-    async def check(self, prompt: str, image: Image.Image | None = None) -> None:
+    async def check(self, prompt: str, image: Image.Image | None = None, moderation: str = "auto") -> None:
         """Refuse a prompt or an image.
+
+        Args:
+            prompt: of the request.
+            image: a generated image, or None before generation.
+            moderation: of the request.
 
         Raises:
             ProtocolError: the checker refuses it.
@@ -39,10 +46,19 @@ class SafetyHook:
         if self.checker is None:
             return
         async with self._lock:
-            verdict = await run_in_threadpool(self.checker, prompt, image)
+            verdict = await run_in_threadpool(_ask, self.checker, prompt, image, moderation)
         if verdict:
             message = f"{BLOCKED}: {verdict}" if isinstance(verdict, str) else BLOCKED
             raise ProtocolError(400, message, "moderation_blocked", kind="image_generation_user_error")
+
+
+def _ask(checker: Checker, prompt: str, image: Image.Image | None, moderation: str) -> Any:
+    """The verdict of a checker, which gets ``moderation`` only if it has a parameter of this name."""
+    try:
+        takes_moderation = "moderation" in signature(checker).parameters
+    except ValueError:  # a function in C may have no signature
+        takes_moderation = False
+    return checker(prompt, image, **({"moderation": moderation} if takes_moderation else {}))
 
 
 def prompt_classifier(classifier: Any, refused: Collection[str], threshold: float = 0.5) -> Checker:
@@ -103,8 +119,9 @@ def diffusers_checker(safety_checker: Any, feature_extractor: Any) -> Checker:
 def both(*checkers: Checker) -> Checker:
     """A checker that refuses what one of several refuses."""
 
-    def check(prompt: str, image: Image.Image | None) -> Any:
-        return next((verdict for each in checkers if (verdict := each(prompt, image))), None)
+    def check(prompt: str, image: Image.Image | None, moderation: str = "auto") -> Any:
+        verdicts = (_ask(each, prompt, image, moderation) for each in checkers)
+        return next((verdict for verdict in verdicts if verdict), None)
 
     return check
 

@@ -83,6 +83,14 @@ class Order:
             "total_tokens": prompt + codes,
         }
 
+    async def check(self, image: Image.Image | None = None) -> None:
+        """Have the safety checker see the prompt, or an image too.
+
+        Raises:
+            ProtocolError: the checker refuses it.
+        """
+        await self.service.safety.check(self.request.prompt, image, self.parameters.moderation)
+
     async def file(self, image: Image.Image, position: int | None) -> bytes:
         """The bytes of an image, with its record if it is a final one."""
         record = None
@@ -98,7 +106,7 @@ async def generations(request: Request) -> Response:
     order = await _order(request, service, owner)
     engine, _ = service.parts()
     engine.check(order.request)
-    await service.safety.check(order.request.prompt)
+    await order.check()
     ticket = engine.submit(order.request)
     if order.parameters.stream:
         return EventStream(order, ticket, request.state.request_id)
@@ -205,7 +213,7 @@ async def _unless_disconnected(request: Request, ticket: Ticket) -> list[Image.I
 
 
 async def _entry(order: Order, image: Image.Image, position: int) -> dict[str, Any]:
-    await order.service.safety.check(order.request.prompt, image)
+    await order.check(image)
     content = await order.file(image, position)
     seed = order.request.seed_of(position)
     if order.parameters.response_format == "b64_json":
@@ -263,7 +271,7 @@ async def _events(order: Order, ticket: Ticket, request_id: str) -> AsyncIterato
 
 
 async def _partial(order: Order, preview: Preview, index: int) -> str:
-    await order.service.safety.check(order.request.prompt, preview.image)
+    await order.check(preview.image)
     content = await order.file(preview.image, None)
     return event_text(
         "image_generation.partial_image",

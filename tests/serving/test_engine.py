@@ -1,8 +1,11 @@
 """The engine without HTTP."""
 
 import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
 from openhart.serving.engine import Limits
 from openhart.serving.model import ServedModel
@@ -52,6 +55,25 @@ def test_the_images_of_a_request_have_the_seeds_that_follow_its_own(tiny):
         assert difference(three[2], last[0]) <= 1
 
     with_engine(tiny, test)
+
+
+def test_prompts_are_encoded_while_the_tokens_of_others_are_counted(tiny):
+    over = threading.Event()
+
+    def count():
+        while not over.is_set():
+            assert tiny.tokens("a picture of a very long and winding road")[0] >= 1
+
+    expected = tiny.pipeline.encode_condition("a cat")
+    with ThreadPoolExecutor(2) as pool:
+        counting = [pool.submit(count) for _ in range(2)]
+        try:
+            for _ in range(300):
+                found = tiny.pipeline.encode_condition("a cat")
+                assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        finally:
+            over.set()
+    assert [each.result() for each in counting] == [None, None]
 
 
 def test_previews_are_the_decoded_scales_and_the_last_event_is_the_image_without_previews(tiny):

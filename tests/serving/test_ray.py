@@ -3,27 +3,20 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
-from pathlib import Path
 
 import httpx
 import pytest
+
+from tests.serving.ray_help import GENERATIONS, SURROUNDINGS, free_port, image, replica_processes
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed"),
 ]
-SURROUNDINGS = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
-GENERATIONS = "/v1/images/generations"
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -45,30 +38,6 @@ def server(text_model, tmp_path_factory):
     process.send_signal(signal.SIGTERM)
     assert process.wait(120) == 0
     process.stdout.close()
-
-
-def replica_processes(process):
-    """Ids of the processes in which the replicas of a server run; Ray names them after the deployment."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if b"ServeReplica:openhart:Replica" in (folder / "cmdline").read_bytes():
-                found.append(int(folder.name))
-        except OSError:
-            continue
-    return [number for number in found if process.pid in ancestors(number)]
-
-
-def ancestors(number):
-    """Ids of the processes that started a process, directly or not."""
-    while number > 1:
-        fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
-        number = int(fields[1])
-        yield number
-
-
-def image(server, **body):
-    return server.post(GENERATIONS, json={"prompt": "a cat", "seed": 1, **body})
 
 
 def test_two_replicas_give_the_same_image_and_the_protocols_errors(server):

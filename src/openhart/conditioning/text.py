@@ -218,6 +218,12 @@ def _tokenize(
     return ids, mask
 
 
+def count_tokens(text_tokenizer: Any, prompt: str) -> int:
+    """The number of tokens of a prompt that is not cut; other threads may encode prompts meanwhile."""
+    with TOKENIZING:
+        return len(text_tokenizer(prompt, truncation=False, verbose=False)["input_ids"])
+
+
 def empty_condition(batch: int, tokens: int, dim: int) -> Condition:
     """The empty condition of text: context (B, T, D) of zeros, mask (B, T) true at position 0 only."""
     mask = torch.zeros(batch, tokens, dtype=torch.bool)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from openhart import __version__
 from openhart.arithmetic import fastest_dtype
+from openhart.conditioning.text import count_tokens
 from openhart.errors import UserError
 from openhart.generation.settings import MANY, declarations
 from openhart.memory import free_memory, largest_fitting, peak_memory
@@ -148,7 +149,7 @@ class ServedModel:
         tokenizer = getattr(self.pipeline, "text_tokenizer", None)
         if not self.takes_prompts or tokenizer is None:
             return 1, None
-        count = len(tokenizer(prompt, truncation=False, verbose=False)["input_ids"])
+        count = count_tokens(tokenizer, prompt)
         most = int(self.pipeline.transformer.config.context_tokens)
         return min(count, most), most if count > most else None
 

@@ -100,7 +100,10 @@ class Replica:
         self.app = create_app(self.service)
 
     async def reconfigure(self, _: dict[str, Any]) -> None:
-        """Load the model and make a first image; Ray Serve calls it before it sends requests."""
+        """Load the model and make a first image; Ray Serve calls it before it sends requests, and again when
+        the number of replicas changes."""
+        if self.service.engine is not None:
+            return
         await self.service.open()
         if self.service.failure is not None:
             raise self.service.failure

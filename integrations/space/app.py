@@ -9,6 +9,7 @@ from PIL import Image
 
 EXAMPLES = ["a red apple", "a pizza, flat style", "a red apple on a light blue background"]
 LARGEST_SEED = 2**31 - 1
+own = pipeline().sampling_settings()
 
 
 def show(prompt: str, seed: float, again: bool, guidance: float) -> Iterator[tuple[Image.Image, str, float]]:
@@ -32,7 +33,7 @@ with gr.Blocks(title="OpenHART") as demo:
             with gr.Accordion("More", open=False):
                 seed = gr.Number(label="Seed", value=0, precision=0, minimum=0, maximum=LARGEST_SEED)
                 again = gr.Checkbox(label="Use this seed again", value=False)
-                guidance = gr.Slider(1, 8, value=2.5, step=0.1, label="Guidance scale")
+                guidance = gr.Slider(1, 10, value=own.guidance_scale, step=0.1, label="Guidance scale")
             gr.Examples(EXAMPLES, prompt)
         with gr.Column():
             image = gr.Image(label="Image", format="png", interactive=False)
@@ -42,5 +43,4 @@ with gr.Blocks(title="OpenHART") as demo:
 demo.queue(max_size=20)
 
 if __name__ == "__main__":
-    pipeline()
     demo.launch()

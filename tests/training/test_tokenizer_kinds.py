@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from openhart.cli import main
 from openhart.data import open_dataset
@@ -180,3 +181,14 @@ def test_wrong_settings_are_one_sentence(corpus, trained, tmp_path, capsys, kind
     assert message in said
     assert said.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_codes_that_are_replaced_are_replaced_in_the_averages_too(corpus, tmp_path):
+    codes = {"name": "codes", "steps": 2, "discrete_share": 1.0, "kmeans_start": True}
+    values = kind_recipe("vq-vae", corpus, tmp_path / "run", [{"name": "continuous", "steps": 20}, codes])
+    values |= {"revive_every": 1, "revival_memory": 0.3}
+    folder = tokenizer.train(write_recipe(tmp_path / "t.yaml", values), quiet=True)
+    averaged = load_image_tokenizer(folder).quantizer.codebook.weight
+    (last,) = (tmp_path / "run" / "checkpoints").glob("step-*")
+    trained = load_file(last / "model.safetensors")["tokenizer.quantizer.codebook.weight"]
+    assert (averaged - trained).norm() < 0.05 * trained.norm()

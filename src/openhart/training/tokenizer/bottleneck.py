@@ -84,6 +84,11 @@ class Bottleneck(ABC, Generic[Recipe]):
         """Tokens per image."""
 
     @property
+    def codebook(self) -> Tensor | None:
+        """Codes (V, z), of which :meth:`begin` and :meth:`after_update` replace some; None if they do not."""
+        return None
+
+    @property
     def saved(self) -> Mapping[str, Saved]:
         """What a checkpoint keeps, by name."""
         return {}

@@ -1,6 +1,7 @@
 """The tokenizer's stage of training: its step, its sample images and its result."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -72,7 +73,8 @@ class TokenizerStage:
         """Start the phase whose first step this is; weights that freeze are the averaged ones."""
         phase, phase_step = self._phase(number)
         if phase_step == 0:
-            self.bottleneck.begin(phase, number, self.accelerator, self.dataset)
+            with self._averages_follow():
+                self.bottleneck.begin(phase, number, self.accelerator, self.dataset)
         if phase_step == 0 and phase.frozen:
             self.ema.copy_to(self.tokenizer.parameters())
 
@@ -97,13 +99,26 @@ class TokenizerStage:
             self.adversary.optimizer.step()
             self.ema.step(self.tokenizer.parameters())
             if self._phase(number)[0].learns_bottleneck:
-                metrics |= self.bottleneck.after_update(number, passed, common, accelerator.gather)
+                with self._averages_follow():
+                    metrics |= self.bottleneck.after_update(number, passed, common, accelerator.gather)
         self.optimizer.zero_grad()
         self.adversary.optimizer.zero_grad()
         metrics["skipped"] = self.guard.total
         if number % recipe.run.log_every == 0:
             metrics |= self.bottleneck.report(passed, accelerator.gather)
         return metrics
+
+    @contextmanager
+    def _averages_follow(self) -> Iterator[None]:
+        """Replace codes in the averages too that are replaced meanwhile: a code and what it was before have
+        no mean that is of use."""
+        codebook = self.bottleneck.codebook
+        before = None if codebook is None else codebook.detach().clone()
+        yield
+        if codebook is not None:
+            moved = (codebook != before).any(dim=1)
+            own = next(index for index, each in enumerate(self.tokenizer.parameters()) if each is codebook)
+            self.ema.shadow_params[own][moved] = codebook.detach()[moved]
 
     @torch.no_grad()
     def samples(self, number: int) -> None:

@@ -43,6 +43,12 @@ class NearestCodes(Bottleneck[Recipe]):
         return count_tokens(self.tokenizer.quantizer.scales)
 
     @property
+    def codebook(self) -> Tensor:
+        """Codes (V, z)."""
+        weight: Tensor = self.tokenizer.quantizer.codebook.weight
+        return weight
+
+    @property
     def saved(self) -> Mapping[str, Saved]:
         """The count of uses."""
         return {"revival": self.revival}

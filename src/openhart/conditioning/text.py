@@ -159,6 +159,11 @@ class TextConditionEncoder:
             )
         return self._without_empty(prompts, *self._hidden_states(prompts, length))
 
+    def count(self, prompt: str) -> int:
+        """The number of tokens of a prompt before it is cut."""
+        with TOKENIZING:
+            return len(self.text_tokenizer(prompt, truncation=False, verbose=False)["input_ids"])
+
     def empty(self, batch: int) -> Condition:
         """The empty condition: context (B, T, D) and mask (B, T); see :func:`empty_condition`."""
         return empty_condition(batch, self.tokens, self.dim)
@@ -216,12 +221,6 @@ def _tokenize(
         ids = torch.cat([first_ids, ids], dim=1)
         mask = torch.cat([torch.ones_like(first_ids), mask], dim=1)
     return ids, mask
-
-
-def count_tokens(text_tokenizer: Any, prompt: str) -> int:
-    """The number of tokens of a prompt that is not cut; other threads may encode prompts meanwhile."""
-    with TOKENIZING:
-        return len(text_tokenizer(prompt, truncation=False, verbose=False)["input_ids"])
 
 
 def empty_condition(batch: int, tokens: int, dim: int) -> Condition:

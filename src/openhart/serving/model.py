@@ -12,7 +12,6 @@ from PIL import Image
 
 from openhart import __version__
 from openhart.arithmetic import fastest_dtype
-from openhart.conditioning.text import count_tokens
 from openhart.errors import UserError
 from openhart.generation.settings import MANY, declarations
 from openhart.memory import free_memory, largest_fitting, peak_memory
@@ -146,10 +145,9 @@ class ServedModel:
 
     def tokens(self, prompt: str) -> tuple[int, int | None]:
         """Tokens of a prompt, and the number to which it is cut, or None if it is not cut."""
-        tokenizer = getattr(self.pipeline, "text_tokenizer", None)
-        if not self.takes_prompts or tokenizer is None:
+        if not self.takes_prompts or self.pipeline.text_tokenizer is None:
             return 1, None
-        count = count_tokens(tokenizer, prompt)
+        count = self.pipeline.condition_encoder.count(prompt)
         most = int(self.pipeline.transformer.config.context_tokens)
         return min(count, most), most if count > most else None
 

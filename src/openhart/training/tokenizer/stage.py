@@ -113,12 +113,14 @@ class TokenizerStage:
         """Replace codes in the averages too that are replaced meanwhile: a code and what it was before have
         no mean that is of use."""
         codebook = self.bottleneck.codebook
-        before = None if codebook is None else codebook.detach().clone()
+        if codebook is None:
+            yield
+            return
+        before = codebook.detach().clone()
         yield
-        if codebook is not None:
-            moved = (codebook != before).any(dim=1)
-            own = next(index for index, each in enumerate(self.tokenizer.parameters()) if each is codebook)
-            self.ema.shadow_params[own][moved] = codebook.detach()[moved]
+        moved = codebook.ne(before).any(dim=1)
+        own = next(index for index, each in enumerate(self.tokenizer.parameters()) if each is codebook)
+        self.ema.shadow_params[own][moved] = codebook.detach()[moved]
 
     @torch.no_grad()
     def samples(self, number: int) -> None:

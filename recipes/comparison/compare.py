@@ -9,6 +9,7 @@ images and, with ``--checker``, composition.
 """
 
 import json
+import sys
 import time
 from argparse import ArgumentParser
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from torch import nn
 
 from openhart.atomic import written_whole
 from openhart.data import open_dataset
+from openhart.errors import UserError
 from openhart.evaluation.benchmarks.composition import score_composition
 from openhart.evaluation.benchmarks.distances import set_distance
 from openhart.evaluation.benchmarks.reconstruction import evaluate_reconstruction
@@ -190,4 +192,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"compare: {error}")

@@ -7,11 +7,13 @@ are then made longer or shorter by one factor. The learning rate follows the num
 schedule ends.
 """
 
+import sys
 import tempfile
 from argparse import ArgumentParser
 from pathlib import Path
 from statistics import median
 
+from openhart.errors import UserError
 from openhart.training.generator.recipe import GeneratorRecipe
 from openhart.training.generator.train import train as train_generator
 from openhart.training.recipes import load_recipe
@@ -72,4 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"fit_steps: {error}")

@@ -1,6 +1,7 @@
 """What the tests of Ray Serve share: a free port, the processes of replicas, and a request."""
 
 import socket
+import time
 from pathlib import Path
 
 SURROUNDINGS = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
@@ -34,3 +35,16 @@ def ancestors(number):
 
 def image(server, **body):
     return server.post(GENERATIONS, json={"prompt": "a cat", "seed": 1, **body})
+
+
+def wait_until(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def accepts(port):
+    """Whether a process on this machine accepts connections on a port."""
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0

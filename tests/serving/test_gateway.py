@@ -5,11 +5,14 @@ import json
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 from starlette.routing import Route
 
 from openhart.serving.files import StoredFile
 from openhart.serving.gateway import ACCEPTED, ATTEMPTS, Gateway, ReplicaLostError
+from openhart.serving.metrics import Metrics
+from openhart.serving.replica_metrics import MetricsBoard
 from openhart.serving.request import RefusedError
 
 EVENTS = [(b"content-type", b"text/event-stream")]
@@ -42,17 +45,26 @@ def answer(headers, *bodies, status=200):
     return [{"type": ACCEPTED}, start, *({"type": "http.response.body", "body": body} for body in bodies)]
 
 
-def ask(replicas, method="POST", path="/v1/images/generations", files=None, **options):
+def ask(replicas, method="POST", path="/v1/images/generations", **options):
+    return talk(replicas, (method, path), **options)[0]
+
+
+def talk(replicas, *requests, files=None, reported=None, **options):
     async def file(name):
         return (files or {}).get(name)
 
-    gateway = Gateway(replicas.forward, file, **{"largest": 100, "patience": 0.2, **options})
+    async def reports():
+        return reported or {}
+
+    gateway = Gateway(replicas.forward, file, reports, **{"largest": 100, "patience": 0.2, **options})
     app = Starlette(routes=[Route("/{path:path}", gateway.answer, methods=["GET", "POST"])])
 
     async def run():
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
-            content = b'{"prompt": "a"}' if method == "POST" else None
-            return await client.request(method, path, content=content)
+            bodies = {"POST": b'{"prompt": "a"}'}
+            return [
+                await client.request(method, path, content=bodies.get(method)) for method, path in requests
+            ]
 
     got = asyncio.run(run())
     assert replicas.closed == len(replicas.calls)
@@ -136,8 +148,47 @@ def test_a_body_that_is_too_large_is_refused():
 
 def test_files_come_from_the_shared_store():
     files = {"a.png": StoredFile(b"png", "image/png", 0.0)}
-    got = ask(Replicas(), "GET", "/files/a.png", files)
+    got = ask(Replicas(), "GET", "/files/a.png", files=files)
     assert (got.content, got.headers["content-type"]) == (b"png", "image/png")
-    missing = ask(Replicas(), "GET", "/files/b.png", files)
+    missing = ask(Replicas(), "GET", "/files/b.png", files=files)
     assert missing.status_code == 404
     assert missing.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_measurements_are_those_of_all_replicas_and_of_the_gateway():
+    reported = {}
+    for name, images in (("one", 2), ("two", 3)):
+        metrics = Metrics()
+        metrics.images.inc(images)
+        metrics.answered("/v1/images/generations", 200, 0.3)
+        reported[name], _ = metrics.exposition()
+    refused = RefusedError("the queue is full", "queue_full", 2.0)
+    replicas = Replicas([refused], [ReplicaLostError()], answer(JSON, b"{}"))
+    post = ("POST", "/v1/images/generations")
+    got = talk(replicas, post, post, ("GET", "/metrics"), reported=reported)[-1]
+    assert got.headers["content-type"].startswith("text/plain")
+    values = {
+        (sample.name, *(sample.labels.get(label) for label in ("replica", "status", "reason"))): sample.value
+        for family in text_string_to_metric_families(got.text)
+        for sample in family.samples
+    }
+    assert values["openhart_images_total", "one", None, None] == 2
+    assert values["openhart_images_total", "two", None, None] == 3
+    assert values["openhart_request_seconds_count", "one", None, None] == 1
+    assert values["openhart_requests_total", "two", "200", None] == 1
+    assert values["openhart_requests_total", "gateway", "429", None] == 1
+    assert values["openhart_requests_rejected_total", "gateway", None, "queue_full"] == 1
+    assert values["openhart_replicas_lost_total", "gateway", None, None] == 1
+    kinds = [line for line in got.text.splitlines() if line.startswith("# TYPE openhart_images_total ")]
+    assert kinds == ["# TYPE openhart_images_total counter"]
+
+
+def test_a_replica_that_reports_no_longer_is_forgotten():
+    now = [0.0]
+    board = MetricsBoard(seconds=10, clock=lambda: now[0])
+    board.put("one", b"1")
+    now[0] = 6.0
+    board.put("two", b"2")
+    assert board.reports() == {"one": b"1", "two": b"2"}
+    now[0] = 11.0
+    assert board.reports() == {"two": b"2"}

@@ -10,8 +10,9 @@ from importlib.util import find_spec
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
-from tests.serving.ray_help import GENERATIONS, SURROUNDINGS, free_port, image, replica_processes
+from tests.serving.ray_help import GENERATIONS, SURROUNDINGS, free_port, image, replica_processes, wait_until
 
 pytestmark = [
     pytest.mark.slow,
@@ -78,6 +79,19 @@ def test_too_many_requests_are_refused_in_the_protocols_shape(server):
         if answer.status_code == 429:
             assert answer.json()["error"]["code"] == "queue_full"
             assert float(answer.headers["retry-after"]) > 0
+
+
+def test_measurements_are_those_of_both_replicas(server):
+    def images():
+        families = text_string_to_metric_families(server.get("/metrics").text)
+        samples = [sample for family in families for sample in family.samples]
+        return {s.labels["replica"]: s.value for s in samples if s.name == "openhart_images_total"}
+
+    before = images()
+    assert len(before) == 2
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda seed: image(server, seed=seed), range(8)))
+    wait_until(lambda: sum(images().values()) == sum(before.values()) + 8)
 
 
 def test_no_request_is_lost_with_a_replica(server):

@@ -4,14 +4,13 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager
 from importlib.util import find_spec
 
 import httpx
 import pytest
 
-from tests.serving.ray_help import SURROUNDINGS, free_port, image, replica_processes
+from tests.serving.ray_help import SURROUNDINGS, accepts, free_port, image, replica_processes, wait_until
 
 pytestmark = [
     pytest.mark.slow,
@@ -40,7 +39,7 @@ def cluster(text_model, tmp_path_factory):
         assert "ready" in done.stdout, done.stderr[-2000:]
 
     try:
-        time.sleep(10)
+        wait_until(lambda: accepts(ray_port))
         put()
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
             client.process, client.deploy = head, put
@@ -68,13 +67,6 @@ def load(server, requests_at_once, **body):
         over.set()
         for sender in senders:
             sender.join()
-
-
-def wait_until(condition, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def test_replicas_are_added_under_load_and_those_that_work_stay(cluster):

@@ -8,10 +8,11 @@ client gets the protocol's error as an event. No request waits without end.
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -20,8 +21,9 @@ from starlette.types import Message
 from openhart.serving.bodies import DISCARDED, read_body
 from openhart.serving.files import StoredFile
 from openhart.serving.generations import event_text
-from openhart.serving.middleware import REQUEST_ID
+from openhart.serving.middleware import REQUEST_ID, endpoint_of
 from openhart.serving.problems import ProtocolError, problem_of
+from openhart.serving.replica_metrics import GatewayMetrics, merged
 from openhart.serving.request import RefusedError
 
 LOG = logging.getLogger(__name__)
@@ -70,6 +72,7 @@ class Gateway:
     Args:
         forward: passes a call to a replica.
         file: finds an image that is fetched by its address, by its name.
+        reports: the measurements of all replicas in the text format of Prometheus, by the replica's name.
         largest: bytes of a body.
         patience: seconds until a replica must have begun to work on a request.
     """
@@ -78,11 +81,14 @@ class Gateway:
         self,
         forward: Forward,
         file: Callable[[str], Awaitable[StoredFile | None]],
+        reports: Callable[[], Awaitable[Mapping[str, bytes]]],
         largest: int = DISCARDED,
         patience: float = 60.0,
     ) -> None:
         self._forward = forward
         self._file = file
+        self._reports = reports
+        self._metrics = GatewayMetrics()
         self._largest = largest
         self._patience = patience
 
@@ -93,13 +99,19 @@ class Gateway:
         try:
             if request.method == "GET" and request.url.path.startswith("/files/"):
                 return await self._stored(request.url.path.removeprefix("/files/"))
+            if request.method == "GET" and request.url.path == "/metrics":
+                expositions = {**await self._reports(), "gateway": self._metrics.exposition()}
+                return Response(merged(expositions), media_type=CONTENT_TYPE_LATEST)
             body = await read_body(request, self._largest)
             return await self._pass_on(_call(request, request_id, body), request_id)
         except (ProtocolError, RefusedError) as error:
+            if isinstance(error, RefusedError):
+                self._metrics.refused.labels(error.reason).inc()
             problem = problem_of(error, request_id)
         except Exception as error:
             LOG.exception("request %s failed", request_id)
             problem = problem_of(error, request_id)
+        self._metrics.requests.labels(endpoint_of(request.url.path), str(problem.status)).inc()
         response = problem.response()
         response.headers["x-request-id"] = request_id
         return response
@@ -123,6 +135,7 @@ class Gateway:
             try:
                 return await self._begin(messages, request_id)
             except ReplicaLostError:
+                self._metrics.lost.inc()
                 LOG.warning("request %s lost its replica", request_id)
             except BaseException:
                 await _close(messages)
@@ -141,12 +154,29 @@ class Gateway:
         headers = Headers(raw=start["headers"])
         first = await anext(messages)
         if headers.get("content-type", "").startswith("text/event-stream"):
-            response: Response = StreamingResponse(_events(first, messages, request_id), start["status"])
+            response: Response = StreamingResponse(self._events(first, messages, request_id), start["status"])
         else:
             parts = [first["body"], *[message.get("body", b"") async for message in messages]]
             response = Response(b"".join(parts), start["status"])
         response.raw_headers = list(start["headers"])
         return response
+
+    async def _events(
+        self, first: Message, messages: AsyncIterator[Message], request_id: str
+    ) -> AsyncIterator[bytes]:
+        """The body of a stream of events; if the replica is lost, it ends with the protocol's error."""
+        try:
+            yield first["body"]
+            async for message in messages:
+                yield message.get("body", b"")
+        except Exception as error:
+            LOG.exception("request %s failed", request_id)
+            if lost := isinstance(error, ReplicaLostError):
+                self._metrics.lost.inc()
+            problem = problem_of(RefusedError(UNAVAILABLE, "unavailable", 5.0) if lost else error, request_id)
+            yield event_text("error", {"error": problem.error}).encode()
+        finally:
+            await _close(messages)
 
 
 def _call(request: Request, request_id: str, body: bytes) -> Call:
@@ -154,21 +184,6 @@ def _call(request: Request, request_id: str, body: bytes) -> Call:
     headers.append((b"x-request-id", request_id.encode()))
     url = request.url
     return Call(request.method, url.scheme, url.path, url.query.encode(), headers, body)
-
-
-async def _events(first: Message, messages: AsyncIterator[Message], request_id: str) -> AsyncIterator[bytes]:
-    """The body of a stream of events; if the replica is lost, it ends with the protocol's error."""
-    try:
-        yield first["body"]
-        async for message in messages:
-            yield message.get("body", b"")
-    except Exception as error:
-        LOG.exception("request %s failed", request_id)
-        lost = isinstance(error, ReplicaLostError)
-        problem = problem_of(RefusedError(UNAVAILABLE, "unavailable", 5.0) if lost else error, request_id)
-        yield event_text("error", {"error": problem.error}).encode()
-    finally:
-        await _close(messages)
 
 
 async def _close(messages: Any) -> None:

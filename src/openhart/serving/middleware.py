@@ -66,8 +66,7 @@ class Frame:
         return origin not in self.origins and urlsplit(origin).netloc != headers.get("host")
 
     def _record(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
-        match = ENDPOINTS.match(scope["path"])
-        self.metrics.answered(match[0] if match else "other", status, seconds)
+        self.metrics.answered(endpoint_of(scope["path"]), status, seconds)
         level = logging.DEBUG if scope["path"] in ("/health", "/ready", "/metrics") else logging.INFO
         path = scope["path"][:100].encode("ascii", "backslashreplace").decode()
         LOG.log(level, "%s %s %s %.3f s %s", scope["method"], path, status, seconds, request_id)
@@ -92,6 +91,12 @@ class Answer:
             self.status = message["status"]
             MutableHeaders(scope=message)["x-request-id"] = self._request_id
         await self._send(message)
+
+
+def endpoint_of(path: str) -> str:
+    """The part of a path that measurements show; anything that a client can make up is ``other``."""
+    match = ENDPOINTS.match(path)
+    return match[0] if match else "other"
 
 
 def _foreign() -> ProtocolError:

@@ -24,6 +24,7 @@ from openhart.errors import UserError, reason
 from openhart.serving.app import create_app
 from openhart.serving.files import FileStore, StoredFile, new_name
 from openhart.serving.gateway import ACCEPTED, Call, Gateway, ReplicaLostError
+from openhart.serving.replica_metrics import REPORT_SECONDS, MetricsBoard
 from openhart.serving.request import RefusedError
 from openhart.serving.service import Service, ServiceSettings
 
@@ -61,6 +62,19 @@ class Scale:
     drain_seconds: float = 60.0
 
 
+@dataclass(frozen=True)
+class Shared:
+    """Ray's actors that the gateway and all replicas use.
+
+    Attributes:
+        files: of a :class:`FileStore`.
+        board: of a :class:`MetricsBoard`.
+    """
+
+    files: Any
+    board: Any
+
+
 class SharedFiles(FileStore):
     """A replica's access to the files of all replicas.
 
@@ -85,19 +99,21 @@ class Replica:
     Args:
         load: loads the model.
         settings: of the service.
-        files: Ray's actor of a :class:`FileStore`.
+        shared: Ray's actors that all replicas use.
         threads: threads of torch; Ray otherwise limits them to one.
     """
 
     def __init__(
-        self, load: "Callable[[], ServedModel]", settings: ServiceSettings, files: Any, threads: int
+        self, load: "Callable[[], ServedModel]", settings: ServiceSettings, shared: "Shared", threads: int
     ) -> None:
         import torch
 
         torch.set_num_threads(threads)
         self.service = Service(load, settings)
-        self.service.files = SharedFiles(files)
+        self.service.files = SharedFiles(shared.files)
         self.app = create_app(self.service)
+        self._board = shared.board
+        self._reporting: asyncio.Task[None] | None = None
 
     async def reconfigure(self, _: dict[str, Any]) -> None:
         """Load the model and make a first image; Ray Serve calls it before it sends requests, and again when
@@ -107,6 +123,14 @@ class Replica:
         await self.service.open()
         if self.service.failure is not None:
             raise self.service.failure
+        self._reporting = asyncio.ensure_future(self._report())
+
+    async def _report(self) -> None:
+        name = serve.get_replica_context().replica_id.unique_id
+        while True:
+            content, _ = self.service.metrics.exposition()
+            self._board.put.remote(name, content)
+            await asyncio.sleep(REPORT_SECONDS)
 
     def check_health(self) -> None:
         """Raise an error if the engine has died, so that Ray Serve replaces the replica."""
@@ -151,21 +175,25 @@ class Ingress:
 
     Args:
         replicas: handle of the replicas.
-        files: Ray's actor of a :class:`FileStore`.
+        shared: Ray's actors that all replicas use.
     """
 
-    def __init__(self, replicas: Any, files: Any) -> None:
+    def __init__(self, replicas: Any, shared: "Shared") -> None:
         self._replicas = replicas.options(stream=True)
-        self._files = files
-        self._gateway = Gateway(self._forward, self._file)
+        self._shared = shared
+        self._gateway = Gateway(self._forward, self._file, self._reports)
 
     async def __call__(self, request: Request) -> Response:
         """Answer one request."""
         return await self._gateway.answer(request)
 
     async def _file(self, name: str) -> StoredFile | None:
-        found: StoredFile | None = await self._files.get.remote(name)
+        found: StoredFile | None = await self._shared.files.get.remote(name)
         return found
+
+    async def _reports(self) -> dict[str, bytes]:
+        reports: dict[str, bytes] = await self._shared.board.reports.remote()
+        return reports
 
     async def _forward(self, call: Call) -> AsyncIterator[Message]:
         messages = self._replicas.answer.remote(call)
@@ -193,9 +221,10 @@ def application(load: "Callable[[], ServedModel]", settings: ServiceSettings, sc
         scale: number and needs of the replicas.
     """
     limits = settings.limits
-    options = {"name": f"{APP}-files", "get_if_exists": True, "num_cpus": 0}
-    files = ray.remote(FileStore).options(**options, lifetime="detached")  # outlives this process
-    actor = files.remote(settings.file_seconds, settings.file_bytes)
+    options = {"get_if_exists": True, "num_cpus": 0, "lifetime": "detached"}  # outlives this process
+    files = ray.remote(FileStore).options(name=f"{APP}-files", **options)
+    board = ray.remote(MetricsBoard).options(name=f"{APP}-metrics", **options)
+    shared = Shared(files.remote(settings.file_seconds, settings.file_bytes), board.remote())
     autoscaling = {
         "min_replicas": scale.least, "max_replicas": scale.most, "target_ongoing_requests": limits.batch,
         "upscale_delay_s": scale.upscale_seconds, "downscale_delay_s": scale.downscale_seconds,
@@ -215,7 +244,7 @@ def application(load: "Callable[[], ServedModel]", settings: ServiceSettings, sc
         name="Ingress", max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0},
         graceful_shutdown_timeout_s=scale.drain_seconds,
     )(Ingress)  # fmt: skip
-    return ingress.bind(replica.bind(load, settings, actor, scale.cpus), actor)
+    return ingress.bind(replica.bind(load, settings, shared, scale.cpus), shared)
 
 
 def run(application_of: Callable[[], Any], host: str, port: int, address: str | None, quiet: bool) -> None:

@@ -1,6 +1,7 @@
 """Every argument of loading and saving is honoured or refused, and broken models are refused as a whole."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -133,6 +134,18 @@ def test_saving_is_whole_or_not_at_all(text_pipeline, tmp_path):
     assert (folder / "README.md").read_text() == "mine"
     assert HartPipeline.from_pretrained(folder).config.max_tokens == 8
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_a_saved_model_can_be_read_by_whom_the_umask_allows(text_pipeline, tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        text_pipeline.save_pretrained(tmp_path / "model")
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "model").rglob("*") if path.is_file()]
+    assert any(path.suffix == ".safetensors" for path in files)
+    assert {path.stat().st_mode & 0o777 for path in files} == {mode}
 
 
 def test_quantized_weights_are_not_half_saved(text_model, tmp_path):

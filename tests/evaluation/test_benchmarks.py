@@ -89,7 +89,7 @@ class Memory:
 def test_retrieval_of_a_perfect_and_of_a_blind_model(folder, tmp_path):
     result = evaluate_retrieval(Memory(folder), folder, count=20, save_to=tmp_path / "sheet.png", quiet=True)
     assert Image.open(tmp_path / "sheet.png").size == (8 * 64, 2 * 32)
-    assert len({figure.extractor for figure in result.figures}) == 2
+    assert len({figure.extractor for figure in result.figures}) == 3
     for figure in result.figures:
         assert figure.value == 1 or figure.name.startswith("codes"), figure
         assert figure.interval[0] < figure.value <= figure.interval[1]
@@ -103,9 +103,10 @@ def test_retrieval_of_a_perfect_and_of_a_blind_model(folder, tmp_path):
 def test_a_worse_picture_without_the_residual_shows(folder):
     result = evaluate_residual(Memory(folder), folder, count=10, quiet=True, resamples=8)
     assert result.figure("with residual, FD").value < result.figure("without residual, FD").value
-    saved = result.figure("FD saved by the residual")
-    assert saved.interval[0] < saved.value < saved.interval[1]
-    assert saved.value > 0.5
+    for distance in ("FD", "FD-Lite2"):
+        saved = result.figure(f"{distance} saved by the residual")
+        assert saved.interval[0] < saved.value < saved.interval[1]
+        assert saved.value > 0.5
     assert result.figure("with residual, top1").value == 1
 
 

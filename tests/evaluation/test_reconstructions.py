@@ -68,7 +68,7 @@ def test_reconstruction_has_every_figure_with_its_interval_and_rule(tokenizer, i
     assert ssim.value == pytest.approx(SSIM_RULES["skimage"](decoded, to_bytes(stacked)).mean(), abs=1e-4)
     assert ssim.rules["rule"] == "skimage"
     names = {figure.name.partition(", ")[2] for figure in result.figures}
-    assert names == {"PSNR", "SSIM", "FD", "KID", "FD-gradients"}
+    assert names == {"PSNR", "SSIM", "FD", "FD-Lite2", "KID", "FD-gradients"}
     for figure in result.figures:
         assert figure.count == 6
         assert figure.interval[0] < figure.value < figure.interval[1], figure
@@ -86,7 +86,7 @@ def test_reconstruction_has_every_figure_with_its_interval_and_rule(tokenizer, i
 def test_reconstruction_of_every_family(model, version, images):
     result = evaluate_reconstruction(model, images, quiet=True)
     names = {figure.name for figure in result.figures}
-    assert names == {f"{version}, {metric}" for metric in ("PSNR", "SSIM", "FD", "KID")}
+    assert names == {f"{version}, {metric}" for metric in ("PSNR", "SSIM", "FD", "FD-Lite2", "KID")}
     stacked = torch.stack([image for image, _ in images])
     with torch.no_grad():
         wanted = mean_psnr(to_bytes(model(stacked, **CODED.get(version, {})).sample), to_bytes(stacked))

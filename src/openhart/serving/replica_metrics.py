@@ -1,4 +1,4 @@
-"""Measurements of all replicas in one text for Prometheus; the label ``replica`` names the source of a value."""
+"""Measurements of all replicas in one text for Prometheus; the label ``replica`` names their source."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping

@@ -56,14 +56,14 @@ def test_the_number_of_workers_changes_nothing(tmp_path, packages):
     found = []
     for workers in ("1", "3"):
         folder = tmp_path / workers
-        main([*arguments(packages, folder), "--count", "130", "--workers", workers])
+        assert main([*arguments(packages, folder), "--count", "130", "--workers", workers]) == 0
         found.append(files(folder))
     assert found[0] == found[1]
     assert len([name for name in found[0] if name.suffix == ".png"]) == 142
 
 
 def test_prompts_have_geneval_s_layout_and_differ(tmp_path, packages):
-    main(arguments(packages, tmp_path / "scenes"))
+    assert main(arguments(packages, tmp_path / "scenes")) == 0
     for name in ("plain", "seen", "unseen"):
         lines = (tmp_path / "scenes" / "prompts" / f"{name}.jsonl").read_text().splitlines()
         prompts = [json.loads(line) for line in lines]

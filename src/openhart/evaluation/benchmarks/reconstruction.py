@@ -13,6 +13,7 @@ from openhart.evaluation.metrics.lpips import LPIPS_RULES, lpips_each
 from openhart.evaluation.metrics.pixels import SSIM_RULES
 from openhart.evaluation.networks.extractors import EfficientNetExtractor, Extractor, MiddleExtractor
 from openhart.evaluation.result import Result
+from openhart.perceptual import LITE2
 from openhart.tokenizer.base import ImageTokenizer
 
 
@@ -39,8 +40,9 @@ def evaluate_reconstruction(
 
     Returns:
         for each of :meth:`ImageTokenizer.versions`, such as ``codes only``, the figures ``PSNR`` in dB,
-        ``SSIM``, ``LPIPS``, ``FD`` (112 features of EfficientNet-Lite0), ``KID`` (1,280 features) and those
-        of ``extractors``, with bootstrap intervals over images. The reference is the same set of images.
+        ``SSIM``, ``LPIPS``, ``FD`` (112 features of EfficientNet-Lite0), ``FD-Lite2`` (120 features of a
+        network that no loss uses), ``KID`` (1,280 features) and those of ``extractors``, with bootstrap
+        intervals over images. The reference is the same set of images.
 
     Raises:
         UserError: there is no such rule, or LPIPS cannot be loaded.
@@ -53,6 +55,7 @@ def evaluate_reconstruction(
         pairs["LPIPS"] = PairMetric(partial(lpips_each, rule=lpips), ROUNDING, f"LPIPS of {lpips}")
     sets: dict[str, Extractor] = {
         "FD": MiddleExtractor(),
+        "FD-Lite2": MiddleExtractor(LITE2),
         "KID": EfficientNetExtractor(),
         **(extractors or {}),
     }

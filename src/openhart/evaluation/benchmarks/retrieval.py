@@ -15,7 +15,7 @@ from openhart.errors import UserError
 from openhart.evaluation.images import Images, generate, pairs_sheet, pooled_features, reconstruct
 from openhart.evaluation.metrics.intervals import share_interval
 from openhart.evaluation.metrics.retrieval import RANKS, retrieval_ranks
-from openhart.evaluation.networks.extractors import EfficientNetExtractor, Extractor, GradientExtractor
+from openhart.evaluation.networks.extractors import EfficientNetExtractor, Extractor, retrieval_extractors
 from openhart.evaluation.result import Figure, Result
 from openhart.image_io import to_bytes
 from openhart.randomness import mixed_generator
@@ -62,9 +62,10 @@ def evaluate_retrieval(
         call: further arguments of the pipeline call.
 
     Returns:
-        figures ``top1`` and ``top5`` for each of two extractors: the fraction of generated images whose real
-        image is the nearest, or among the five nearest. The prefixes ``reconstructed`` and ``codes`` mark the
-        same figures for reconstructions of the real images with their true residual and from codes only.
+        figures ``top1`` and ``top5`` for each of :func:`retrieval_extractors`: the fraction of generated
+        images whose real image is the nearest, or among the five nearest. The prefixes ``reconstructed`` and
+        ``codes`` mark the same figures for reconstructions of the real images with their true residual and
+        from codes only.
 
     Raises:
         UserError: the data set has no records that can be chosen, or the model takes no prompts.
@@ -84,7 +85,7 @@ def evaluate_retrieval(
         *poorer, _ = tokenizer.versions(real[:1].to(tokenizer.device))
     if CODES in poorer:
         kinds["codes "] = reconstruct(tokenizer, real, CODES)
-    figures = retrieval_figures(to_bytes(real), kinds, [EfficientNetExtractor(), GradientExtractor()])
+    figures = retrieval_figures(to_bytes(real), kinds, retrieval_extractors())
     return Result("retrieval", tuple(figures), {"seed": seed, "data": str(dataset.path), **call})
 
 

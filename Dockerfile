@@ -1,10 +1,11 @@
 # The service of OpenHART. Build arguments: VARIANT=cpu (default) or VARIANT=cu130 for NVIDIA GPUs, whose
-# name is a folder of PyTorch's package index; EXTRAS, such as EXTRAS=serve,ray.
+# name is a folder of PyTorch's package index; EXTRAS, such as EXTRAS=serve,ray; TORCH_INDEX, a mirror of that folder.
 #   docker build --tag openhart .
 #   docker build --tag openhart:cuda --build-arg VARIANT=cu130 .
 FROM python:3.11-slim AS build
 ARG VARIANT=cpu
 ARG EXTRAS=serve
+ARG TORCH_INDEX=https://download.pytorch.org/whl/${VARIANT}
 RUN python -m venv /opt/openhart
 ENV PATH=/opt/openhart/bin:$PATH
 WORKDIR /build
@@ -12,7 +13,7 @@ COPY constraints.txt ./
 # constraints.txt has the version.
 # hadolint ignore=DL3013
 RUN torch="$(sed -n 's/^torch==\([0-9.]*\).*/torch==\1/p' constraints.txt)" \
-    && pip install --no-cache-dir --index-url "https://download.pytorch.org/whl/${VARIANT}" "${torch}"
+    && pip install --no-cache-dir --index-url "${TORCH_INDEX}" "${torch}"
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY src src
 RUN pip install --no-cache-dir --constraint constraints.txt ".[${EXTRAS}]" \

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
@@ -12,7 +13,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.serving.ray_help import GENERATIONS, SURROUNDINGS, free_port, image, replica_processes, wait_until
+from openhart.serving.replica_metrics import REPORT_SECONDS
+from tests.serving.ray_help import GENERATIONS, SURROUNDINGS, free_port, image, replica_processes
 
 pytestmark = [
     pytest.mark.slow,
@@ -82,16 +84,25 @@ def test_too_many_requests_are_refused_in_the_protocols_shape(server):
 
 
 def test_measurements_are_those_of_both_replicas(server):
-    def images():
-        families = text_string_to_metric_families(server.get("/metrics").text)
-        samples = [sample for family in families for sample in family.samples]
-        return {s.labels["replica"]: s.value for s in samples if s.name == "openhart_images_total"}
-
-    before = images()
+    before = settled(lambda: images_by_replica(server))
     assert len(before) == 2
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda seed: image(server, seed=seed), range(8)))
-    wait_until(lambda: sum(images().values()) == sum(before.values()) + 8)
+    after = settled(lambda: images_by_replica(server))
+    assert before.keys() == after.keys()
+    assert sum(after.values()) == sum(before.values()) + 8
+
+
+def images_by_replica(server):
+    families = text_string_to_metric_families(server.get("/metrics").text)
+    samples = [sample for family in families for sample in family.samples]
+    return {each.labels["replica"]: each.value for each in samples if each.name == "openhart_images_total"}
+
+
+def settled(read):
+    """What is read once every replica has reported since the last request."""
+    time.sleep(3 * REPORT_SECONDS)
+    return read()
 
 
 def test_no_request_is_lost_with_a_replica(server):

@@ -116,3 +116,24 @@ def test_no_request_is_lost_with_a_replica(server):
     for answer in answers:
         assert ("data" in answer.json()) or answer.json()["error"]["code"] == "unavailable"
     assert image(server).status_code == 200
+
+
+def test_replicas_for_which_there_is_no_room_are_refused(text_model):
+    words = [sys.executable, "-m", "openhart", "serve", "--ray", "--port", str(free_port())]
+    words += ["--model", str(text_model), "--min-replicas", "999", "--cpus-per-replica", "2"]
+    done = subprocess.run(
+        words, capture_output=True, text=True, env=os.environ | SURROUNDINGS, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert "999 replicas need 1998 CPU (there are " in done.stderr
+    assert "lower --min-replicas" in done.stderr
+
+
+def test_what_is_missing_is_named():
+    from openhart.serving.ray_app import Scale
+    from openhart.serving.ray_run import missing_resources
+
+    scale = Scale(least=2, most=3, cpus=2, gpus=0.5)
+    assert missing_resources(scale, {"CPU": 4.0, "GPU": 1.0}) == ""
+    assert missing_resources(scale, {"CPU": 2.0}) == "4 CPU (there are 2) and 1 GPU (there are 0)"

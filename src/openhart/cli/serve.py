@@ -174,7 +174,9 @@ def _serve_on_ray(options: Namespace, settings: "ServiceSettings") -> None:
         raise UsageError("--port must be at least 1 on Ray")
     require("ray", extra="ray")
     from openhart.model_files import find_model
-    from openhart.serving.ray_app import Scale, application, run
+    from openhart.serving.ray_app import Scale, application
+    from openhart.serving.ray_run import run
+    from openhart.serving.server import Address
 
     find_model(options.model)
     scale = Scale(
@@ -186,7 +188,7 @@ def _serve_on_ray(options: Namespace, settings: "ServiceSettings") -> None:
         drain_seconds=options.drain_seconds,
     )
     make = partial(application, partial(_load, options), settings, scale)
-    run(make, options.host, options.port, options.ray_address, options.quiet)
+    run(make, scale, Address(options.host, options.port), options.ray_address, options.quiet)
 
 
 def _load(options: Namespace) -> Any:

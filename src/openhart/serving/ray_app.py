@@ -5,9 +5,6 @@ with a delay of up to half a second.
 """
 
 import asyncio
-import os
-import signal
-import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,7 +17,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message
 
-from openhart.errors import UserError, reason
 from openhart.serving.app import create_app
 from openhart.serving.files import FileStore, StoredFile, new_name
 from openhart.serving.gateway import ACCEPTED, Call, Gateway, ReplicaLostError
@@ -34,7 +30,6 @@ if TYPE_CHECKING:
 APP = "openhart"
 RETRY_SECONDS = 2.0
 HEALTH_SECONDS = 5.0
-OBJECT_BYTES = 200 * 2**20  # on this machine alone; answers are small
 
 
 @dataclass(frozen=True)
@@ -245,42 +240,3 @@ def application(load: "Callable[[], ServedModel]", settings: ServiceSettings, sc
         graceful_shutdown_timeout_s=scale.drain_seconds,
     )(Ingress)  # fmt: skip
     return ingress.bind(replica.bind(load, settings, shared, scale.cpus), shared)
-
-
-def run(application_of: Callable[[], Any], host: str, port: int, address: str | None, quiet: bool) -> None:
-    """Deploy on this machine until SIGINT or SIGTERM, or on a running cluster, where the application stays.
-
-    If the application runs on the cluster already, its replicas are replaced one after the other, and each
-    finishes what it has accepted.
-
-    Args:
-        application_of: makes the application.
-        host: address on which each node listens.
-        port: port on which each node listens.
-        address: address of a running cluster, such as ``auto``; None starts Ray on this machine.
-        quiet: print nothing but errors.
-
-    Raises:
-        UserError: there is no such cluster, or the application does not start.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        own = {"address": "local", "include_dashboard": False, "object_store_memory": OBJECT_BYTES}
-        options = own if address is None else {"address": address}
-        ray.init(log_to_driver=False, namespace=APP, **options)
-        serve.start(http_options={"host": host, "port": port, "location": "EveryNode"})
-        serve.run(application_of(), name=APP, route_prefix="/")
-    except (ConnectionError, RuntimeError, OSError) as error:
-        ray.shutdown()
-        raise UserError(f"the application could not be started on Ray: {reason(error)}") from error
-    if not quiet:
-        print(f"OpenHART is ready: http://{host}:{port}/", flush=True)
-    if address is not None:
-        ray.shutdown()
-        return
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    stop.wait()
-    serve.shutdown()
-    ray.shutdown()

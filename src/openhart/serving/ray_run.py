@@ -1,5 +1,6 @@
 """Start the application of :mod:`openhart.serving.ray_app` on this machine, or deploy it on a cluster."""
 
+import logging
 import os
 import signal
 import sys
@@ -55,7 +56,7 @@ def run(
     try:
         own = {"address": "local", "include_dashboard": False, "object_store_memory": OBJECT_BYTES}
         options = own if cluster is None else {"address": cluster}
-        ray.init(log_to_driver=False, namespace=APP, **options)
+        ray.init(log_to_driver=False, logging_level=logging.WARNING, namespace=APP, **options)
         _report_missing(missing_resources(scale, ray.cluster_resources()), scale, cluster)
         serve.start(http_options={"host": address.host, "port": address.port, "location": "EveryNode"})
         serve.run(application_of(), name=APP, route_prefix="/")

@@ -15,10 +15,15 @@ def free_port():
 
 def replica_processes(process):
     """Ids of the processes in which the replicas of a server run; Ray names them after the deployment."""
+    return processes(process, "ServeReplica:openhart:Replica")
+
+
+def processes(process, name):
+    """Ids of the processes of a server whose command line contains a name."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if b"ServeReplica:openhart:Replica" in (folder / "cmdline").read_bytes():
+            if name.encode() in (folder / "cmdline").read_bytes():
                 found.append(int(folder.name))
         except OSError:
             continue

@@ -14,7 +14,15 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from openhart.serving.replica_metrics import REPORT_SECONDS
-from tests.serving.ray_help import GENERATIONS, SURROUNDINGS, free_port, image, replica_processes
+from tests.serving.ray_help import (
+    GENERATIONS,
+    SURROUNDINGS,
+    free_port,
+    image,
+    processes,
+    replica_processes,
+    wait_until,
+)
 
 pytestmark = [
     pytest.mark.slow,
@@ -91,6 +99,20 @@ def test_measurements_are_those_of_both_replicas(server):
     after = settled(lambda: images_by_replica(server))
     assert before.keys() == after.keys()
     assert sum(after.values()) == sum(before.values()) + 8
+
+
+def test_measurements_and_files_come_back_when_their_processes_are_lost(server):
+    for name in ("ray::MetricsBoard", "ray::FileStore"):
+        victims = processes(server.process, name)
+        assert len(victims) == 1
+        os.kill(victims[0], signal.SIGKILL)
+    wait_until(lambda: server.get("/metrics").status_code == 200 and len(images_by_replica(server)) == 2)
+
+    def stored():
+        address = image(server, response_format="url").json()["data"][0]["url"]
+        return server.get(address).status_code == 200
+
+    wait_until(stored)
 
 
 def images_by_replica(server):

@@ -216,7 +216,7 @@ def application(load: "Callable[[], ServedModel]", settings: ServiceSettings, sc
         scale: number and needs of the replicas.
     """
     limits = settings.limits
-    options = {"get_if_exists": True, "num_cpus": 0, "lifetime": "detached"}  # outlives this process
+    options = {"get_if_exists": True, "num_cpus": 0, "max_restarts": -1, "lifetime": "detached"}
     files = ray.remote(FileStore).options(name=f"{APP}-files", **options)
     board = ray.remote(MetricsBoard).options(name=f"{APP}-metrics", **options)
     shared = Shared(files.remote(settings.file_seconds, settings.file_bytes), board.remote())
